@@ -1,0 +1,55 @@
+# `make` or `make help` lists the targets. demo, test and bench set up all they need.
+
+GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Empty when the tree is not a git checkout, for example a source archive: then the binary calls itself "dev".
+VERSION = $(or $(shell git describe --always --dirty 2>/dev/null),dev)
+
+# Packages tested at the same time. Most start a Postgres and a Redis of their own, and some measure time.
+TEST_P ?= 2
+
+# The race detector needs cgo, and go turns cgo off when there is no C compiler.
+RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+
+# Where a benchmark guards a hot path. `make test` runs each once, so that they cannot rot.
+HOT := ./broker/event ./wsgateway
+
+# Options of the command that demo and bench run: make demo ARGS='--help'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+# The prerequisites below are steps in an order, also under -j.
+.NOTPARALLEL:
+.PHONY: help demo test build bench lint fmt clean bootstrap
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: bootstrap build ## See it: the whole pipeline on this machine, with simulated traffic
+	bin/telemetra demo $(ARGS)
+
+test: bootstrap ## Prove it: every test, against real Postgres and Redis servers
+	go vet ./...
+	@$(if $(RACE),,echo 'make: no C compiler found, testing without the race detector' >&2)
+	go test $(RACE) -run '^$$' -bench . -benchtime 1x $(HOT)
+	go test $(RACE) -count=1 -p $(TEST_P) -timeout 14m ./...
+
+build: ## Build bin/telemetra
+	go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/telemetra ./cmd/telemetra
+
+bench: bootstrap build ## Measure it on this machine
+	bin/telemetra bench $(ARGS)
+
+lint: ## Check go.mod, go vet and golangci-lint (the first run compiles the linter)
+	go mod tidy -diff
+	go vet ./...
+	$(GOLANGCI_LINT) run ./...
+
+fmt: ## Format the Go code
+	$(GOLANGCI_LINT) fmt ./...
+
+clean: ## Remove what the other targets built
+	rm -rf bin coverage.out
+
+bootstrap:
+	./deploy/bootstrap.sh
