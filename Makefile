@@ -30,7 +30,7 @@ demo: bootstrap build ## See it: the whole pipeline on this machine, with simula
 
 test: bootstrap ## Prove it: every test, against real Postgres and Redis servers
 	go vet ./...
-	@$(if $(RACE),,echo 'make: no C compiler found, testing without the race detector' >&2)
+	@$(if $(RACE),,echo 'make: cgo is off (no C compiler?), testing without the race detector' >&2)
 	go test $(RACE) -run '^$$' -bench . -benchtime 1x $(HOT)
 	go test $(RACE) -count=1 -p $(TEST_P) -timeout 14m ./...
 
