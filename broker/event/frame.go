@@ -1,0 +1,210 @@
+package event
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// MaxFrame is the largest frame that is published; a row that needs more
+// cannot be encoded. It leaves room for a metadata of several megabytes.
+const MaxFrame = 16 << 20
+
+// Change is one captured row version.
+type Change struct {
+	ID  int64     // change_id; 0 for a row older than the capture
+	At  time.Time // changed_at
+	Row Row
+}
+
+// Pending is a change that is encoded except for its event id, which the
+// publish script splices in twice: a message is
+//
+//	<id> + Head + <id> + Tail
+//
+// which reads
+//
+//	<id> <kind> <change id> <order> <key length>\n
+//	<key>{"type":"<kind>","id":"<id>","stream_id":…,"timestamp":…,"data":{…}}
+//
+// A gateway reads the first line and hands out the JSON as it is.
+type Pending struct {
+	StreamID string
+	Head     []byte
+	Tail     []byte
+}
+
+// Size is what the change adds to a batch in bytes.
+func (p *Pending) Size() int { return len(p.Head) + len(p.Tail) }
+
+// Encode writes a change for publication. An error means that the change can
+// never be sent: its stream has a name that no client can ask for, its JSON is
+// none, or it is too large.
+func Encode(c *Change) (Pending, error) {
+	row := c.Row
+	if err := CheckStreamID(row.Stream()); err != nil {
+		return Pending{}, err
+	}
+	kind, key := row.Kind().String(), row.key()
+	head := make([]byte, 0, 96+len(key))
+	head = append(head, ' ')
+	head = append(head, kind...)
+	head = append(head, ' ')
+	head = strconv.AppendInt(head, c.ID, 10)
+	head = append(head, ' ')
+	head = strconv.AppendInt(head, row.order(), 10)
+	head = append(head, ' ')
+	head = strconv.AppendInt(head, int64(len(key)), 10)
+	head = append(head, '\n')
+	head = append(head, key...)
+	head = append(head, `{"type":"`...)
+	head = append(head, kind...)
+	head = append(head, `","id":"`...)
+
+	tail := append(make([]byte, 0, 512), '"')
+	tail, err := appendRest(tail, c, false)
+	if err != nil {
+		return Pending{}, err
+	}
+	if len(tail) > MaxFrame {
+		return Pending{}, fmt.Errorf("frame has %d bytes; allowed are %d", len(tail), MaxFrame)
+	}
+	return Pending{StreamID: row.Stream(), Head: head, Tail: tail}, nil
+}
+
+// appendRest writes a frame from after its id to its end.
+func appendRest(dst []byte, c *Change, state bool) ([]byte, error) {
+	dst = append(dst, `,"stream_id":`...)
+	dst = appendString(dst, c.Row.Stream())
+	dst = append(dst, `,"timestamp":`...)
+	at := c.At.UnixMilli()
+	if c.At.IsZero() { // a row older than the capture: its own time is the best there is
+		at = max(c.Row.order(), 0)
+	}
+	dst = strconv.AppendInt(dst, at, 10)
+	if state {
+		dst = append(dst, `,"state":true`...)
+	}
+	dst = append(dst, dataMember...)
+	dst, err := c.Row.appendData(dst)
+	if err != nil {
+		return nil, err
+	}
+	return append(dst, '}'), nil
+}
+
+// dataMember starts the last member of a frame. These bytes occur in no JSON
+// string before it: there the quote would be escaped.
+const dataMember = `,"data":`
+
+// Message is a published change: the parsed header and the frame as it goes to
+// clients. Frame and Key share the memory of the parsed bytes.
+type Message struct {
+	ID       ID
+	Kind     Kind
+	ChangeID int64
+	Order    int64  // the row's own time in milliseconds
+	Key      string // moment_id; "" for the other kinds
+	Frame    []byte
+}
+
+var errBadMessage = errors.New("not a message of Telemetra")
+
+// ParseMessage reads the header of a published message.
+func ParseMessage(b []byte) (Message, error) {
+	line, rest, ok := bytes.Cut(b, []byte{'\n'})
+	if !ok || len(line) > 256 {
+		return Message{}, errBadMessage
+	}
+	var field [5][]byte
+	for i := range field {
+		var more bool
+		field[i], line, more = bytes.Cut(line, []byte{' '})
+		if more != (i < len(field)-1) {
+			return Message{}, errBadMessage
+		}
+	}
+	id, err := ParseID(string(field[0]))
+	if err != nil {
+		return Message{}, errBadMessage
+	}
+	kind, ok := parseKind(field[1])
+	if !ok {
+		return Message{}, errBadMessage
+	}
+	changeID, err1 := strconv.ParseInt(string(field[2]), 10, 64)
+	order, err2 := strconv.ParseInt(string(field[3]), 10, 64)
+	keyLen, err3 := strconv.Atoi(string(field[4]))
+	if err1 != nil || err2 != nil || err3 != nil || keyLen < 0 || keyLen > len(rest) {
+		return Message{}, errBadMessage
+	}
+	frame := rest[keyLen:]
+	if len(frame) < 2 || frame[0] != '{' || frame[len(frame)-1] != '}' {
+		return Message{}, errBadMessage
+	}
+	return Message{
+		ID: id, Kind: kind, ChangeID: changeID, Order: order,
+		Key: string(rest[:keyLen]), Frame: frame,
+	}, nil
+}
+
+// State is a row as part of the state that a client gets when it connects.
+type State struct {
+	Kind     Kind
+	ChangeID int64
+	Order    int64
+	Key      string
+	body     []byte // the frame from after its id to its end, marked as state
+}
+
+// NewState encodes a row that was read from Postgres.
+func NewState(c *Change) (State, error) {
+	body, err := appendRest(make([]byte, 0, 512), c, true)
+	if err != nil {
+		return State{}, err
+	}
+	return State{
+		Kind: c.Row.Kind(), ChangeID: c.ID, Order: c.Row.order(), Key: c.Row.key(), body: body,
+	}, nil
+}
+
+// State turns a live message into a part of the state that later clients get.
+func (m *Message) State() State {
+	rest := m.Frame
+	if i := bytes.Index(rest, []byte(`,"stream_id":`)); i >= 0 {
+		rest = rest[i:]
+	}
+	head, data, _ := bytes.Cut(rest, []byte(dataMember))
+	body := make([]byte, 0, len(rest)+len(`,"state":true`))
+	body = append(body, head...)
+	body = append(body, `,"state":true`...)
+	body = append(body, dataMember...)
+	body = append(body, data...)
+	return State{Kind: m.Kind, ChangeID: m.ChangeID, Order: m.Order, Key: m.Key, body: body}
+}
+
+// Frame writes the state's frame; only the last frame of a state carries an id.
+func (s *State) Frame(id *ID) []byte {
+	kind := s.Kind.String()
+	dst := make([]byte, 0, len(s.body)+len(kind)+64)
+	dst = append(dst, `{"type":"`...)
+	dst = append(dst, kind...)
+	dst = append(dst, '"')
+	if id != nil {
+		dst = append(dst, `,"id":"`...)
+		dst = append(dst, id.String()...)
+		dst = append(dst, '"')
+	}
+	return append(dst, s.body...)
+}
+
+// Newer tells whether s replaces o as the newest of its kind: by the row's own
+// time, then by the time of its writing.
+func (s *State) Newer(o *State) bool {
+	if s.Order != o.Order {
+		return s.Order > o.Order
+	}
+	return s.ChangeID >= o.ChangeID
+}

@@ -1,0 +1,35 @@
+package event
+
+// Stream is a row of streams, with what the other tables know of it.
+type Stream struct {
+	StreamID      string
+	Title         *string
+	CreatedAt     Time
+	UpdatedAt     Time
+	IsLive        *bool
+	ViewerCount   *int64 // newest known
+	LastWindowEnd Time
+}
+
+// Kind returns KindStream.
+func (*Stream) Kind() Kind { return KindStream }
+
+// Stream returns the stream's id.
+func (s *Stream) Stream() string { return s.StreamID }
+
+func (*Stream) key() string { return "" }
+
+// order is 0: a stream has one row, and the newest change of it counts.
+func (*Stream) order() int64 { return 0 }
+
+func (s *Stream) appendData(dst []byte) ([]byte, error) {
+	o := object{dst: append(dst, '{')}
+	o.text("stream_id", s.StreamID)
+	o.textOrNull("title", s.Title)
+	o.time("created_at", s.CreatedAt)
+	o.time("updated_at", s.UpdatedAt)
+	o.bool("is_live", s.IsLive)
+	o.int("viewer_count", s.ViewerCount)
+	o.time("last_window_end", s.LastWindowEnd)
+	return append(o.dst, '}'), nil
+}

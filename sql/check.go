@@ -1,0 +1,102 @@
+package sql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// RefusedError says why a server that answers cannot serve Telemetra.
+type RefusedError struct {
+	Reason string
+
+	migration bool // healed by migrating
+}
+
+func (e *RefusedError) Error() string { return e.Reason }
+
+// minVersion is the first Postgres with pg_snapshot and xid8.
+const minVersion = 130000
+
+// wantVersion is the number of the newest migration.
+const wantVersion = 4
+
+// to_regclass answers null instead of an error where the table is not there.
+const serverSQL = `
+SELECT current_setting('server_version_num')::int,
+       current_setting('server_version'),
+       pg_is_in_recovery(),
+       to_regclass('telemetra.schema_version') IS NOT NULL`
+
+const versionSQL = `SELECT version FROM telemetra.schema_version`
+
+func checkServer(ctx context.Context, conn *pgx.Conn) error {
+	var (
+		number             int
+		name               string
+		standby, hasSchema bool
+	)
+	if err := conn.QueryRow(ctx, serverSQL).Scan(&number, &name, &standby, &hasSchema); err != nil {
+		return fmt.Errorf("ask the server what it is: %w", err)
+	}
+	switch {
+	case number < minVersion:
+		return &RefusedError{Reason: fmt.Sprintf("Postgres is version %s; 13 or newer is needed", name)}
+	case standby:
+		return &RefusedError{Reason: "Postgres is a standby (in recovery); connect to the primary"}
+	case !hasSchema:
+		return &RefusedError{Reason: "the database is not migrated; run: telemetra migrate up", migration: true}
+	}
+	var version int
+	switch err := conn.QueryRow(ctx, versionSQL).Scan(&version); {
+	case err != nil:
+		return fmt.Errorf("read the schema's version: %w", err)
+	case version < wantVersion:
+		return &RefusedError{
+			Reason:    fmt.Sprintf("the database is at migration %d of %d; run: telemetra migrate up", version, wantVersion),
+			migration: true,
+		}
+	case version > wantVersion:
+		return &RefusedError{Reason: fmt.Sprintf("the database is at migration %d, newer than the %d that this version of telemetra knows; run a newer telemetra", version, wantVersion)}
+	}
+	return nil
+}
+
+var errTransactionPooler = &RefusedError{
+	Reason: "a pooler in transaction mode stands before Postgres: LISTEN and prepared statements need a session; connect to Postgres itself or to a pool in session mode",
+}
+
+const backendSQL = `SELECT pg_backend_pid()`
+
+// checkPooler finds a pooler that hands out a server connection for a
+// transaction only: while the first client is idle, a second one that opens a
+// transaction is given the same backend. A backend whose pid is the one that
+// the server told at start is its own, and there is nothing to find.
+func checkPooler(ctx context.Context, conn *pgx.Conn, config *pgx.ConnConfig) error {
+	var first, second uint32
+	if err := conn.QueryRow(ctx, backendSQL, pgx.QueryExecModeSimpleProtocol).Scan(&first); err != nil {
+		return fmt.Errorf("ask for the backend: %w", err)
+	}
+	if first == conn.PgConn().PID() {
+		return nil
+	}
+	other, err := pgx.ConnectConfig(ctx, config.Copy())
+	if err != nil {
+		return fmt.Errorf("connect a second time: %w", err)
+	}
+	defer func() { _ = other.Close(ctx) }() // a probe's connection
+	tx, err := other.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("open a transaction: %w", err)
+	}
+	err = tx.QueryRow(ctx, backendSQL, pgx.QueryExecModeSimpleProtocol).Scan(&second)
+	if err = errors.Join(err, tx.Rollback(ctx)); err != nil {
+		return fmt.Errorf("ask for the second backend: %w", err)
+	}
+	if first == second {
+		return errTransactionPooler
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package sql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config says how to reach Postgres.
+type Config struct {
+	DatabaseURL string `name:"database-url" env:"DATABASE_URL" help:"Postgres as a URL or key=value list; instead of the --postgres flags." secret:"url"`
+	Host        string `name:"postgres-host" env:"POSTGRES_HOST" default:"localhost" help:"Host of Postgres, or the directory of its socket."`
+	Port        int    `name:"postgres-port" env:"POSTGRES_PORT" default:"5432" help:"Port of Postgres."`
+	User        string `name:"postgres-user" env:"POSTGRES_USER" default:"postgres" help:"Role to connect as."`
+	Password    string `name:"postgres-password" env:"POSTGRES_PASSWORD" help:"Password of the role." secret:"all"`
+	Database    string `name:"postgres-db" env:"POSTGRES_DB" default:"telemetra" help:"Database."`
+	SSLMode     string `name:"postgres-sslmode" env:"POSTGRES_SSLMODE" default:"prefer" enum:"disable,allow,prefer,require,verify-ca,verify-full" help:"TLS to Postgres (${enum})."`
+	PoolMin     int32  `name:"db-pool-min-size" env:"DB_POOL_MIN_SIZE" default:"5" help:"Connections that are kept open."`
+	PoolMax     int32  `name:"db-pool-max-size" env:"DB_POOL_MAX_SIZE" default:"20" help:"Most connections of the pool."`
+	TimeZone    string `name:"source-timezone" env:"SOURCE_TIMEZONE" default:"UTC" help:"Time zone in which adopted columns of type timestamp are read."`
+}
+
+// connectTimeout bounds one attempt to connect.
+const connectTimeout = 3 * time.Second
+
+// URL returns the connection string that the settings stand for.
+func (c *Config) URL() string {
+	if c.DatabaseURL != "" {
+		return c.DatabaseURL
+	}
+	u := url.URL{Scheme: "postgres", User: url.User(c.User), Path: "/" + c.Database}
+	if c.Password != "" {
+		u.User = url.UserPassword(c.User, c.Password)
+	}
+	q := url.Values{"sslmode": {c.SSLMode}}
+	if c.Host != "" && c.Host[0] == '/' { // a socket directory has no place in a URL's host
+		q.Set("host", c.Host)
+		q.Set("port", strconv.Itoa(c.Port))
+	} else {
+		u.Host = net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
+	}
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// Validate names the first setting that cannot work, its value, and what is
+// allowed.
+func (c *Config) Validate() error {
+	switch {
+	case c.DatabaseURL == "" && (c.Port < 1 || c.Port > 65535):
+		return fmt.Errorf("POSTGRES_PORT is %d; allowed are 1 to 65535", c.Port)
+	case c.PoolMax < 1 || c.PoolMax > 10_000:
+		return fmt.Errorf("DB_POOL_MAX_SIZE is %d; allowed are 1 to 10000", c.PoolMax)
+	case c.PoolMin < 0 || c.PoolMin > c.PoolMax:
+		return fmt.Errorf("DB_POOL_MIN_SIZE is %d; allowed are 0 to DB_POOL_MAX_SIZE (%d)", c.PoolMin, c.PoolMax)
+	}
+	if _, err := time.LoadLocation(c.TimeZone); err != nil || c.TimeZone == "" || c.TimeZone == "Local" {
+		return fmt.Errorf("SOURCE_TIMEZONE is %q; allowed are names of the time zone database, for instance UTC or Europe/Berlin", c.TimeZone)
+	}
+	if _, err := pgx.ParseConfig(c.URL()); err != nil {
+		return fmt.Errorf("DATABASE_URL: %w", redact(err))
+	}
+	return nil
+}
+
+// redact keeps what pgconn says of a connection string and drops the string
+// itself, which may hold a password that its own masking does not recognize.
+func redact(err error) error {
+	if cause := errors.Unwrap(err); cause != nil {
+		return fmt.Errorf("not a connection string: %w", cause)
+	}
+	return errors.New(`not a connection string; allowed is postgres://user:password@host:port/database?sslmode=… or key=value pairs`)
+}
+
+// DB is the pool of a process and the sessions that it keeps beside it.
+type DB struct {
+	// Pool serves short statements. Its sessions have passed check.
+	Pool *pgxpool.Pool
+
+	config *pgxpool.Config
+	zone   string
+}
+
+// Open prepares the pool and does not connect: Postgres may be away when a
+// process starts. Call Check to learn whether it can serve.
+func Open(ctx context.Context, c Config) (*DB, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	pc, err := pgxpool.ParseConfig(c.URL())
+	if err != nil {
+		return nil, redact(err)
+	}
+	db := &DB{config: pc, zone: c.TimeZone}
+	pc.MinConns, pc.MaxConns = c.PoolMin, c.PoolMax
+	pc.MaxConnIdleTime = 5 * time.Minute
+	pc.ConnConfig.ConnectTimeout = connectTimeout
+	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
+		pc.ConnConfig.RuntimeParams["application_name"] = "telemetra"
+	}
+	pc.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.prepare(ctx, conn) }
+	if db.Pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	return db, nil
+}
+
+// Close closes the pool.
+func (db *DB) Close() { db.Pool.Close() }
+
+// Session opens a connection beside the pool, for the caller to own: the
+// listener's LISTEN and its drains. It is set up and checked like the pool's.
+func (db *DB) Session(ctx context.Context) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, db.config.ConnConfig.Copy())
+	if err != nil {
+		return nil, err
+	}
+	if err := db.prepare(ctx, conn); err != nil {
+		_ = conn.Close(ctx) // the reason to give up is the one to report
+		return nil, err
+	}
+	return conn, nil
+}
+
+const setupSQL = `
+SELECT set_config('row_security', 'off', false),
+       set_config('jit', 'off', false),
+       set_config('TimeZone', $1, false)`
+
+// prepare makes a fresh connection a session of ours, or says why this server
+// cannot serve.
+func (db *DB) prepare(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, setupSQL, db.zone); err != nil {
+		return fmt.Errorf("set up session: %w", err)
+	}
+	return checkServer(ctx, conn)
+}
+
+// Check tells whether this server can serve. A *RefusedError will not heal by
+// waiting; any other error may.
+func (db *DB) Check(ctx context.Context) error {
+	conn, err := db.Session(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }() // a probe's connection: nothing is lost with it
+	if err := checkPooler(ctx, conn, db.config.ConnConfig); err != nil {
+		return err
+	}
+	return nil
+}
+
+// IsUnavailable tells whether an error means that Postgres is away, starting
+// or stopping, as opposed to a statement that it refuses.
+func IsUnavailable(err error) bool {
+	if err == nil {
+		return false
+	}
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return true // network, timeout, closed connection
+	}
+	switch pg.Code[:2] {
+	case "08", "53", "57": // connection, resources, operator intervention
+		return true
+	}
+	return false
+}
