@@ -101,7 +101,7 @@ WITH snap AS MATERIALIZED (
 SELECT 0::smallint AS kind, -1::bigint AS change_id, NULL::bigint AS xid, statement_timestamp() AS changed_at, NULL::text AS stream_id, NULL::text AS key,
        NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, NULL::bigint AS n1, NULL::bigint AS n2, NULL::text[] AS names,
        NULL::float8 AS f1, NULL::float8 AS f2, NULL::float8 AS f3, NULL::float8 AS z, NULL::boolean AS flag,
-       now::text AS s1, pg_current_wal_lsn()::text AS s2, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS s3, NULL::text AS doc
+       now::text AS s1, pg_current_wal_flush_lsn()::text AS s2, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS s3, NULL::text AS doc
 FROM snap
 UNION ALL
 SELECT kind, change_id, change_xid::text::bigint, changed_at, stream_id, key, t1, t2, t3, n1, n2, names, f1, f2, f3, z, flag, s1, s2, s3, doc

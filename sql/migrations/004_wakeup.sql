@@ -15,11 +15,13 @@ $$;
 
 -- *<> compares the stored bytes. IS DISTINCT FROM would abort the user's UPDATE
 -- on a column without equality (json, xml, point); a WHEN clause over whole rows
--- is impossible with generated columns.
+-- is impossible with generated columns. telemetra.restoring is for the listener,
+-- which takes stamps of another cluster off restored rows.
 CREATE OR REPLACE FUNCTION telemetra.stamp_update() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW OPERATOR(pg_catalog.*<>) OLD THEN
+    IF NEW OPERATOR(pg_catalog.*<>) OLD
+       AND current_setting('telemetra.restoring', true) IS DISTINCT FROM 'on' THEN
         NEW.change_xid := pg_current_xact_id();
         NEW.change_id := nextval('telemetra.change_id_seq'::regclass);
         NEW.changed_at := clock_timestamp();

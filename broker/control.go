@@ -1,0 +1,102 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// ControlType tells the messages of the control channel apart.
+type ControlType string
+
+// What the control channel carries.
+const (
+	ControlHeartbeat ControlType = "heartbeat" // a listener, each second
+	ControlEpoch     ControlType = "epoch"     // a new epoch has been opened
+)
+
+// Control is a message of the control channel.
+type Control struct {
+	Type  ControlType `json:"type"`
+	Epoch string      `json:"epoch"`
+	At    int64       `json:"at"` // milliseconds since 1970
+
+	// Of a heartbeat:
+
+	Listener   string  `json:"listener,omitempty"`
+	Reason     string  `json:"reason,omitempty"` // why it cannot publish; "" when all is well
+	LagSeconds float64 `json:"lag_seconds"`
+	// PublishedAt is when the newest batch was published, in milliseconds.
+	PublishedAt int64 `json:"published_at,omitempty"`
+}
+
+func (c *Control) encode() (string, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return "", fmt.Errorf("encode control message: %w", err)
+	}
+	return string(b), nil
+}
+
+func parseControl(text string) (Control, error) {
+	var c Control
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		return c, fmt.Errorf("read control message: %w", err)
+	}
+	return c, nil
+}
+
+// heartbeatTTL is how long the newest heartbeat can be read.
+const heartbeatTTL = time.Minute
+
+// Beat is what a heartbeat brings back.
+type Beat struct {
+	// Epoch and Token are the position's.
+	Epoch string
+	Token uint64
+	// Damaged is the epoch that a gateway has asked to end, or "".
+	Damaged string
+}
+
+// Heartbeat tells gateways that a listener lives and what it lags, and returns
+// what a listener wants to know each second.
+func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
+	c.Type, c.At = ControlHeartbeat, time.Now().UnixMilli()
+	text, err := c.encode()
+	if err != nil {
+		return Beat{}, err
+	}
+	var damaged *redis.StringCmd
+	_, err = b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.Set(ctx, heartbeatKey, text, heartbeatTTL)
+		p.Publish(ctx, controlChannel, text)
+		damaged = p.Get(ctx, resetKey)
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return Beat{}, fmt.Errorf("send heartbeat: %w", err)
+	}
+	p, err := b.Position(ctx)
+	if err != nil {
+		return Beat{}, err
+	}
+	return Beat{Epoch: p.Epoch, Token: p.Token, Damaged: damaged.Val()}, nil
+}
+
+// LastHeartbeat reads the newest heartbeat; ok is false when no listener has
+// been there for a minute.
+func (b *Redis) LastHeartbeat(ctx context.Context) (c Control, ok bool, err error) {
+	text, err := b.client.Get(ctx, heartbeatKey).Result()
+	if errors.Is(err, redis.Nil) {
+		return c, false, nil
+	}
+	if err != nil {
+		return c, false, fmt.Errorf("read heartbeat: %w", err)
+	}
+	c, err = parseControl(text)
+	return c, err == nil, err
+}

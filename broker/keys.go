@@ -1,0 +1,30 @@
+package broker
+
+// All keys of a partition share the hash tag {0}, so that one script can touch
+// them in a Redis Cluster.
+const (
+	prefix = "telemetra:{0}:"
+
+	// positionKey: hash of epoch, token, run, published, state.
+	positionKey = prefix + "position"
+	// heartbeatKey: the newest heartbeat of a listener, as JSON.
+	heartbeatKey = prefix + "heartbeat"
+	// resetKey: the epoch that a gateway found to be damaged.
+	resetKey = prefix + "reset"
+
+	// controlChannel carries heartbeats and announcements of epochs.
+	controlChannel = prefix + "control"
+	// headsChannel carries the heads that a batch has moved.
+	headsChannel = prefix + "heads"
+	// eventPrefix and a stream's id are the channel of its events.
+	eventPrefix = prefix + "events:"
+)
+
+// headsKey: hash of stream id to offset of its newest event.
+func headsKey(epoch string) string { return prefix + "heads:" + epoch }
+
+// sizesKey: hash of stream id to an upper bound of its log's bytes.
+func sizesKey(epoch string) string { return prefix + "sizes:" + epoch }
+
+// logKey: Redis Stream of a stream's newest messages; entry ids are <offset>-0.
+func logKey(epoch, streamID string) string { return prefix + "log:" + epoch + ":" + streamID }

@@ -1,0 +1,105 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// Heads returns the current epoch and the offset of the newest event of each of
+// the streams (0 when there was none), read in this order: the heads are those
+// of the epoch or the epoch is already over.
+func (b *Redis) Heads(ctx context.Context, streamIDs ...string) (epoch string, heads []uint64, err error) {
+	epoch, err = b.client.HGet(ctx, positionKey, "epoch").Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return "", nil, ErrNoPosition
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return "", nil, ErrNoPosition
+	case err != nil:
+		return "", nil, fmt.Errorf("read epoch: %w", err)
+	}
+	if len(streamIDs) == 0 {
+		return epoch, nil, nil
+	}
+	values, err := b.client.HMGet(ctx, headsKey(epoch), streamIDs...).Result()
+	if err != nil {
+		return "", nil, fmt.Errorf("read heads: %w", err)
+	}
+	heads = make([]uint64, len(values))
+	for i, v := range values {
+		digits, ok := v.(string)
+		if !ok {
+			continue
+		}
+		if heads[i], err = strconv.ParseUint(digits, 10, 64); err != nil {
+			return "", nil, fmt.Errorf("head of %q is %q, not a number", streamIDs[i], digits)
+		}
+	}
+	return epoch, heads, nil
+}
+
+// ErrExpired means that the log no longer has all that was asked for.
+var ErrExpired = errors.New("the log no longer has these events")
+
+// Log returns the messages of a stream with offsets in (after, upTo], all of
+// them, or ErrExpired.
+func (b *Redis) Log(ctx context.Context, epoch, streamID string, after, upTo uint64) ([]event.Message, error) {
+	if upTo <= after {
+		return nil, nil
+	}
+	if upTo-after > uint64(b.Limits.Events) { //nolint:gosec // a small positive number
+		return nil, ErrExpired
+	}
+	messages, err := b.log(ctx, epoch, streamID, strconv.FormatUint(after+1, 10), strconv.FormatUint(upTo, 10))
+	if err != nil {
+		return nil, err
+	}
+	if uint64(len(messages)) != upTo-after {
+		return nil, ErrExpired
+	}
+	for i := range messages {
+		if messages[i].ID.Offset != after+uint64(i)+1 { //nolint:gosec // an index
+			return nil, ErrExpired
+		}
+	}
+	return messages, nil
+}
+
+// Recent returns what the log has of a stream up to an offset, oldest first.
+func (b *Redis) Recent(ctx context.Context, epoch, streamID string, upTo uint64) ([]event.Message, error) {
+	return b.log(ctx, epoch, streamID, "-", strconv.FormatUint(upTo, 10))
+}
+
+func (b *Redis) log(ctx context.Context, epoch, streamID, from, to string) ([]event.Message, error) {
+	entries, err := b.client.XRange(ctx, logKey(epoch, streamID), from, to).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read log of %q: %w", streamID, err)
+	}
+	out := make([]event.Message, 0, len(entries))
+	for _, entry := range entries {
+		text, _ := entry.Values["m"].(string)
+		m, err := event.ParseMessage([]byte(text))
+		if err != nil || m.ID.Epoch != epoch {
+			return nil, fmt.Errorf("read log of %q: entry %s: %w", streamID, entry.ID, errors.Join(err, errForeign))
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+var errForeign = errors.New("not an entry of this epoch")
+
+// AskForReset tells the listeners that an epoch is damaged, as only a gateway
+// can see: its own offset is above the head.
+func (b *Redis) AskForReset(ctx context.Context, epoch string) error {
+	if err := b.client.Set(ctx, resetKey, epoch, b.Limits.TTL).Err(); err != nil {
+		return fmt.Errorf("ask for reset: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,60 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// Bounds of one batch. A script blocks Redis while it runs: 1,000 events took
+// about 17 ms. A single event may be larger than MaxBatchBytes.
+const (
+	MaxBatchEvents = 200
+	MaxBatchBytes  = 256 << 10
+)
+
+// Publish publishes a batch and stores the new state of the position, as one
+// step. It returns the new position; ErrConflict when the position is no longer
+// the expected one; a *DamagedError when the epoch cannot go on. After any other
+// error the batch may or may not be published: read the position.
+func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pending, state []byte) (Position, error) {
+	next := Position{Epoch: expect.Epoch, Token: expect.Token + 1, State: state, run: expect.run}
+
+	index := make(map[string]int, len(batch))
+	keys := []string{positionKey, headsKey(expect.Epoch), sizesKey(expect.Epoch)}
+	var streams []string
+	for i := range batch {
+		id := batch[i].StreamID
+		if _, ok := index[id]; !ok {
+			streams = append(streams, id)
+			index[id] = len(streams)
+			keys = append(keys, logKey(expect.Epoch, id))
+		}
+	}
+	args := make([]any, 0, 11+len(streams)+3*len(batch))
+	args = append(args,
+		expect.Epoch, strconv.FormatUint(expect.Token, 10), b.runID(),
+		strconv.FormatUint(next.Token, 10), state,
+		b.Limits.Events, b.Limits.Bytes, int(b.Limits.TTL.Seconds()),
+		eventPrefix, headsChannel, len(streams))
+	for _, id := range streams {
+		args = append(args, id)
+	}
+	for i := range batch {
+		args = append(args, index[batch[i].StreamID], batch[i].Head, batch[i].Tail)
+	}
+
+	reply, err := publishScript.Run(ctx, b.client, keys, args...).StringSlice()
+	switch {
+	case err != nil:
+		return Position{}, fmt.Errorf("publish %d events: %w", len(batch), err)
+	case reply[0] == "ok":
+		return next, nil
+	case reply[0] == "damaged":
+		return Position{}, &DamagedError{Reason: reply[1]}
+	default:
+		return Position{}, ErrConflict
+	}
+}

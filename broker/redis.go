@@ -1,0 +1,139 @@
+package broker
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Config says how to reach the Redis of the events.
+type Config struct {
+	URL string `name:"redis-url" env:"REDIS_URL" default:"redis://localhost:6379/0" help:"Redis that carries the events: redis://, rediss:// or unix://." secret:"url"`
+}
+
+// Validate names the setting that cannot work, its value, and what is allowed.
+func (c *Config) Validate() error {
+	_, err := c.options()
+	return err
+}
+
+func (c *Config) options() (*redis.Options, error) {
+	o, err := redis.ParseURL(c.URL)
+	if err != nil {
+		// The URL may hold a password, and so may the error's text.
+		return nil, errors.New("REDIS_URL is not a URL of Redis; allowed are redis://user:password@host:port/db, rediss://… and unix://…")
+	}
+	return o, nil
+}
+
+// dependencyTimeout bounds one command: a Redis that does not answer is a fault
+// to report and not a reason to hang.
+const dependencyTimeout = 2 * time.Second
+
+// Redis is a process' connection to the broker. Its methods may be called by any
+// number of goroutines.
+type Redis struct {
+	// Limits bound the logs; Open sets the defaults.
+	Limits Limits
+
+	client *redis.Client
+	run    atomic.Pointer[string] // run id of the process that newest connections reach
+}
+
+// Limits bound the log of one stream.
+type Limits struct {
+	Events int           // default 512
+	Bytes  int           // default 4 MiB
+	TTL    time.Duration // after the last event; default an hour
+}
+
+//go:embed publish.lua
+var publishSource string
+
+//go:embed open.lua
+var openSource string
+
+var (
+	publishScript = redis.NewScript(publishSource)
+	openScript    = redis.NewScript(openSource)
+)
+
+// Open prepares the client and does not connect: Redis may be away when a
+// process starts.
+func Open(c Config) (*Redis, error) {
+	o, err := c.options()
+	if err != nil {
+		return nil, err
+	}
+	b := &Redis{Limits: Limits{Events: 512, Bytes: 4 << 20, TTL: time.Hour}}
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = dependencyTimeout, dependencyTimeout, dependencyTimeout
+	o.ContextTimeoutEnabled = true
+	// Callers of ours retry with what they know; a retry inside would repeat a
+	// publication whose answer was lost.
+	o.MaxRetries = -1
+	o.OnConnect = b.onConnect
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	b.client = redis.NewClient(o)
+	return b, nil
+}
+
+// Close closes the connections.
+func (b *Redis) Close() error { return b.client.Close() }
+
+// onConnect learns which process a new connection reaches: a Redis that was
+// restarted or failed over may have lost its newest writes, and a position from
+// before must not be trusted there. A server without INFO server has no run id,
+// and the check falls away.
+func (b *Redis) onConnect(ctx context.Context, cn *redis.Conn) error {
+	info, err := cn.Info(ctx, "server").Result()
+	var refused redis.Error
+	if err != nil && !errors.As(err, &refused) {
+		return fmt.Errorf("ask redis for its run id: %w", err)
+	}
+	if err != nil && IsUnavailable(err) {
+		return err
+	}
+	id := ""
+	for line := range strings.SplitSeq(info, "\n") {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
+			id = v
+		}
+	}
+	b.run.Store(&id)
+	return nil
+}
+
+func (b *Redis) runID() string {
+	if id := b.run.Load(); id != nil {
+		return *id
+	}
+	return ""
+}
+
+// Ping asks whether Redis answers.
+func (b *Redis) Ping(ctx context.Context) error { return b.client.Ping(ctx).Err() }
+
+// IsUnavailable tells whether an error means that Redis is away or does not
+// serve now, as opposed to an answer that will be the same next time.
+func IsUnavailable(err error) bool {
+	if err == nil {
+		return false
+	}
+	var refused redis.Error
+	if !errors.As(err, &refused) {
+		return true // network, timeout, closed connection
+	}
+	for _, state := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY", "MISCONF", "NOREPLICAS"} {
+		if redis.HasErrorPrefix(err, state) {
+			return true
+		}
+	}
+	return false
+}

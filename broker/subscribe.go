@@ -1,0 +1,222 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+)
+
+// Follower is told what a Subscriber hears. All calls come from one goroutine
+// and hold up the channels of the whole process: they must not block.
+type Follower interface {
+	// Subscribed is called when Redis has acknowledged a stream's channel: each
+	// event that is published from now on arrives. It comes again after every
+	// reconnection, and then means: events may have been missed, compare heads.
+	Subscribed(streamID string)
+	// Received brings a published message. The bytes are the follower's.
+	Received(streamID string, message []byte)
+	// Controlled brings a message of the control channel.
+	Controlled(c Control)
+	// Connected tells that the connection is there, or is lost and why.
+	Connected(err error)
+}
+
+// Subscriber follows the channels of any number of streams over one connection,
+// which it replaces when it breaks or falls silent.
+type Subscriber struct {
+	// Silence is how long the connection may stay without any sign, an answer
+	// to our ping included, before it is replaced. Default 3 s.
+	Silence time.Duration
+	// Deaf is how long heartbeats of listeners may stay away before the
+	// connection is replaced in case it leads to the wrong Redis. Default 10 s.
+	Deaf time.Duration
+
+	redis    *Redis
+	follower Follower
+
+	mu      sync.Mutex
+	pubsub  *redis.PubSub // nil while there is no connection
+	streams map[string]struct{}
+}
+
+// NewSubscriber returns a subscriber that connects when it is run.
+func (b *Redis) NewSubscriber(f Follower) *Subscriber {
+	return &Subscriber{
+		Silence: 3 * time.Second, Deaf: 10 * time.Second,
+		redis: b, follower: f, streams: make(map[string]struct{}),
+	}
+}
+
+// Subscribe adds a stream's channel. It returns at once; Follower.Subscribed
+// tells when it is done.
+func (s *Subscriber) Subscribe(ctx context.Context, streamID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[streamID] = struct{}{}
+	if s.pubsub != nil {
+		// An error breaks the connection, and the next one subscribes all.
+		_ = s.pubsub.Subscribe(ctx, eventPrefix+streamID)
+	}
+}
+
+// Unsubscribe removes a stream's channel. A message that is under way may still
+// be received.
+func (s *Subscriber) Unsubscribe(ctx context.Context, streamID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, streamID)
+	if s.pubsub != nil {
+		_ = s.pubsub.Unsubscribe(ctx, eventPrefix+streamID) // as in Subscribe
+	}
+}
+
+// Run follows until the context ends.
+func (s *Subscriber) Run(ctx context.Context) error {
+	const least, most = 50 * time.Millisecond, 2 * time.Second
+	pause := least
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := s.follow(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		s.follower.Connected(err)
+		if time.Since(began) > 2*most {
+			pause = least
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // jitter
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		pause = min(2*pause, most)
+	}
+	return nil
+}
+
+var (
+	errSilent = errors.New("redis is silent")
+	errDeaf   = errors.New("no heartbeat of a listener")
+)
+
+// follow serves one connection until it breaks.
+func (s *Subscriber) follow(ctx context.Context) error {
+	pubsub, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	var heard, beat atomic.Int64
+	heard.Store(time.Now().UnixNano())
+	beat.Store(time.Now().UnixNano())
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := s.watch(ctx, pubsub, &heard, &beat)
+		s.mu.Lock()
+		s.pubsub = nil
+		s.mu.Unlock()
+		return errors.Join(err, ignoreClosed(pubsub.Close())) // ends Receive
+	})
+	g.Go(func() error { return s.receive(ctx, pubsub, &heard, &beat) })
+	return g.Wait()
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, redis.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// connect opens a connection and asks for all channels.
+func (s *Subscriber) connect(ctx context.Context) (*redis.PubSub, error) {
+	pubsub := s.redis.client.Subscribe(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	channels := []string{controlChannel}
+	for id := range s.streams {
+		channels = append(channels, eventPrefix+id)
+	}
+	const chunk = 500
+	for len(channels) > 0 {
+		n := min(chunk, len(channels))
+		if err := pubsub.Subscribe(ctx, channels[:n]...); err != nil {
+			return nil, errors.Join(fmt.Errorf("subscribe: %w", err), ignoreClosed(pubsub.Close()))
+		}
+		channels = channels[n:]
+	}
+	s.pubsub = pubsub
+	return pubsub, nil
+}
+
+// watch pings, and returns an error when the connection gives no sign.
+func (s *Subscriber) watch(ctx context.Context, pubsub *redis.PubSub, heard, beat *atomic.Int64) error {
+	ticker := time.NewTicker(s.Silence / 3)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case now := <-ticker.C:
+			if now.Sub(time.Unix(0, heard.Load())) > s.Silence {
+				return errSilent
+			}
+			if now.Sub(time.Unix(0, beat.Load())) > s.Deaf {
+				return errDeaf
+			}
+			if err := pubsub.Ping(ctx); err != nil {
+				return fmt.Errorf("ping: %w", err)
+			}
+		}
+	}
+}
+
+func (s *Subscriber) receive(ctx context.Context, pubsub *redis.PubSub, heard, beat *atomic.Int64) error {
+	for {
+		message, err := pubsub.ReceiveTimeout(ctx, 0)
+		if err != nil {
+			return fmt.Errorf("receive: %w", err)
+		}
+		now := time.Now().UnixNano()
+		heard.Store(now)
+		switch m := message.(type) {
+		case *redis.Subscription:
+			s.subscribed(m)
+		case *redis.Message:
+			if id, ok := strings.CutPrefix(m.Channel, eventPrefix); ok {
+				s.follower.Received(id, []byte(m.Payload))
+				continue
+			}
+			c, err := parseControl(m.Payload)
+			if err != nil {
+				continue // somebody else's message on our channel
+			}
+			if c.Type == ControlHeartbeat {
+				beat.Store(now)
+			}
+			s.follower.Controlled(c)
+		}
+	}
+}
+
+func (s *Subscriber) subscribed(m *redis.Subscription) {
+	if m.Kind != "subscribe" {
+		return
+	}
+	if m.Channel == controlChannel {
+		s.follower.Connected(nil)
+		return
+	}
+	if id, ok := strings.CutPrefix(m.Channel, eventPrefix); ok {
+		s.follower.Subscribed(id)
+	}
+}

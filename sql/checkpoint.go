@@ -1,0 +1,217 @@
+package sql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Checkpoint is the listener's last position as Postgres keeps it: where a new
+// epoch starts when Redis has lost its own.
+type Checkpoint struct {
+	Epoch    string
+	Token    uint64
+	Position Position
+}
+
+const loadCheckpointSQL = `SELECT epoch, token, position FROM telemetra.position WHERE partition = 0`
+
+// LoadCheckpoint reads the checkpoint; ok is false when there is none yet.
+func (db *DB) LoadCheckpoint(ctx context.Context) (c Checkpoint, ok bool, err error) {
+	var (
+		token int64
+		text  string
+	)
+	switch err := db.Pool.QueryRow(ctx, loadCheckpointSQL).Scan(&c.Epoch, &token, &text); {
+	case errors.Is(err, pgx.ErrNoRows):
+		return c, false, nil
+	case err != nil:
+		return c, false, fmt.Errorf("load checkpoint: %w", err)
+	}
+	if err := c.Position.UnmarshalText([]byte(text)); err != nil {
+		return c, false, fmt.Errorf("load checkpoint: %w", err)
+	}
+	c.Token = uint64(token) //nolint:gosec // never negative
+	return c, true, nil
+}
+
+const saveCheckpointSQL = `
+INSERT INTO telemetra.position AS p (partition, epoch, token, position, updated_at)
+VALUES (0, $1, $2, $3, clock_timestamp())
+ON CONFLICT (partition) DO UPDATE
+SET epoch = excluded.epoch, token = excluded.token, position = excluded.position, updated_at = excluded.updated_at
+WHERE p.token < excluded.token`
+
+// SaveCheckpoint keeps a position. One with a higher token is not overwritten.
+func (db *DB) SaveCheckpoint(ctx context.Context, c Checkpoint) error {
+	text, err := c.Position.MarshalText()
+	if err != nil {
+		return fmt.Errorf("save checkpoint: %w", err)
+	}
+	if _, err := db.Pool.Exec(ctx, saveCheckpointSQL, c.Epoch, int64(c.Token), string(text)); err != nil { //nolint:gosec // counts up from 1
+		return fmt.Errorf("save checkpoint: %w", err)
+	}
+	return nil
+}
+
+// The write makes the transaction one whose commit is flushed; an id alone would
+// be committed asynchronously.
+const (
+	firstPositionSQL = `
+INSERT INTO telemetra.position AS p (partition, epoch, token, position)
+VALUES (-1, '', 0, '')
+ON CONFLICT (partition) DO UPDATE SET updated_at = clock_timestamp()
+RETURNING pg_current_xact_id()::text::bigint`
+
+	flushedSQL = `SET LOCAL synchronous_commit = on`
+
+	snapshotSQL = `
+SELECT pg_current_snapshot()::text, pg_current_wal_flush_lsn()::text,
+       left(pg_walfile_name(pg_current_wal_lsn()), 8), (SELECT system_identifier::text FROM pg_control_system())`
+)
+
+// FirstPosition returns a position that has seen everything committed so far.
+// An epoch that starts at it has published no transaction id to cut at, so one
+// is made: committed and flushed before the snapshot is taken.
+func (db *DB) FirstPosition(ctx context.Context) (Position, error) {
+	conn, err := db.Pool.Acquire(ctx)
+	if err != nil {
+		return Position{}, fmt.Errorf("take first position: %w", err)
+	}
+	defer conn.Release()
+	var own int64
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, flushedSQL); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, firstPositionSQL).Scan(&own)
+	})
+	if err != nil {
+		return Position{}, fmt.Errorf("take first position: %w", err)
+	}
+	seen, cluster, err := readSnapshot(ctx, conn)
+	if err != nil {
+		return Position{}, fmt.Errorf("take first position: %w", err)
+	}
+	p := Position{Published: XID(own)} //nolint:gosec // a transaction id is never negative
+	return p.Reach(seen, 0, cluster), nil
+}
+
+func readSnapshot(ctx context.Context, conn interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}) (Snapshot, Cluster, error) {
+	var (
+		now, wal string
+		c        Cluster
+	)
+	if err := conn.QueryRow(ctx, snapshotSQL).Scan(&now, &wal, &c.Timeline, &c.SystemID); err != nil {
+		return Snapshot{}, c, err
+	}
+	s, err := ParseSnapshot(now)
+	if err != nil {
+		return Snapshot{}, c, err
+	}
+	c.WAL, err = ParseLSN(wal)
+	return s, c, err
+}
+
+// walSlack is how far the end of the log may lie behind a place that was seen:
+// recovery drops a record that was being written, and that place may have been
+// in the middle of it.
+const walSlack = 1 << 20
+
+// Lost tells why the position does not hold in the cluster that answers: it is
+// another one, or has been taken back in time. It returns "" when it holds.
+func (p Position) Lost(now Snapshot, c Cluster) string {
+	switch {
+	case c.SystemID != p.Cluster.SystemID:
+		return "another database cluster"
+	case c.Timeline != p.Cluster.Timeline:
+		return "another timeline"
+	case c.WAL+walSlack < p.Cluster.WAL:
+		return "the write-ahead log went back"
+	case now.XMax < p.Seen.XMax:
+		return "transaction ids went back"
+	}
+	return ""
+}
+
+// Holds asks the server whether a position is one of its own history; see Lost.
+func (db *DB) Holds(ctx context.Context, p Position) (lost string, err error) {
+	now, c, err := readSnapshot(ctx, db.Pool)
+	if err != nil {
+		return "", fmt.Errorf("compare position: %w", err)
+	}
+	return p.Lost(now, c), nil
+}
+
+const (
+	restoringSQL = `SET LOCAL telemetra.restoring = on`
+	forgetWhere  = ` WHERE change_xid IS NOT NULL AND change_xid >= pg_snapshot_xmin(pg_current_snapshot())
+       AND NOT pg_visible_in_snapshot(change_xid, pg_current_snapshot()) LIMIT 10000`
+)
+
+// forgetSQL has one statement a table. A row that can be seen and whose
+// transaction cannot has its stamp from another cluster.
+var forgetSQL = [...]string{
+	`UPDATE public.chat_summary_minute SET change_xid = NULL WHERE ctid IN (SELECT ctid FROM public.chat_summary_minute` + forgetWhere + `)`,
+	`UPDATE public.moments SET change_xid = NULL WHERE ctid IN (SELECT ctid FROM public.moments` + forgetWhere + `)`,
+	`UPDATE public.streams SET change_xid = NULL WHERE ctid IN (SELECT ctid FROM public.streams` + forgetWhere + `)`,
+	`UPDATE public.viewer_timeseries SET change_xid = NULL WHERE ctid IN (SELECT ctid FROM public.viewer_timeseries` + forgetWhere + `)`,
+}
+
+// ForgetForeignStamps takes the stamps off rows that were restored from another
+// cluster and carry transaction ids that this one has yet to hand out: when the
+// counter passed them, the old rows would be sent as live. It works in batches
+// and returns the number of rows.
+func (db *DB) ForgetForeignStamps(ctx context.Context) (rows int64, err error) {
+	for _, statement := range forgetSQL {
+		for {
+			var n int64
+			err := pgx.BeginFunc(ctx, db.Pool, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(ctx, restoringSQL); err != nil {
+					return err
+				}
+				tag, err := tx.Exec(ctx, statement)
+				n = tag.RowsAffected()
+				return err
+			})
+			if err != nil {
+				return rows, fmt.Errorf("forget foreign stamps: %w", err)
+			}
+			rows += n
+			if n == 0 {
+				break
+			}
+		}
+	}
+	return rows, nil
+}
+
+const (
+	notifySQL  = `SELECT pg_notify($1, '')`
+	workingSQL = `SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client'`
+)
+
+// Notify wakes whoever listens on a channel.
+func (db *DB) Notify(ctx context.Context, channel string) error {
+	if _, err := db.Pool.Exec(ctx, notifySQL, channel); err != nil {
+		return fmt.Errorf("notify: %w", err)
+	}
+	return nil
+}
+
+// Working tells whether a backend is at work on a statement, as opposed to
+// waiting for its client or being gone: a reader to whom nothing has come for a
+// while learns from it whether to go on waiting.
+func (db *DB) Working(ctx context.Context, pid uint32) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	var n int
+	if err := db.Pool.QueryRow(ctx, workingSQL, int64(pid)).Scan(&n); err != nil {
+		return false, fmt.Errorf("look at backend %d: %w", pid, err)
+	}
+	return n > 0, nil
+}
