@@ -132,7 +132,7 @@ func (p Position) Lost(now Snapshot, c Cluster) string {
 		return "another timeline"
 	case c.WAL+walSlack < p.Cluster.WAL:
 		return "the write-ahead log went back"
-	case now.XMax < p.Seen.XMax:
+	case now.XMax < p.Seen.XMax, now.XMax <= p.Published:
 		return "transaction ids went back"
 	}
 	return ""

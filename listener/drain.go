@@ -1,0 +1,275 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// pace says when to look again after a look that found nothing: shortly, because
+// a transaction that skipped its NOTIFY was in its commit phase, and then at the
+// pace of the idle drain, which finds what no notification told.
+var pace = [...]time.Duration{
+	2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond,
+	25 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond,
+}
+
+const (
+	// headStart is what a listener whose batch was refused leaves to its twin,
+	// before each look, until it publishes a batch itself.
+	headStart = 100 * time.Millisecond
+
+	leastBackoff = 50 * time.Millisecond
+	mostBackoff  = time.Second
+)
+
+// drains looks for changes until the context ends.
+func (l *Listener) drains(ctx context.Context) error {
+	defer l.dropDrainer()
+	backoff, step := leastBackoff, 0
+	for ctx.Err() == nil {
+		n, err := l.drain(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		l.report(blame(err))
+		switch {
+		case err != nil:
+			l.current = nil
+			if !l.last.IsZero() {
+				l.setLag(time.Since(l.last))
+			}
+			l.pause(ctx, backoff/2+rand.N(backoff), false) //nolint:gosec // jitter
+			backoff, step = min(2*backoff, mostBackoff), 0
+		case n > 0:
+			backoff, step = leastBackoff, 0
+		default:
+			backoff = leastBackoff
+			d := pace[step]
+			if l.second {
+				d = max(d, headStart)
+			}
+			if l.pause(ctx, d, !l.second) {
+				step = 0
+			} else {
+				step = min(step+1, len(pace)-1)
+			}
+		}
+	}
+	return nil
+}
+
+// pause waits, or less when it may be woken and is. It tells whether it was.
+func (l *Listener) pause(ctx context.Context, d time.Duration, wakeable bool) (woken bool) {
+	var wake <-chan struct{}
+	if wakeable {
+		wake = l.woken
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-wake:
+		woken = true
+	}
+	return woken
+}
+
+// drain publishes what became visible since the position, and returns how many
+// changes that were.
+func (l *Listener) drain(ctx context.Context) (n int, err error) {
+	if err := l.adopt(ctx); err != nil {
+		return 0, err
+	}
+	if l.drainer == nil {
+		if l.drainer, err = l.db.Drainer(ctx); err != nil {
+			return 0, fmt.Errorf("connect: %w", err)
+		}
+		l.readerPID.Store(l.drainer.PID())
+	}
+	began := time.Now()
+	n, err = l.publishChanges(ctx)
+	var fromRedis *redisError
+	switch {
+	case err == nil:
+		l.metrics.drain.Observe(time.Since(began).Seconds())
+		return n, nil
+	case errors.Is(err, broker.ErrConflict):
+		l.current, l.second = nil, true
+		l.metrics.conflicts.Inc()
+		return 0, nil
+	case !errors.As(err, &fromRedis):
+		l.dropDrainer()
+	}
+	var damaged *broker.DamagedError
+	if errors.As(err, &damaged) {
+		return 0, l.openEpoch(ctx, l.current, resetDamaged, damaged.Reason)
+	}
+	return n, err
+}
+
+// publishChanges is one reading of Postgres.
+func (l *Listener) publishChanges(parent context.Context) (n int, err error) {
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+	l.stopRead.Store(&cancel)
+	defer l.stopRead.Store(nil)
+
+	l.startReading()
+	defer l.stopReading()
+	changes, err := l.drainer.Changes(ctx, l.at)
+	if err != nil {
+		return 0, err
+	}
+	defer changes.Close()
+	received := time.Now()
+	if lost := l.at.Lost(changes.Target, changes.Cluster); lost != "" {
+		changes.Close()
+		return 0, l.openEpoch(parent, l.current, resetPostgres, lost)
+	}
+
+	b := batch{}
+	for l.reads(changes) {
+		change, xid := changes.Change()
+		pending, err := event.Encode(&change)
+		if err != nil {
+			l.skip(&change, err)
+			b.skip(change.ID, xid)
+			continue
+		}
+		if b.full(&pending) {
+			l.stopReading()
+			next := l.at.Advance(changes.Target, b.lastChange, b.highestXID, changes.Cluster)
+			if err := l.publish(parent, &b, next, l.lagOf(&b, changes.At, received)); err != nil {
+				return n, err
+			}
+			n += b.rows
+			b.reset()
+			l.startReading()
+		}
+		b.add(&change, xid, pending)
+	}
+	if err := changes.Err(); err != nil {
+		return n, fmt.Errorf("read changes: %w", err)
+	}
+	l.stopReading()
+	next := l.at.Reach(changes.Target, b.highestXID, changes.Cluster)
+	if b.rows == 0 && l.at.Target == nil {
+		// Nothing to publish: what has ended meanwhile need not be asked for again.
+		l.at, l.last = next, changes.At
+		l.setLag(0)
+		return n, nil
+	}
+	if err := l.publish(parent, &b, next, l.lagOf(&b, changes.At, received)); err != nil {
+		return n, err
+	}
+	l.last = changes.At
+	return n + b.rows, nil
+}
+
+// publish sends a batch and moves the position along.
+func (l *Listener) publish(ctx context.Context, b *batch, next sql.Position, lag time.Duration) error {
+	state, err := next.MarshalText()
+	if err != nil {
+		return err
+	}
+	p, err := l.redis.Publish(ctx, *l.current, b.pending, state)
+	if err != nil {
+		return &redisError{err}
+	}
+	l.second = false
+	l.hold(p, next)
+	l.metrics.batches.Inc()
+	for kind, n := range b.kinds {
+		if n > 0 {
+			l.metrics.published[kind].Add(float64(n))
+		}
+	}
+	l.metrics.lagSeen.Observe(lag.Seconds())
+	l.setLag(lag)
+	l.mu.Lock()
+	l.status.publishedAt = time.Now()
+	l.mu.Unlock()
+	return nil
+}
+
+// hold makes p the position that the next batch expects.
+func (l *Listener) hold(p broker.Position, at sql.Position) {
+	l.current, l.at = &p, at
+	l.seen = max(l.seen, p.Token)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.checkpoint = sql.Checkpoint{Epoch: p.Epoch, Token: p.Token, Position: at}
+	l.status.stale = false
+}
+
+// lagOf is how late the oldest change of a batch is: counted from its writing,
+// or from the previous look when it was not to be seen then; a writer's open
+// transaction is not our lag. Both are the server's times, and so is now: the
+// time of the snapshot and what has passed since it came.
+func (l *Listener) lagOf(b *batch, at, received time.Time) time.Duration {
+	if b.rows == 0 {
+		return 0
+	}
+	since := b.oldest
+	if l.last.After(since) {
+		since = l.last
+	}
+	return max(at.Add(time.Since(received)).Sub(since), 0)
+}
+
+func (l *Listener) setLag(d time.Duration) {
+	l.metrics.lag.Set(d.Seconds())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.lag = d
+}
+
+// skip gives up a row that can never be sent.
+func (l *Listener) skip(c *event.Change, why error) {
+	l.metrics.skipped.Inc()
+	l.log.Error().Err(why).Stringer("kind", c.Row.Kind()).Str("stream_id", abbreviate(c.Row.Stream())).
+		Int64("change_id", c.ID).Msg("row cannot be encoded and is skipped")
+}
+
+// abbreviate keeps a log line readable; ids that are too long are one reason to
+// skip a row.
+func abbreviate(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "…"
+}
+
+// reads is changes.Next under the eyes of the guard.
+func (l *Listener) reads(changes *sql.Changes) bool {
+	l.steps++
+	l.reading.Store(l.steps)
+	return changes.Next()
+}
+
+func (l *Listener) startReading() {
+	l.steps++
+	l.reading.Store(l.steps)
+}
+
+func (l *Listener) stopReading() { l.reading.Store(0) }
+
+// dropDrainer closes a session that has failed or is no longer needed.
+func (l *Listener) dropDrainer() {
+	if l.drainer == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = l.drainer.Close(ctx) // it is given up for an error that is reported
+	l.drainer = nil
+}

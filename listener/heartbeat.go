@@ -1,0 +1,74 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/telemetra/telemetra/broker"
+)
+
+// beatEvery is how often a listener tells that it lives, and keeps its position.
+const beatEvery = time.Second
+
+// beats sends a heartbeat each second and keeps the position in Postgres.
+func (l *Listener) beats(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return every(ctx, beatEvery, l.beat) })
+	var saved uint64
+	g.Go(func() error {
+		return every(ctx, beatEvery, func(ctx context.Context) { l.saveCheckpoint(ctx, &saved) })
+	})
+	return g.Wait()
+}
+
+func (l *Listener) beat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	beat, err := l.redis.Heartbeat(ctx, l.heartbeat())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := &l.status
+	switch {
+	case errors.Is(err, broker.ErrNoPosition):
+		s.stale = s.checkpoint.Epoch != ""
+	case err != nil:
+		return // the drain loop meets the same fault and reports it
+	case beat.Epoch != s.checkpoint.Epoch || beat.Token < s.checkpoint.Token:
+		s.stale = true
+	}
+	if beat.Damaged != "" && beat.Damaged == beat.Epoch {
+		s.damaged = beat.Damaged
+	}
+}
+
+func (l *Listener) saveCheckpoint(ctx context.Context, saved *uint64) {
+	l.mu.Lock()
+	c := l.status.checkpoint
+	l.mu.Unlock()
+	if c.Token == *saved {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if l.db.SaveCheckpoint(ctx, c) == nil { // else a second later
+		*saved = c.Token
+	}
+}
+
+// heartbeat says how this listener is.
+func (l *Listener) heartbeat() broker.Control {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := &l.status
+	c := broker.Control{
+		Listener: l.id, Epoch: s.checkpoint.Epoch, LagSeconds: s.lag.Seconds(),
+		Reason: s.fault.String(),
+	}
+	if !s.publishedAt.IsZero() {
+		c.PublishedAt = s.publishedAt.UnixMilli()
+	}
+	return c
+}

@@ -1,0 +1,174 @@
+package listener
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// Listener publishes the changes of one database. Any number may run.
+type Listener struct {
+	id      string
+	db      *sql.DB
+	redis   *broker.Redis
+	log     zerolog.Logger
+	metrics *metrics
+
+	// woken has one place: a notification that nobody has looked at yet stands
+	// for all that follow it.
+	woken chan struct{}
+
+	// Of the drain loop alone:
+
+	drainer *sql.Drainer
+	current *broker.Position // nil: has to be adopted
+	at      sql.Position     // what current.State says, or newer
+	seen    uint64           // the highest token ever met
+	last    time.Time        // server's time of the previous drain's snapshot
+	second  bool             // a twin was faster: let it go first
+
+	// reading counts steps of a read from Postgres, for the guard; 0: not reading.
+	reading   atomic.Uint64
+	steps     uint64
+	readerPID atomic.Uint32
+	stopRead  atomic.Pointer[context.CancelFunc]
+
+	// heard is when the LISTEN connection last gave a sign, in Unix nanoseconds.
+	heard      atomic.Int64
+	listenConn atomic.Pointer[pgx.Conn]
+
+	mu     sync.Mutex
+	status status
+}
+
+// status is what the outside may know.
+type status struct {
+	fault       fault
+	checkpoint  sql.Checkpoint // newest position
+	lag         time.Duration
+	publishedAt time.Time
+	damaged     string // epoch that a gateway has asked to end
+	stale       bool   // the heartbeat saw another position than the drain loop has
+}
+
+// fault is why the listener cannot publish; the zero value is that it can.
+type fault struct {
+	// part is what is to blame: "postgres", "redis" or, before the first
+	// position has been adopted, "starting".
+	part string
+	err  error
+}
+
+func (f fault) String() string {
+	if f.part == "" || f.err == nil {
+		return f.part
+	}
+	return f.part + ": " + f.err.Error()
+}
+
+// New prepares a listener; Run starts it.
+func New(db *sql.DB, redis *broker.Redis, log zerolog.Logger, reg prometheus.Registerer) *Listener {
+	id := newID()
+	return &Listener{
+		id: id, db: db, redis: redis,
+		log:     log.With().Str("component", "listener").Str("listener", id).Logger(),
+		metrics: newMetrics(reg),
+		woken:   make(chan struct{}, 1),
+		status:  status{fault: fault{part: "starting"}},
+	}
+}
+
+// newID names this listener in heartbeats and logs.
+func newID() string {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails; see crypto/rand
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "-" + hex.EncodeToString(b[:])
+}
+
+// Run publishes until the context ends. Faults of Postgres and Redis do not end
+// it: they are waited out, and Ready tells of them.
+func (l *Listener) Run(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.listen(gctx) })
+	g.Go(func() error { return l.drains(gctx) })
+	g.Go(func() error { return l.beats(gctx) })
+	g.Go(func() error { return l.guard(gctx) })
+	if err := g.Wait(); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// Ready tells why the listener cannot publish, or nil.
+func (l *Listener) Ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.status.fault.part == "" {
+		return nil
+	}
+	return errors.New(l.status.fault.String())
+}
+
+// Epochs returns how many epochs this listener has opened.
+func (l *Listener) Epochs() uint64 { return l.metrics.opened.Load() }
+
+// wake makes the drain loop look now. It never blocks.
+func (l *Listener) wake() {
+	select {
+	case l.woken <- struct{}{}:
+	default:
+	}
+}
+
+// report keeps the outcome of a drain, and logs when it is another than before.
+func (l *Listener) report(f fault) {
+	l.mu.Lock()
+	before := l.status.fault
+	l.status.fault = f
+	l.mu.Unlock()
+	if before.part == f.part {
+		return
+	}
+	if f.part == "" {
+		l.log.Info().Msg("publishing")
+		return
+	}
+	l.log.Warn().Str("part", f.part).Err(f.err).Msg("cannot publish")
+}
+
+// blame finds out which part an error of a drain comes from.
+func blame(err error) fault {
+	var r *redisError
+	switch {
+	case err == nil:
+		return fault{}
+	case errors.As(err, &r):
+		return fault{part: "redis", err: r.err}
+	default:
+		return fault{part: "postgres", err: err}
+	}
+}
+
+// redisError marks an error of the broker on its way through the drain.
+type redisError struct{ err error }
+
+func (e *redisError) Error() string { return fmt.Sprintf("redis: %v", e.err) }
+func (e *redisError) Unwrap() error { return e.err }

@@ -1,0 +1,151 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// The reasons for a new epoch, as the label of its metric.
+const (
+	resetMissing  = "position_missing"  // Redis is new, or was emptied
+	resetBehind   = "position_behind"   // Redis has older data than it had
+	resetProcess  = "redis_restarted"   // another Redis process: its newest writes may be lost
+	resetDamaged  = "keys_damaged"      // heads, logs or position do not fit together
+	resetPostgres = "postgres_replaced" // another cluster, timeline, or an older state of it
+)
+
+// adopt takes over the position in Redis, unless the loop already holds the one
+// that it expects there. A position that cannot be trusted ends its epoch.
+func (l *Listener) adopt(ctx context.Context) error {
+	damaged := l.takeNews()
+	if l.current != nil && !l.second && (damaged == "" || damaged != l.current.Epoch) {
+		return nil
+	}
+	p, err := l.redis.Position(ctx)
+	switch {
+	case errors.Is(err, broker.ErrNoPosition):
+		return l.openEpoch(ctx, nil, resetMissing, err.Error())
+	case err != nil:
+		return &redisError{err}
+	case p.Token < l.seen:
+		return l.openEpoch(ctx, &p, resetBehind, fmt.Sprintf("token %d, has been %d", p.Token, l.seen))
+	case !l.redis.SameProcess(p):
+		return l.openEpoch(ctx, &p, resetProcess, "the position is from another redis process")
+	case damaged == p.Epoch:
+		return l.openEpoch(ctx, &p, resetDamaged, "a gateway is ahead of a head")
+	case l.current != nil && l.current.Token == p.Token && l.current.Epoch == p.Epoch:
+		return nil // l.at may be newer than the state that is stored
+	}
+	var at sql.Position
+	if err := at.UnmarshalText(p.State); err != nil {
+		return l.openEpoch(ctx, &p, resetDamaged, err.Error())
+	}
+	l.hold(p, at)
+	return nil
+}
+
+// takeNews reads what the heartbeat has found.
+func (l *Listener) takeNews() (damaged string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	damaged, l.status.damaged = l.status.damaged, ""
+	if l.status.stale {
+		l.status.stale = false
+		l.current = nil
+	}
+	return damaged
+}
+
+// openEpoch starts a new epoch in place of expect (nil: of nothing). Another
+// listener that does the same may win; then its epoch is adopted by the next
+// drain.
+func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reason, detail string) error {
+	start, token, err := l.startOfEpoch(ctx, expect)
+	if err != nil {
+		return err
+	}
+	state, err := start.MarshalText()
+	if err != nil {
+		return err
+	}
+	p, err := l.redis.OpenEpoch(ctx, expect, token, state)
+	if errors.Is(err, broker.ErrConflict) {
+		l.current = nil
+		return nil
+	}
+	if err != nil {
+		return &redisError{err}
+	}
+	l.hold(p, start)
+	l.metrics.epoch(reason)
+	l.log.Warn().Str("epoch", p.Epoch).Str("reason", reason).Str("detail", detail).Msg("new epoch")
+	return nil
+}
+
+// startOfEpoch returns the newest position that is known and holds in this
+// cluster, so that what was written while Redis was away is published; failing
+// that, one that has seen everything so far. The token is above all known ones.
+func (l *Listener) startOfEpoch(ctx context.Context, expect *broker.Position) (sql.Position, uint64, error) {
+	candidates, err := l.knownPositions(ctx, expect)
+	if err != nil {
+		return sql.Position{}, 0, err
+	}
+	token := l.seen
+	var best *sql.Checkpoint
+	for i := range candidates {
+		c := &candidates[i]
+		token = max(token, c.Token)
+		if best == nil || c.Token > best.Token {
+			best = c
+		}
+	}
+	if expect != nil {
+		token = max(token, expect.Token)
+	}
+	if best != nil {
+		lost, err := l.db.Holds(ctx, best.Position)
+		if err != nil {
+			return sql.Position{}, 0, err
+		}
+		if lost == "" {
+			return best.Position, token + 1, nil
+		}
+		n, err := l.db.ForgetForeignStamps(ctx)
+		if err != nil {
+			return sql.Position{}, 0, err
+		}
+		l.log.Warn().Str("detail", lost).Int64("rows", n).Msg("postgres was replaced; stamps of the other cluster are forgotten")
+	}
+	start, err := l.db.FirstPosition(ctx)
+	return start, token + 1, err
+}
+
+// knownPositions are the positions of this process, of Redis, and of Postgres.
+func (l *Listener) knownPositions(ctx context.Context, expect *broker.Position) ([]sql.Checkpoint, error) {
+	var known []sql.Checkpoint
+	l.mu.Lock()
+	own := l.status.checkpoint
+	l.mu.Unlock()
+	if own.Epoch != "" {
+		own.Position = l.at
+		known = append(known, own)
+	}
+	if expect != nil {
+		c := sql.Checkpoint{Epoch: expect.Epoch, Token: expect.Token}
+		if c.Position.UnmarshalText(expect.State) == nil {
+			known = append(known, c)
+		}
+	}
+	kept, ok, err := l.db.LoadCheckpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		known = append(known, kept)
+	}
+	return known, nil
+}
