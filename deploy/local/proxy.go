@@ -1,0 +1,183 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// Proxy is a TCP proxy that can misbehave, to see what a lost network does.
+type Proxy struct {
+	target   string
+	listener net.Listener
+	wg       sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	cut   bool
+	hole  bool
+	delay time.Duration
+	// changed is closed and replaced when the mode changes.
+	changed chan struct{}
+	closed  bool
+}
+
+// StartProxy listens on a free port of the loopback and forwards to target.
+func StartProxy(target string) (*Proxy, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("start proxy: %w", err)
+	}
+	p := &Proxy{target: target, listener: l, conns: make(map[net.Conn]struct{}), changed: make(chan struct{})}
+	p.wg.Go(p.accept)
+	return p, nil
+}
+
+// Addr is where it listens.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// Cut closes all connections and refuses new ones.
+func (p *Proxy) Cut() { p.set(func() { p.cut = true; p.closeAll() }) }
+
+// BlackHole keeps connections open and swallows what they carry; new ones are
+// accepted and get no answer.
+func (p *Proxy) BlackHole() { p.set(func() { p.hole = true }) }
+
+// Delay holds up each piece of data.
+func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
+
+// Heal forwards again. Connections of a black hole are closed: what they
+// carried is lost.
+func (p *Proxy) Heal() {
+	p.set(func() {
+		if p.hole {
+			p.closeAll()
+		}
+		p.cut, p.hole, p.delay = false, false, 0
+	})
+}
+
+// Close ends the proxy.
+func (p *Proxy) Close() error {
+	err := p.listener.Close()
+	p.set(func() { p.closed = true; p.closeAll() })
+	p.wg.Wait()
+	return err
+}
+
+func (p *Proxy) set(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *Proxy) closeAll() {
+	for c := range p.conns {
+		_ = c.Close() // being cut is all it is for
+	}
+}
+
+// track remembers a connection, unless it must not be.
+func (p *Proxy) track(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut || p.closed {
+		return false
+	}
+	p.conns[c] = struct{}{}
+	return true
+}
+
+func (p *Proxy) drop(c net.Conn) {
+	p.mu.Lock()
+	delete(p.conns, c)
+	p.mu.Unlock()
+	_ = c.Close() // its end is what was wanted
+}
+
+func (p *Proxy) accept() {
+	for {
+		c, err := p.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		if !p.track(c) {
+			_ = c.Close() // refused
+			continue
+		}
+		p.wg.Go(func() { p.serve(c) })
+	}
+}
+
+func (p *Proxy) serve(client net.Conn) {
+	defer p.drop(client)
+	if !p.pass() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	server, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.target)
+	if err != nil {
+		return
+	}
+	if !p.track(server) {
+		_ = server.Close() // cut meanwhile
+		return
+	}
+	defer p.drop(server)
+	var wg sync.WaitGroup
+	forward := func(to, from net.Conn) {
+		p.pump(to, from)
+		_ = to.Close() // ends the other direction
+		_ = from.Close()
+	}
+	wg.Go(func() { forward(server, client) })
+	wg.Go(func() { forward(client, server) })
+	wg.Wait()
+}
+
+func (p *Proxy) pump(to io.Writer, from io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if !p.pass() {
+				return
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// pass waits while the proxy swallows, and for its delay. False: the connection
+// is to end, with what it carried.
+func (p *Proxy) pass() bool {
+	p.mu.Lock()
+	swallowed := p.hole
+	for p.hole && !p.closed {
+		changed := p.changed
+		p.mu.Unlock()
+		<-changed
+		p.mu.Lock()
+	}
+	delay, ok := p.delay, !p.cut && !p.closed && !swallowed
+	p.mu.Unlock()
+	if ok && delay > 0 {
+		time.Sleep(delay)
+	}
+	return ok
+}
