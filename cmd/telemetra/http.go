@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
+)
+
+type httpConfig struct {
+	Host    string `env:"HOST" default:"0.0.0.0" help:"Address to listen on."`
+	Port    int    `env:"PORT" default:"8000" help:"Port to listen on; 0 takes a free one."`
+	TLSCert string `name:"tls-cert" env:"TLS_CERT" help:"File of the certificate chain; with it, TLS is spoken."`
+	TLSKey  string `name:"tls-key" env:"TLS_KEY" help:"File of the certificate's key."`
+}
+
+func (c *httpConfig) validate() error {
+	if c.Port < 0 || c.Port > 65535 {
+		return fmt.Errorf("PORT is %d; allowed are 0 to 65535", c.Port)
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("TLS_CERT and TLS_KEY must be set together")
+	}
+	return nil
+}
+
+// Bounds against clients that are slow or mean.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	writeTimeout      = 30 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 16 << 10
+	shutdownTimeout   = 5 * time.Second
+)
+
+// httpServer is the one HTTP server of a process.
+type httpServer struct {
+	// Router gets the routes of the services. It matches escaped paths.
+	Router *httprouter.Router
+
+	log      zerolog.Logger
+	listener net.Listener
+	server   *http.Server
+	checks   []readiness
+	stopping atomic.Bool
+}
+
+// readiness is one reason why a process may not be ready.
+type readiness struct {
+	name  string
+	check func() error
+}
+
+// newHTTPServer binds the address; Run serves.
+func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.Logger, registry *prometheus.Registry) (*httpServer, error) {
+	address := net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on HOST and PORT: %w", err)
+	}
+	if c.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("TLS_CERT and TLS_KEY: %w", err), l.Close())
+		}
+		l = tls.NewListener(l, &tls.Config{
+			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		})
+	}
+	s := &httpServer{Router: newRouter(), log: log, listener: l}
+	s.server = &http.Server{
+		Handler:           matchEscaped(s.Router),
+		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+	}
+	s.Router.GET("/health", s.serveHealth)
+	s.Router.GET("/readyz", s.serveReady)
+	s.Router.Handler(http.MethodGet, "/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
+	if debug {
+		s.Router.HandlerFunc(http.MethodGet, "/debug/pprof/*profile", pprof.Index)
+	}
+	return s, nil
+}
+
+// newRouter switches off what httprouter does by itself and the contract does
+// not want: redirects, answers to OPTIONS, errors in plain text.
+func newRouter() *httprouter.Router {
+	r := httprouter.New()
+	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS = false, false, false
+	r.NotFound = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		problem(w, http.StatusNotFound, "there is nothing at this path")
+	})
+	r.MethodNotAllowed = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		problem(w, http.StatusMethodNotAllowed, "this path has other methods; see the header Allow")
+	})
+	return r
+}
+
+// matchEscaped makes the router see the path as it was sent: with the decoded
+// one an escaped slash in a stream's id would be a separator.
+func matchEscaped(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if escaped := r.URL.EscapedPath(); escaped != r.URL.Path {
+			u := *r.URL
+			u.Path, u.RawPath = escaped, ""
+			clone := *r
+			clone.URL = &u
+			r = &clone
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// ready adds a reason why the process may not be ready.
+func (s *httpServer) ready(name string, check func() error) {
+	s.checks = append(s.checks, readiness{name, check})
+}
+
+// Addr is where it listens.
+func (s *httpServer) Addr() string { return s.listener.Addr().String() }
+
+// Run serves until the context ends, and lets requests that run finish.
+func (s *httpServer) Run(ctx context.Context) error {
+	failed := make(chan error, 1)
+	go func() { failed <- s.server.Serve(s.listener) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	s.stopping.Store(true)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	err := s.server.Shutdown(bounded)
+	<-failed
+	return err
+}
+
+// Close closes the address if Run never did.
+func (s *httpServer) Close() error {
+	if err := s.listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s *httpServer) serveHealth(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
+	writeJSON(w, http.StatusOK, "application/json", map[string]string{"status": "ok"})
+}
+
+func (s *httpServer) serveReady(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
+	if s.stopping.Load() {
+		problem(w, http.StatusServiceUnavailable, "draining")
+		return
+	}
+	for _, c := range s.checks {
+		if err := c.check(); err != nil {
+			problem(w, http.StatusServiceUnavailable, c.name+": "+err.Error())
+			return
+		}
+	}
+	writeJSON(w, http.StatusOK, "application/json", map[string]string{"status": "ready"})
+}
+
+// problem answers with an error as RFC 9457 has it.
+func problem(w http.ResponseWriter, status int, detail string) {
+	writeJSON(w, status, "application/problem+json", map[string]any{
+		"title": http.StatusText(status), "status": status, "detail": detail,
+	})
+}
+
+func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client has gone
+}

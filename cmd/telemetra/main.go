@@ -1,0 +1,73 @@
+// Telemetra pushes rows that a job commits to Postgres to every dashboard that
+// watches their stream.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// cli has a field for each command; its file is named after it.
+type cli struct {
+	Serve    serveCmd    `cmd:"" help:"Run listener and gateway in one process."`
+	Listener listenerCmd `cmd:"" help:"Carry committed changes from Postgres to Redis."`
+	Gateway  gatewayCmd  `cmd:"" help:"Push events to WebSocket clients."`
+	Migrate  migrateCmd  `cmd:"" help:"Bring the database to the newest version."`
+	Demo     demoCmd     `cmd:"" help:"Run everything with private servers and made-up traffic."`
+	Simulate simulateCmd `cmd:"" help:"Write rows as an aggregation job would."`
+	Bench    benchCmd    `cmd:"" help:"Measure on private servers."`
+	Config   configCmd   `cmd:"" help:"Print the configuration that is in force, secrets masked."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// output is where a command prints its result; logs go to standard error.
+type output struct{ io.Writer }
+
+// run is main without the process around it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	exited := false
+	parser, err := kong.New(&cli{},
+		kong.Name("telemetra"),
+		kong.Description("Pushes committed rows to live dashboards."),
+		kong.UsageOnError(),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(c int) { exited, code = true, c }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(output{stdout}),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "telemetra:", err)
+		return 2
+	}
+	command, err := parser.Parse(args)
+	if exited { // --help
+		return code
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "telemetra:", err)
+		return 2
+	}
+	if err := command.Run(); err != nil && ctx.Err() == nil {
+		fmt.Fprintln(stderr, "telemetra:", err)
+		return 1
+	} else if err != nil {
+		fmt.Fprintln(stderr, "telemetra: stopped:", err)
+		return 1
+	}
+	return 0
+}

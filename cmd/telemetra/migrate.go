@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/telemetra/telemetra/sql"
+)
+
+type migrateCmd struct {
+	Up     migrateUpCmd     `cmd:"" default:"withargs" help:"Apply what is missing (the default)."`
+	Status migrateStatusCmd `cmd:"" help:"Show how far the database is."`
+	Down   migrateDownCmd   `cmd:"" help:"Take away what up has added, and no row."`
+}
+
+type migrateUpCmd struct {
+	Postgres sql.Config `embed:""`
+}
+
+type migrateDownCmd struct {
+	Postgres sql.Config `embed:""`
+}
+
+type migrateStatusCmd struct {
+	Postgres sql.Config `embed:""`
+}
+
+func migrator(c *sql.Config, out output) (*sql.Migrator, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	waiting := false
+	return &sql.Migrator{
+		URL:  c.URL(),
+		Step: func(name, direction string) { _, _ = fmt.Fprintln(out, direction, name) },
+		Waiting: func(error) {
+			if !waiting {
+				_, _ = fmt.Fprintln(out, "waiting for a table that other sessions have locked")
+				waiting = true
+			}
+		},
+	}, nil
+}
+
+// Run applies what is missing.
+func (c *migrateUpCmd) Run(ctx context.Context, out output) error {
+	m, err := migrator(&c.Postgres, out)
+	if err != nil {
+		return err
+	}
+	if err := m.Up(ctx); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "the database is up to date")
+	return err
+}
+
+// Run takes the migrations back.
+func (c *migrateDownCmd) Run(ctx context.Context, out output) error {
+	m, err := migrator(&c.Postgres, out)
+	if err != nil {
+		return err
+	}
+	if err := m.Down(ctx); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "the database has nothing of telemetra left but rows")
+	return err
+}
+
+// Run shows how far the database is.
+func (c *migrateStatusCmd) Run(ctx context.Context, out output) error {
+	m, err := migrator(&c.Postgres, out)
+	if err != nil {
+		return err
+	}
+	s, err := m.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(out, "migration %d of %d\n", s.Version, s.Latest); err != nil {
+		return err
+	}
+	for _, name := range s.Pending {
+		if _, err := fmt.Fprintln(out, "pending", name); err != nil {
+			return err
+		}
+	}
+	return nil
+}

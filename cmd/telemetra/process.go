@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// logConfig says what is logged.
+type logConfig struct {
+	LogLevel string `env:"LOG_LEVEL" default:"INFO" help:"Least level that is logged: TRACE, DEBUG, INFO, WARN or ERROR."`
+	Debug    bool   `env:"DEBUG" help:"Log at level DEBUG and serve /debug/pprof."`
+}
+
+// logger writes JSON lines to standard error, or readable ones to a terminal.
+func (c *logConfig) logger() (zerolog.Logger, error) {
+	level := strings.ToLower(c.LogLevel)
+	allowed := []string{"trace", "debug", "info", "warn", "error"}
+	if level == "warning" {
+		level = "warn"
+	}
+	if !slices.Contains(allowed, level) {
+		return zerolog.Nop(), fmt.Errorf("LOG_LEVEL is %q; allowed are %s", c.LogLevel, strings.ToUpper(strings.Join(allowed, ", ")))
+	}
+	l, err := zerolog.ParseLevel(level)
+	if err != nil {
+		return zerolog.Nop(), fmt.Errorf("LOG_LEVEL: %w", err)
+	}
+	if c.Debug {
+		l = min(l, zerolog.DebugLevel)
+	}
+	zerolog.TimeFieldFormat = time.RFC3339Nano
+	log := zerolog.New(os.Stderr)
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		log = log.Output(zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly})
+	}
+	return log.Level(l).With().Timestamp().Logger(), nil
+}
+
+// processConfig is what all long-running commands share.
+type processConfig struct {
+	Log      logConfig     `embed:""`
+	HTTP     httpConfig    `embed:""`
+	Postgres sql.Config    `embed:""`
+	Redis    broker.Config `embed:""`
+}
+
+func (c *processConfig) validate() error {
+	return errors.Join(c.HTTP.validate(), c.Postgres.Validate(), c.Redis.Validate())
+}
+
+// process is what long-running commands share: logger, instruments, the two
+// dependencies, and the services with their end.
+type process struct {
+	log      zerolog.Logger
+	registry *prometheus.Registry
+	db       *sql.DB
+	redis    *broker.Redis
+	http     *httpServer
+
+	services []service
+	cleanups []cleanup
+}
+
+type service struct {
+	name string
+	run  func(context.Context) error
+}
+
+type cleanup struct {
+	name string
+	stop func() error
+}
+
+// newProcess opens what the services need. A server that can never serve is an
+// error; one that is away is waited for.
+func newProcess(ctx context.Context, c *processConfig) (p *process, err error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	log, err := c.Log.logger()
+	if err != nil {
+		return nil, err
+	}
+	p = &process{log: log, registry: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if p.db, err = sql.Open(ctx, c.Postgres); err != nil {
+		return nil, err
+	}
+	p.onStop("postgres", func() error { p.db.Close(); return nil })
+	if err := p.checkPostgres(ctx); err != nil {
+		return nil, err
+	}
+	if p.redis, err = broker.Open(c.Redis); err != nil {
+		return nil, err
+	}
+	p.onStop("redis", p.redis.Close)
+	if p.http, err = newHTTPServer(ctx, &c.HTTP, c.Log.Debug, log, p.registry); err != nil {
+		return nil, err
+	}
+	p.onStop("http", p.http.Close)
+	p.serve("http", p.http.Run)
+	return p, nil
+}
+
+func (p *process) checkPostgres(ctx context.Context) error {
+	var refused *sql.RefusedError
+	switch err := p.db.Check(ctx); {
+	case errors.As(err, &refused):
+		return err
+	case err != nil:
+		p.log.Warn().Err(err).Msg("postgres is not reachable; waiting for it")
+	}
+	return nil
+}
+
+// serve adds a service that runs until the process is to stop.
+func (p *process) serve(name string, run func(context.Context) error) {
+	p.services = append(p.services, service{name, run})
+}
+
+// onStop adds something to close after the services have ended, last in first out.
+func (p *process) onStop(name string, stop func() error) {
+	p.cleanups = append(p.cleanups, cleanup{name, stop})
+}
+
+// run runs the services until the context ends or one of them fails, and closes
+// everything.
+func (p *process) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range p.services {
+		g.Go(func() error {
+			if err := s.run(ctx); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			return nil
+		})
+	}
+	p.log.Info().Str("version", version).Str("address", p.http.Addr()).Msg("started")
+	err := g.Wait()
+	p.log.Info().AnErr("cause", err).Msg("stopped")
+	return errors.Join(err, p.close())
+}
+
+func (p *process) close() error {
+	var errs []error
+	for _, c := range slices.Backward(p.cleanups) {
+		if err := c.stop(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", c.name, err))
+		}
+	}
+	p.cleanups = nil
+	return errors.Join(errs...)
+}

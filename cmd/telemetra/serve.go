@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+
+	"github.com/telemetra/telemetra/listener"
+	"github.com/telemetra/telemetra/wsgateway"
+)
+
+type serveCmd struct {
+	Process processConfig    `embed:""`
+	Gateway wsgateway.Config `embed:""`
+}
+
+// Run serves until it is told to stop.
+func (c *serveCmd) Run(ctx context.Context) error {
+	p, err := c.build(ctx)
+	if err != nil {
+		return err
+	}
+	return p.run(ctx)
+}
+
+func (c *serveCmd) build(ctx context.Context) (*process, error) {
+	if err := c.Gateway.Validate(); err != nil {
+		return nil, err
+	}
+	p, err := newProcess(ctx, &c.Process)
+	if err != nil {
+		return nil, err
+	}
+	p.addListener()
+	return p, p.addGateway(c.Gateway)
+}
+
+// addListener makes the process carry changes to Redis.
+func (p *process) addListener() {
+	l := listener.New(p.db, p.redis, p.log, p.registry)
+	p.serve("listener", l.Run)
+	p.http.ready("listener", l.Ready)
+}
+
+// addGateway makes the process serve clients.
+func (p *process) addGateway(c wsgateway.Config) error {
+	g, err := wsgateway.New(c, p.db, p.redis, p.log, p.registry)
+	if err != nil {
+		return err
+	}
+	g.Register(p.http.Router)
+	p.serve("gateway", g.Run)
+	p.http.ready("gateway", g.Ready)
+	return nil
+}

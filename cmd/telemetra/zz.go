@@ -1,0 +1,9 @@
+package main
+
+type demoCmd struct{}
+type simulateCmd struct{}
+type benchCmd struct{}
+
+func (demoCmd) Run() error     { return nil }
+func (simulateCmd) Run() error { return nil }
+func (benchCmd) Run() error    { return nil }

@@ -1,0 +1,33 @@
+// Package wsgateway pushes the events of streams to WebSocket clients.
+//
+// # Model
+//
+// A hub stands for one stream that somebody watches. It follows the stream's
+// channel, keeps the newest state up to date, and hands each event to all of its
+// clients in the order of offsets.
+//
+//	            acknowledged, head, state
+//	loading ────────────────────────────────▶ live ◀──────────────┐
+//	   ▲                                       │ │ offset too high │ gap read
+//	   │ another epoch, or the log             │ ▼                 │ from the log
+//	   └── no longer has the gap ──────────────┴─ repairing ───────┘
+//
+// While a hub loads or repairs it delivers nothing and buffers what arrives.
+// Clients join under the hub's lock: what they get is the state at an offset and
+// then each event above it, with nothing between the two.
+//
+// # Guarantees
+//
+// On one socket: in order, no gap, no duplicate. Pub/sub may lose messages:
+// offsets reveal it, the log repairs it, and a comparison of heads every few
+// seconds finds even a lost last message. What the log no longer has leads to a
+// new state, announced by a second "connected". After the first client of a
+// stream, clients that come cost Postgres nothing.
+//
+// # Clients
+//
+// An event is encoded once, WebSocket header included, and the same bytes are
+// queued for every client. A socket's queue is bounded and written by a goroutine
+// that exists while there is something to write, so a stuck client delays nobody
+// and never grows memory: it is closed.
+package wsgateway

@@ -1,0 +1,33 @@
+package wsgateway
+
+import (
+	"encoding/binary"
+
+	"github.com/lxzan/gws"
+)
+
+// frame is a text frame as it goes over the wire. A server's frames are not
+// masked, so the same bytes serve every client.
+type frame struct {
+	wire    []byte
+	payload []byte // the JSON, part of wire
+}
+
+func newFrame(payload []byte) *frame {
+	const fin = 0x80
+	header := make([]byte, 2, 10)
+	header[0] = fin | byte(gws.OpcodeText)
+	switch n := len(payload); {
+	case n < 126:
+		header[1] = byte(n)
+	case n < 1<<16:
+		header[1] = 126
+		header = binary.BigEndian.AppendUint16(header, uint16(n)) //nolint:gosec // checked above
+	default:
+		header[1] = 127
+		header = binary.BigEndian.AppendUint64(header, uint64(n))
+	}
+	wire := make([]byte, 0, len(header)+len(payload))
+	wire = append(append(wire, header...), payload...)
+	return &frame{wire: wire, payload: wire[len(header):]}
+}

@@ -1,0 +1,257 @@
+package wsgateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lxzan/gws"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// Config says how a gateway treats its clients.
+type Config struct {
+	HeartbeatSeconds int `name:"ws-heartbeat-interval" env:"WS_HEARTBEAT_INTERVAL" default:"30" help:"Seconds between pings; a client that is silent for two intervals is dropped."`
+}
+
+// Validate names the setting that cannot work, its value, and what is allowed.
+func (c *Config) Validate() error {
+	if c.HeartbeatSeconds < 1 || c.HeartbeatSeconds > 3600 {
+		return fmt.Errorf("WS_HEARTBEAT_INTERVAL is %d; allowed are 1 to 3600 seconds", c.HeartbeatSeconds)
+	}
+	return nil
+}
+
+// States reads what a dashboard of a stream starts from: the newest rows. It is
+// asked once for a stream, by its first client.
+type States interface {
+	State(ctx context.Context, streamID string) ([]event.Change, error)
+}
+
+// Gateway serves the WebSocket clients of one process. Any number of gateways
+// may run; none keeps anything that another would need.
+type Gateway struct {
+	config  Config
+	states  States
+	redis   *broker.Redis
+	log     zerolog.Logger
+	metrics *metrics
+
+	subscriber *broker.Subscriber
+	hubs       *hubs
+	health     *health
+	wheel      *wheel
+	upgrader   *gws.Upgrader
+
+	// lookAtHeads has one place: comparing once stands for all who ask.
+	lookAtHeads chan struct{}
+
+	sessions sync.WaitGroup // goroutines of sockets
+	draining atomic.Bool
+}
+
+// New prepares a gateway; Run starts it, Register gives it its routes.
+func New(c Config, states States, redis *broker.Redis, log zerolog.Logger, reg prometheus.Registerer) (*Gateway, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		config: c, states: states, redis: redis,
+		log:         log.With().Str("component", "gateway").Logger(),
+		metrics:     newMetrics(reg),
+		lookAtHeads: make(chan struct{}, 1),
+	}
+	g.subscriber = redis.NewSubscriber(g)
+	g.hubs = newHubs(g)
+	g.health = newHealth(g)
+	g.wheel = newWheel(time.Duration(c.HeartbeatSeconds) * time.Second)
+	g.upgrader = gws.NewUpgrader(events{}, &gws.ServerOption{
+		ReadMaxPayloadSize: maxClientFrame, // 16 MiB by default
+		CheckUtf8Enabled:   true,
+	})
+	return g, nil
+}
+
+// Run serves until the context ends, and then hands the clients over: each is
+// asked to reconnect and its socket is closed with 1001.
+func (g *Gateway) Run(ctx context.Context) error {
+	// Hubs load and repair for as long as they have clients, and the last ones
+	// leave during the hand-over, after ctx.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, work := errgroup.WithContext(work)
+	g.hubs.start(work, group)
+	group.Go(func() error { return g.subscriber.Run(work) })
+	group.Go(func() error { return g.compareHeads(work) })
+	group.Go(func() error { return g.health.run(work) })
+	group.Go(func() error { return g.wheel.run(work) })
+
+	select {
+	case <-ctx.Done():
+	case <-work.Done():
+	}
+	g.drain()
+	stop()
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// Ready tells why a load balancer should send nobody, or nil. A gateway whose
+// Redis is away stays ready: a shared dependency must not empty the balancer.
+func (g *Gateway) Ready() error {
+	if g.draining.Load() {
+		return errors.New("draining")
+	}
+	if !g.health.everConnected() {
+		return errors.New("starting: redis has not been reached yet")
+	}
+	return nil
+}
+
+// Degraded tells why live updates are delayed, or "".
+func (g *Gateway) Degraded() string { return g.health.reason() }
+
+// drain closes all clients. It returns when they are gone.
+func (g *Gateway) drain() {
+	g.draining.Store(true)
+	g.wheel.each(func(s *session) { s.handOver() })
+	g.sessions.Wait()
+}
+
+// Received brings a message of a stream; see broker.Follower.
+func (g *Gateway) Received(streamID string, payload []byte) {
+	h := g.hubs.get(streamID)
+	if h == nil {
+		return // the last client has left
+	}
+	m, err := event.ParseMessage(payload)
+	if err != nil {
+		g.metrics.foreign.Inc()
+		return
+	}
+	h.receive(&m)
+}
+
+// Subscribed tells that a channel is followed from now on.
+func (g *Gateway) Subscribed(streamID string) {
+	h := g.hubs.get(streamID)
+	if h == nil {
+		return
+	}
+	if again := h.acknowledge(); again {
+		g.wantHeads()
+	}
+}
+
+// Controlled brings a heartbeat or the announcement of an epoch.
+func (g *Gateway) Controlled(c broker.Control) {
+	if c.Type == broker.ControlHeartbeat {
+		g.health.heard(c)
+	}
+	if g.hubs.follow(c.Epoch) {
+		g.wantHeads()
+	}
+}
+
+// Connected tells that the subscription is there, or is lost.
+func (g *Gateway) Connected(err error) { g.health.connected(err) }
+
+func (g *Gateway) wantHeads() {
+	select {
+	case g.lookAtHeads <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	compareEvery = 3 * time.Second
+	// onTheWay is what a message may take from the log to us before it counts
+	// as lost.
+	onTheWay = 200 * time.Millisecond
+	// headsAtOnce bounds one question to Redis.
+	headsAtOnce = 500
+)
+
+// compareHeads finds what pub/sub has lost without another message showing it,
+// and epochs that have begun.
+func (g *Gateway) compareHeads(ctx context.Context) error {
+	ticker := time.NewTicker(compareEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+			g.hubs.sweep(ctx)
+		case <-g.lookAtHeads:
+		}
+		if err := g.compareOnce(ctx); err != nil && ctx.Err() == nil {
+			g.log.Debug().Err(err).Msg("compare heads")
+		}
+	}
+}
+
+// compareOnce looks twice: a hub that is behind a head both times, although the
+// message has had its time, has missed it.
+func (g *Gateway) compareOnce(ctx context.Context) error {
+	type place struct {
+		hub  *hub
+		head uint64
+	}
+	var behind []place
+	all := g.hubs.all()
+	for len(all) > 0 {
+		some := all[:min(headsAtOnce, len(all))]
+		all = all[len(some):]
+		ids, before := make([]string, len(some)), make([]event.ID, len(some))
+		for i, h := range some {
+			ids[i], before[i] = h.id, h.place()
+		}
+		epoch, heads, err := g.redis.Heads(ctx, ids...)
+		if err != nil {
+			return err
+		}
+		for i, h := range some {
+			switch h.compare(before[i], epoch, heads[i]) {
+			case headAhead:
+				behind = append(behind, place{h, heads[i]})
+			case headBelow:
+				if err := g.redis.AskForReset(ctx, epoch); err != nil {
+					return err
+				}
+			case headSame:
+			}
+		}
+	}
+	if len(behind) == 0 {
+		return nil
+	}
+	if err := sleep(ctx, onTheWay); err != nil {
+		return err
+	}
+	for _, p := range behind {
+		p.hub.catchUp(p.head)
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}

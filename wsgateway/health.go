@@ -1,0 +1,123 @@
+package wsgateway
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/telemetra/telemetra/broker"
+)
+
+const (
+	// listenerPatience is how long heartbeats of a listener may stay away.
+	listenerPatience = 2 * time.Second
+	healthTick       = 250 * time.Millisecond
+)
+
+// health knows whether live updates are delayed, and tells the clients when
+// that changes.
+type health struct {
+	gateway *Gateway
+
+	mu       sync.Mutex
+	up       bool // the subscription is there
+	ever     bool
+	wellAt   time.Time // newest heartbeat of a listener that can publish
+	illAt    time.Time // newest heartbeat of one that cannot
+	illWhy   string
+	told     string // what the clients know
+	startsAt time.Time
+}
+
+func newHealth(g *Gateway) *health { return &health{gateway: g, startsAt: time.Now()} }
+
+// connected notes whether the subscription is there.
+func (h *health) connected(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was := h.up
+	h.up = err == nil
+	switch {
+	case h.up && !was:
+		h.ever = true
+		h.gateway.log.Info().Msg("following redis")
+	case !h.up && (was || !h.ever && h.told == ""):
+		h.gateway.log.Warn().Err(err).Msg("redis is not followed")
+	}
+}
+
+// heard notes a heartbeat.
+func (h *health) heard(c broker.Control) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c.Reason == "" {
+		h.wellAt = time.Now()
+		return
+	}
+	part, _, _ := strings.Cut(c.Reason, ":")
+	h.illAt, h.illWhy = time.Now(), part
+}
+
+func (h *health) everConnected() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ever
+}
+
+// reason is why live updates are delayed, as the clients were told.
+func (h *health) reason() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.told
+}
+
+// look finds out why live updates are delayed. h.mu is held.
+func (h *health) look(now time.Time) string {
+	patience := now.Add(-listenerPatience)
+	switch {
+	case h.startsAt.After(patience):
+		return h.told // nobody has had the time to be heard
+	case !h.up:
+		return "redis is not reachable"
+	case h.wellAt.After(patience):
+		return ""
+	case h.illAt.After(patience) && h.illWhy == "starting":
+		return "the listener is starting"
+	case h.illAt.After(patience):
+		return "the listener does not reach " + h.illWhy
+	}
+	return "no listener is running"
+}
+
+func (h *health) run(ctx context.Context) error {
+	ticker := time.NewTicker(healthTick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case now := <-ticker.C:
+			h.tell(now)
+		}
+	}
+}
+
+// tell sends a status frame to every client when the reason has changed.
+func (h *health) tell(now time.Time) {
+	h.mu.Lock()
+	why := h.look(now)
+	changed := why != h.told
+	h.told = why
+	h.mu.Unlock()
+	if !changed {
+		return
+	}
+	if why == "" {
+		h.gateway.log.Info().Msg("live updates are in time")
+	} else {
+		h.gateway.log.Warn().Str("reason", why).Msg("live updates are delayed")
+	}
+	f := statusFrame(why)
+	h.gateway.wheel.each(func(s *session) { s.push(f) })
+}

@@ -1,0 +1,99 @@
+package wsgateway
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// spokes is how many parts the wheel has: the clients are pinged in so many
+// portions over an interval.
+const spokes = 32
+
+// wheel pings the clients, and drops those that have been silent for two
+// intervals. It is one goroutine for all of them.
+type wheel struct {
+	interval time.Duration
+
+	mu    sync.Mutex
+	next  int
+	spoke [spokes]map[*session]struct{}
+	on    map[*session]int
+}
+
+func newWheel(interval time.Duration) *wheel {
+	w := &wheel{interval: interval, on: make(map[*session]int)}
+	for i := range w.spoke {
+		w.spoke[i] = make(map[*session]struct{})
+	}
+	return w
+}
+
+func (w *wheel) add(s *session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.next = (w.next + 1) % spokes
+	w.spoke[w.next][s] = struct{}{}
+	w.on[s] = w.next
+}
+
+func (w *wheel) remove(s *session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i, ok := w.on[s]; ok {
+		delete(w.spoke[i], s)
+		delete(w.on, s)
+	}
+}
+
+// size is the number of clients.
+func (w *wheel) size() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.on)
+}
+
+// each calls f for every client, outside of the wheel's lock.
+func (w *wheel) each(f func(*session)) {
+	w.mu.Lock()
+	all := make([]*session, 0, len(w.on))
+	for s := range w.on {
+		all = append(all, s)
+	}
+	w.mu.Unlock()
+	for _, s := range all {
+		f(s)
+	}
+}
+
+func (w *wheel) run(ctx context.Context) error {
+	ticker := time.NewTicker(w.interval / spokes)
+	defer ticker.Stop()
+	for i := 0; ; i = (i + 1) % spokes {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case now := <-ticker.C:
+			w.turn(i, now)
+		}
+	}
+}
+
+// turn serves one part of the clients.
+func (w *wheel) turn(i int, now time.Time) {
+	w.mu.Lock()
+	part := make([]*session, 0, len(w.spoke[i]))
+	for s := range w.spoke[i] {
+		part = append(part, s)
+	}
+	w.mu.Unlock()
+	silent := now.Add(-2 * w.interval).UnixNano()
+	for _, s := range part {
+		if s.heard.Load() < silent {
+			s.gateway.metrics.silent.Inc()
+			s.out.abort()
+			continue
+		}
+		_ = s.conn.WritePing(nil) // fails when it is closed already
+	}
+}

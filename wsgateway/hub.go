@@ -1,0 +1,364 @@
+package wsgateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+type phase uint8
+
+const (
+	loading   phase = iota // no state yet, or a new epoch
+	live                   // every event is delivered as it comes
+	repairing              // events are missing and are read from the log
+)
+
+// Bounds of what a hub buffers while it does not deliver. Beyond them it drops
+// everything and takes it from the log when it is live again.
+const (
+	mostPending      = 4096
+	mostPendingBytes = 8 << 20
+)
+
+// hub is one stream and its clients.
+type hub struct {
+	id      string
+	gateway *Gateway
+
+	acked chan struct{} // closed when the channel is followed
+
+	mu       sync.Mutex
+	phase    phase
+	epoch    string
+	offset   uint64 // of the newest event that was delivered
+	state    state
+	clients  map[*session]struct{}
+	joining  int       // clients that are about to join
+	leftAt   time.Time // when the last one left
+	pending  []event.Message
+	bytes    int
+	dropped  bool // pending overflowed
+	followed bool // acknowledged at least once
+	cancel   context.CancelFunc
+	closed   bool
+}
+
+func newHub(g *Gateway, id string) *hub {
+	g.metrics.hubs.Inc()
+	return &hub{
+		id: id, gateway: g, acked: make(chan struct{}),
+		clients: make(map[*session]struct{}), cancel: func() {},
+	}
+}
+
+// run starts the hub's one goroutine: it loads or repairs. The caller has put
+// the hub into the phase for it, and out of live there is never a second one.
+func (h *hub) run(work func(context.Context) error) {
+	hs := h.gateway.hubs
+	ctx, cancel := context.WithCancel(hs.ctx)
+	h.cancel = cancel
+	hs.group.Go(func() error {
+		defer cancel()
+		const least, most = 20 * time.Millisecond, 2 * time.Second
+		for pause := least; ; pause = min(2*pause, most) {
+			err := work(ctx)
+			if err == nil || ctx.Err() != nil {
+				return nil
+			}
+			h.gateway.metrics.retries.Inc()
+			h.gateway.log.Debug().Err(err).Str("stream_id", h.id).Msg("hub tries again")
+			if sleep(ctx, pause/2+rand.N(pause)) != nil { //nolint:gosec // jitter
+				return nil
+			}
+			if errors.Is(err, broker.ErrExpired) {
+				work = h.load
+			}
+		}
+	})
+}
+
+// acknowledge notes that the channel is followed. True: it was before, so the
+// connection was replaced and messages may be missing.
+func (h *hub) acknowledge() (again bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.followed {
+		return true
+	}
+	h.followed = true
+	close(h.acked)
+	return false
+}
+
+// load reads head and state and makes the hub live. What arrives meanwhile
+// waits in pending.
+func (h *hub) load(ctx context.Context) error {
+	select {
+	case <-h.acked: // from here on pub/sub brings everything above the head
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	epoch, heads, err := h.gateway.redis.Heads(ctx, h.id)
+	if err != nil {
+		return err
+	}
+	head := heads[0]
+	if h.resumable(epoch, head) {
+		return h.repair(ctx)
+	}
+	st, err := h.gateway.loadState(ctx, h.id, epoch, head)
+	if err != nil {
+		return err
+	}
+	h.gateway.metrics.loads.Inc()
+
+	h.mu.Lock()
+	reason := reasonNew
+	if h.epoch != "" {
+		reason = reasonReset
+		if h.epoch == epoch && !h.state.partial {
+			reason = reasonExpired
+		}
+	}
+	h.epoch, h.offset, h.state = epoch, head, st
+	frames := h.state.frames(event.ID{Epoch: epoch, Offset: head})
+	for s := range h.clients {
+		s.begin(h, reason, frames)
+	}
+	h.settle()
+	h.mu.Unlock()
+	return nil
+}
+
+// resumable tells whether the hub was live in this epoch already, as after a
+// false alarm: then nothing starts over. A hub that comes here from a repair has
+// learned that the log lacks what it needs.
+func (h *hub) resumable(epoch string, head uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.phase == loading && h.epoch == epoch && head >= h.offset && !h.state.partial
+}
+
+// repair reads what is missing from the log and makes the hub live.
+func (h *hub) repair(ctx context.Context) error {
+	epoch, heads, err := h.gateway.redis.Heads(ctx, h.id)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	if h.epoch != epoch {
+		h.mu.Unlock()
+		return h.reload(ctx)
+	}
+	from := h.offset
+	h.mu.Unlock()
+	if heads[0] < from {
+		return errors.Join(errHeadBelow, h.gateway.redis.AskForReset(ctx, epoch))
+	}
+	messages, err := h.gateway.redis.Log(ctx, epoch, h.id, from, heads[0])
+	if errors.Is(err, broker.ErrExpired) {
+		return fmt.Errorf("repair: %w", err) // run goes on with load
+	}
+	if err != nil {
+		return err
+	}
+	if len(messages) > 0 {
+		h.gateway.metrics.repairs.Inc()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range messages {
+		h.deliver(&messages[i])
+	}
+	h.settle()
+	return nil
+}
+
+// reload makes a repair that met a new epoch a load.
+func (h *hub) reload(ctx context.Context) error {
+	h.mu.Lock()
+	h.phase = loading
+	h.mu.Unlock()
+	return h.load(ctx)
+}
+
+var errHeadBelow = errors.New("the head is below what was delivered")
+
+// settle makes the hub live with what has waited. If that shows another gap or
+// epoch, the hub goes on repairing or loading. h.mu is held.
+func (h *hub) settle() {
+	h.phase = live
+	waiting, dropped := h.pending, h.dropped
+	h.pending, h.bytes, h.dropped = nil, 0, false
+	for i := range waiting {
+		h.take(&waiting[i])
+	}
+	if dropped && h.phase == live {
+		h.leaveLive(repairing, h.repair)
+	}
+}
+
+// receive takes a message from pub/sub.
+func (h *hub) receive(m *event.Message) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.take(m)
+}
+
+// take delivers a message that is next, ignores one that was delivered, and
+// keeps any other until the hub has what comes before it. h.mu is held.
+func (h *hub) take(m *event.Message) {
+	switch {
+	case h.closed: // nobody is left to deliver to
+	case h.phase != live:
+		h.keep(m)
+	case m.ID.Epoch != h.epoch:
+		h.keep(m)
+		h.leaveLive(loading, h.load)
+	case m.ID.Offset <= h.offset: // was delivered
+	case m.ID.Offset == h.offset+1:
+		h.deliver(m)
+	default:
+		h.gateway.metrics.gaps.Inc()
+		h.keep(m)
+		h.leaveLive(repairing, h.repair)
+	}
+}
+
+func (h *hub) keep(m *event.Message) {
+	if h.dropped || len(h.pending) == mostPending || h.bytes+len(m.Frame) > mostPendingBytes {
+		h.pending, h.bytes, h.dropped = nil, 0, true
+		return
+	}
+	h.pending = append(h.pending, *m)
+	h.bytes += len(m.Frame)
+}
+
+// leaveLive starts the work that ends a phase. h.mu is held, the phase is live.
+func (h *hub) leaveLive(p phase, work func(context.Context) error) {
+	h.phase = p
+	h.run(work)
+}
+
+// deliver hands the next event to all clients. h.mu is held.
+func (h *hub) deliver(m *event.Message) {
+	if m.ID.Epoch != h.epoch || m.ID.Offset != h.offset+1 {
+		return // a repair brings what was delivered in the meantime
+	}
+	h.offset = m.ID.Offset
+	if h.state.holds(m) {
+		return // the state that everybody has got was read after this was written
+	}
+	h.state.apply(m)
+	f := newFrame(m.Frame)
+	for s := range h.clients {
+		s.push(f)
+	}
+	h.gateway.metrics.delivered.Add(float64(len(h.clients)))
+}
+
+type comparison uint8
+
+const (
+	headSame comparison = iota
+	headAhead
+	headBelow
+)
+
+// place is how far the hub has delivered.
+func (h *hub) place() event.ID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return event.ID{Epoch: h.epoch, Offset: h.offset}
+}
+
+// compare holds the hub against the epoch and head that Redis has. before is
+// the hub's place before they were asked for: a head can only grow in an epoch.
+func (h *hub) compare(before event.ID, epoch string, head uint64) comparison {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.closed || h.phase != live:
+		return headSame // on its way
+	case h.epoch != epoch || h.state.partial:
+		h.leaveLive(loading, h.load)
+		return headSame
+	case head < before.Offset && before.Epoch == epoch:
+		return headBelow
+	case head > h.offset:
+		return headAhead
+	}
+	return headSame
+}
+
+// catchUp repairs when the hub is still behind a head.
+func (h *hub) catchUp(head uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closed && h.phase == live && head > h.offset {
+		h.gateway.metrics.gaps.Inc()
+		h.leaveLive(repairing, h.repair)
+	}
+}
+
+// expect announces a join, so that the hub is not swept away before it.
+func (h *hub) expect() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.joining++
+}
+
+// join adds a client. It gets connected and state now, or when the hub is loaded.
+func (h *hub) join(s *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.joining--
+	h.clients[s] = struct{}{}
+	if h.phase == loading {
+		if why := h.gateway.health.reason(); why != "" {
+			s.push(statusFrame(why))
+		}
+		return
+	}
+	// A hub that repairs has a state too, and the tail follows for everybody.
+	s.begin(h, reasonNew, h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}))
+}
+
+// leave removes a client.
+func (h *hub) leave(s *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.clients, s)
+	if len(h.clients) == 0 {
+		h.leftAt = time.Now()
+	}
+}
+
+// idleSince tells whether nobody has watched since t.
+func (h *hub) idleSince(t time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.clients) == 0 && h.joining == 0 && !h.leftAt.IsZero() && h.leftAt.Before(t)
+}
+
+func (h *hub) size() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.clients)
+}
+
+// close ends the hub's work.
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	h.cancel()
+	h.gateway.metrics.hubs.Dec()
+}

@@ -1,0 +1,103 @@
+package wsgateway
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// linger is how long a hub stays after its last client has left, so that those
+// who reconnect find it loaded.
+const linger = 30 * time.Second
+
+// hubs is the registry of the streams that are watched.
+type hubs struct {
+	gateway *Gateway
+
+	mu    sync.RWMutex
+	byID  map[string]*hub
+	epoch string // the newest that was heard of
+
+	ctx   context.Context //nolint:containedctx // the life of all hubs, set once by start
+	group *errgroup.Group
+}
+
+func newHubs(g *Gateway) *hubs { return &hubs{gateway: g, byID: make(map[string]*hub)} }
+
+// start gives hubs the context and the group of their goroutines.
+func (hs *hubs) start(ctx context.Context, group *errgroup.Group) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.ctx, hs.group = ctx, group
+	for _, h := range hs.byID { // clients that were faster than Run
+		hs.open(h)
+	}
+}
+
+// open subscribes a new hub's channel and loads it. hs.mu is held.
+func (hs *hubs) open(h *hub) {
+	hs.gateway.subscriber.Subscribe(hs.ctx, h.id)
+	h.run(h.load)
+}
+
+// get returns the hub of a stream, or nil.
+func (hs *hubs) get(id string) *hub {
+	hs.mu.RLock()
+	defer hs.mu.RUnlock()
+	return hs.byID[id]
+}
+
+// all returns the hubs there are.
+func (hs *hubs) all() []*hub {
+	hs.mu.RLock()
+	defer hs.mu.RUnlock()
+	out := make([]*hub, 0, len(hs.byID))
+	for _, h := range hs.byID {
+		out = append(out, h)
+	}
+	return out
+}
+
+// join brings a client to its stream.
+func (hs *hubs) join(s *session, streamID string) *hub {
+	hs.mu.Lock()
+	h := hs.byID[streamID]
+	if h == nil {
+		h = newHub(hs.gateway, streamID)
+		hs.byID[streamID] = h
+		if hs.group != nil {
+			hs.open(h)
+		}
+	}
+	h.expect() // under hs.mu: sweep must not take it away
+	hs.mu.Unlock()
+	h.join(s)
+	return h
+}
+
+// sweep closes hubs that nobody has watched for a while.
+func (hs *hubs) sweep(ctx context.Context) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	for id, h := range hs.byID {
+		if h.idleSince(time.Now().Add(-linger)) {
+			delete(hs.byID, id)
+			h.close()
+			hs.gateway.subscriber.Unsubscribe(ctx, id)
+		}
+	}
+}
+
+// follow notes an epoch, and tells whether it is another than before.
+func (hs *hubs) follow(epoch string) bool {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if epoch == "" || epoch == hs.epoch {
+		return false
+	}
+	known := hs.epoch != ""
+	hs.epoch = epoch
+	return known
+}

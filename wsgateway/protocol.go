@@ -1,0 +1,118 @@
+package wsgateway
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// Why a state is sent, as "reason" of a connected frame.
+const (
+	reasonNew     = "new"     // the client asked for nothing older
+	reasonExpired = "expired" // what the stream missed is no longer known
+	reasonReset   = "reset"   // the stream has started over
+)
+
+// Codes of error frames.
+const (
+	codeBadFrame    = "bad_frame"    // not a JSON object with a "type"
+	codeUnknownType = "unknown_type" // a "type" that the server does not know
+	codeNotText     = "not_text"     // a binary frame
+)
+
+// closeGoingAway is the close code of a gateway that is being replaced: connect
+// again. gws closes with 1002, 1003 or 1007 what breaks the protocol and with
+// 1009 a frame larger than maxClientFrame. A client that is too slow would not
+// take a close frame either: its socket is reset. See RFC 6455, 7.4.
+const closeGoingAway = 1001
+
+// maxClientFrame bounds what a client may send.
+const maxClientFrame = 4 << 10
+
+type connectedFrame struct {
+	Type      string `json:"type"`
+	ID        string `json:"id,omitempty"`
+	StreamID  string `json:"stream_id"`
+	Message   string `json:"message"`
+	Timestamp int64  `json:"timestamp"`
+	Resumed   bool   `json:"resumed"`
+	Reason    string `json:"reason"`
+}
+
+type statusData struct {
+	Status string `json:"status"`
+	Reason string `json:"reason,omitempty"`
+}
+
+type errorData struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+type dataFrame[T any] struct {
+	Type string `json:"type"`
+	Data T      `json:"data"`
+}
+
+type pongFrame struct {
+	Type      string          `json:"type"`
+	Timestamp json.RawMessage `json:"timestamp,omitempty"`
+}
+
+type reconnectFrame struct {
+	Type    string `json:"type"`
+	AfterMS int64  `json:"after_ms"`
+}
+
+// encode writes a frame of the server's own.
+func encode(v any) *frame {
+	b, err := json.Marshal(v)
+	if err != nil {
+		// Only a pong holds bytes of a client, and those were parsed as JSON.
+		return newFrame([]byte(`{"type":"error","data":{"code":"internal","message":"frame could not be encoded"}}`))
+	}
+	return newFrame(b)
+}
+
+func newConnected(streamID, reason string, id *event.ID) *frame {
+	f := connectedFrame{
+		Type: "connected", StreamID: streamID, Message: "Connected to stream: " + streamID,
+		Timestamp: time.Now().UnixMilli(), Reason: reason,
+	}
+	if id != nil {
+		f.ID = id.String()
+	}
+	return encode(f)
+}
+
+// statusFrame tells whether live updates are delayed, and why.
+func statusFrame(reason string) *frame {
+	d := statusData{Status: "ok"}
+	if reason != "" {
+		d = statusData{Status: "degraded", Reason: reason}
+	}
+	return encode(dataFrame[statusData]{Type: "status", Data: d})
+}
+
+func errorFrame(code, message string) *frame {
+	return encode(dataFrame[errorData]{Type: "error", Data: errorData{Code: code, Message: message}})
+}
+
+// clientFrame is what a client may send.
+type clientFrame struct {
+	Type      string          `json:"type"`
+	Timestamp json.RawMessage `json:"timestamp"`
+}
+
+// answer is the server's reply to a text frame of a client.
+func answer(text []byte) *frame {
+	var in clientFrame
+	if err := json.Unmarshal(text, &in); err != nil || in.Type == "" {
+		return errorFrame(codeBadFrame, `a frame must be a JSON object with a "type"`)
+	}
+	if in.Type == "ping" {
+		return encode(pongFrame{Type: "pong", Timestamp: in.Timestamp})
+	}
+	return errorFrame(codeUnknownType, `the "type" is unknown; allowed is "ping"`)
+}

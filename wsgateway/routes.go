@@ -1,0 +1,144 @@
+package wsgateway
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// Register adds the gateway's routes. The router must match the escaped path:
+// an escaped slash belongs to a stream's id.
+func (g *Gateway) Register(r *httprouter.Router) {
+	r.GET("/ws/live/:stream_id", g.serveLive)
+}
+
+// serveLive upgrades to a WebSocket. A wildcard and a fixed segment cannot share
+// a place in the router, so the health of the gateway is the id "health" without
+// an upgrade.
+func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+	escaped := p.ByName("stream_id")
+	if !isUpgrade(r) {
+		if escaped == "health" {
+			g.serveHealth(w)
+			return
+		}
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+		problem(w, http.StatusUpgradeRequired, "this address speaks WebSocket; connect with an upgrade")
+		return
+	}
+	streamID, err := url.PathUnescape(escaped)
+	if err == nil {
+		err = event.CheckStreamID(streamID)
+	}
+	if err != nil {
+		problem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	if g.draining.Load() {
+		w.Header().Set("Retry-After", "1")
+		problem(w, http.StatusServiceUnavailable, "this gateway is shutting down; connect again")
+		return
+	}
+	g.upgrade(w, r, streamID)
+}
+
+// isUpgrade tells whether a request asks for a WebSocket.
+func isUpgrade(r *http.Request) bool {
+	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+}
+
+// handshakeProblem says what is wrong with an upgrade, before the connection is
+// taken over and a plain answer becomes impossible.
+func handshakeProblem(r *http.Request) string {
+	switch {
+	case r.ProtoMajor != 1:
+		return "an upgrade needs HTTP/1.1"
+	case !headerHas(r.Header, "Connection", "upgrade"):
+		return `the header Connection must contain "Upgrade"`
+	case r.Header.Get("Sec-WebSocket-Key") == "":
+		return "the header Sec-WebSocket-Key is missing"
+	}
+	return ""
+}
+
+func headerHas(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		for part := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(part), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID string) {
+	if why := handshakeProblem(r); why != "" {
+		problem(w, http.StatusBadRequest, why)
+		return
+	}
+	if r.Header.Get("Sec-WebSocket-Version") != "13" {
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		problem(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
+		return
+	}
+	netConn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		g.log.Error().Err(err).Msg("take over connection")
+		problem(w, http.StatusInternalServerError, "the connection cannot be upgraded")
+		return
+	}
+	_ = netConn.SetDeadline(time.Time{}) // the server's own deadlines end here
+	s := &session{gateway: g, out: &outbox{Conn: netConn, writers: &g.sessions}}
+	s.heard.Store(time.Now().UnixNano())
+	if s.conn, err = g.upgrader.UpgradeFromConn(s.out, rw.Reader, r); err != nil {
+		return // gws has closed it
+	}
+	s.conn.Session().Store(sessionKey, s)
+	g.wheel.add(s)
+	g.metrics.connects.Inc()
+	g.sessions.Go(func() {
+		s.follow(streamID)
+		s.conn.ReadLoop()
+		s.leave() // OnClose does not come for every end
+	})
+	if g.draining.Load() { // it came too late to be handed over with the others
+		s.handOver()
+	}
+}
+
+// serveHealth tells whom this gateway serves.
+func (g *Gateway) serveHealth(w http.ResponseWriter) {
+	answer := struct {
+		Status           string         `json:"status"`
+		ActiveStreams    int            `json:"active_streams"`
+		TotalConnections int            `json:"total_connections"`
+		Streams          map[string]int `json:"streams"`
+	}{Status: "ok", TotalConnections: g.wheel.size(), Streams: make(map[string]int)}
+	for _, h := range g.hubs.all() {
+		if n := h.size(); n > 0 {
+			answer.Streams[h.id] = n
+		}
+	}
+	answer.ActiveStreams = len(answer.Streams)
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(answer) // the client has gone
+}
+
+// problem answers with an error as RFC 9457 has it.
+func problem(w http.ResponseWriter, status int, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{ // the client has gone
+		"title": http.StatusText(status), "status": status, "detail": detail,
+	})
+}

@@ -1,0 +1,141 @@
+package wsgateway
+
+import (
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lxzan/gws"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// session is one client's socket.
+type session struct {
+	gateway *Gateway
+	conn    *gws.Conn
+	out     *outbox
+	heard   atomic.Int64 // when the client last sent anything, in Unix nanoseconds
+
+	begun bool // has got a state; guarded by the hub's lock
+
+	mu   sync.Mutex
+	hub  *hub
+	gone bool
+}
+
+// begin starts the stream over: connected, then the state. It is called with
+// the hub's lock held, as is push.
+func (s *session) begin(h *hub, reason string, state []*frame) {
+	if !s.begun {
+		s.begun, reason = true, reasonNew
+	}
+	var id *event.ID
+	if len(state) == 0 {
+		id = &event.ID{Epoch: h.epoch, Offset: h.offset}
+	}
+	frames := make([]*frame, 0, 2+len(state))
+	frames = append(frames, newConnected(h.id, reason, id))
+	frames = append(frames, state...)
+	if why := s.gateway.health.reason(); why != "" {
+		frames = append(frames, statusFrame(why))
+	}
+	s.push(frames...)
+}
+
+// push queues frames, and closes a client that does not take them.
+func (s *session) push(frames ...*frame) {
+	if err := s.out.push(frames...); errors.Is(err, errTooSlow) {
+		s.gateway.metrics.tooSlow.Inc()
+		// The queue is full, so a close frame would only wait behind it.
+		s.out.abort()
+	}
+}
+
+// follow joins the stream, unless the client has gone meanwhile.
+func (s *session) follow(streamID string) {
+	h := s.gateway.hubs.join(s, streamID)
+	s.mu.Lock()
+	gone := s.gone
+	s.hub = h
+	s.mu.Unlock()
+	if gone {
+		h.leave(s)
+	}
+}
+
+// leave takes the session out of everything.
+func (s *session) leave() {
+	s.mu.Lock()
+	h := s.hub
+	s.gone = true
+	s.mu.Unlock()
+	s.gateway.wheel.remove(s)
+	if h != nil {
+		h.leave(s)
+	}
+}
+
+// reconnectWithin spreads the clients of a gateway that goes away.
+const reconnectWithin = 2 * time.Second
+
+// handOver asks the client to connect elsewhere and closes the socket.
+func (s *session) handOver() {
+	after := rand.N(reconnectWithin) //nolint:gosec // jitter
+	s.push(encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()}))
+	_ = s.conn.WriteClose(closeGoingAway, []byte("going away")) // fails when it is closed already
+	// gws closes the socket after its close frame, which the outbox does when
+	// all is written; a client that takes nothing is not waited for.
+	time.AfterFunc(time.Second, s.out.abort)
+}
+
+// events are what gws tells of its sockets.
+type events struct{}
+
+func (events) OnOpen(*gws.Conn) {}
+
+func (events) OnClose(c *gws.Conn, _ error) {
+	if s := sessionOf(c); s != nil {
+		s.leave()
+	}
+}
+
+func (events) OnPing(c *gws.Conn, payload []byte) {
+	if s := sessionOf(c); s != nil {
+		s.heard.Store(time.Now().UnixNano())
+	}
+	_ = c.WritePong(payload) // an error ends the read loop by itself
+}
+
+func (events) OnPong(c *gws.Conn, _ []byte) {
+	if s := sessionOf(c); s != nil {
+		s.heard.Store(time.Now().UnixNano())
+	}
+}
+
+func (events) OnMessage(c *gws.Conn, m *gws.Message) {
+	defer func() { _ = m.Close() }() // gives its buffer back
+	s := sessionOf(c)
+	if s == nil {
+		return
+	}
+	s.heard.Store(time.Now().UnixNano())
+	if m.Opcode != gws.OpcodeText {
+		s.push(errorFrame(codeNotText, "frames must be text"))
+		return
+	}
+	s.push(answer(m.Bytes()))
+}
+
+const sessionKey = "session"
+
+func sessionOf(c *gws.Conn) *session {
+	v, ok := c.Session().Load(sessionKey)
+	if !ok {
+		return nil
+	}
+	s, _ := v.(*session)
+	return s
+}
