@@ -86,7 +86,7 @@ type cleanup struct {
 
 // newProcess opens what the services need. A server that can never serve is an
 // error; one that is away is waited for.
-func newProcess(ctx context.Context, c *processConfig) (p *process, err error) {
+func newProcess(ctx context.Context, c *processConfig) (_ *process, err error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
@@ -94,30 +94,36 @@ func newProcess(ctx context.Context, c *processConfig) (p *process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p = &process{log: log, registry: prometheus.NewRegistry()}
+	opened := &process{log: log, registry: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.close())
+			err = errors.Join(err, opened.close())
 		}
 	}()
+	return opened, opened.open(ctx, c, log)
+}
+
+// open opens what the services need; what it has opened before an error is
+// among the cleanups.
+func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger) (err error) {
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if p.db, err = sql.Open(ctx, c.Postgres); err != nil {
-		return nil, err
+		return err
 	}
 	p.onStop("postgres", func() error { p.db.Close(); return nil })
 	if err := p.checkPostgres(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if p.redis, err = broker.Open(c.Redis); err != nil {
-		return nil, err
+		return err
 	}
 	p.onStop("redis", p.redis.Close)
 	if p.http, err = newHTTPServer(ctx, &c.HTTP, c.Log.Debug, log, p.registry); err != nil {
-		return nil, err
+		return err
 	}
 	p.onStop("http", p.http.Close)
 	p.serve("http", p.http.Run)
-	return p, nil
+	return nil
 }
 
 func (p *process) checkPostgres(ctx context.Context) error {
