@@ -1,9 +1,7 @@
 package main
 
 type demoCmd struct{}
-type simulateCmd struct{}
 type benchCmd struct{}
 
 func (demoCmd) Run() error     { return nil }
-func (simulateCmd) Run() error { return nil }
 func (benchCmd) Run() error    { return nil }

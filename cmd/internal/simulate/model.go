@@ -1,0 +1,251 @@
+// Package simulate writes what an aggregation job would write about made-up
+// live streams.
+package simulate
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/telemetra/telemetra/sql"
+)
+
+// DemoStream is the id of the first stream.
+const DemoStream = "demo_stream"
+
+const (
+	windowLength = time.Minute
+	viewersEvery = time.Minute
+	streamEvery  = 20 * time.Minute
+	// firstSpike is when the first stream has its first spike.
+	firstSpike    = 150 * time.Second
+	spikesAnHour  = 3.0
+	shortestSpike = time.Minute
+	longestSpike  = 4 * time.Minute
+	// anomalyAt is the z-score from which a window is an anomaly.
+	anomalyAt = 3.0
+)
+
+var emotes = [...]string{"Kappa", "PogChamp", "LUL", "KEKW", "monkaS", "FeelsGoodMan", "BibleThump", "HeyGuys", "NotLikeThis", "GG"}
+
+var titles = [...]string{
+	"Speedrun marathon", "Ranked climb", "Cooking with friends", "Live coding", "Chess blitz",
+	"Drum and bass set", "World building", "Morning talk", "Retro night", "Painting miniatures",
+}
+
+// Model makes the rows of any number of streams from a seed. It has no clock and
+// does no I/O: the same seed gives the same rows.
+type Model struct {
+	streams []stream
+	next    int
+}
+
+// stream is the traffic of one stream.
+type stream struct {
+	id, title string
+	rng       *rand.Rand
+	now       time.Time
+	began     time.Time
+
+	scale float64 // usual viewers
+	phase float64 // of its day
+
+	spikeUntil time.Time
+	spikeKind  string
+	spikeBy    float64
+	told       bool // the moment of this spike is written
+	spiked     bool
+
+	viewersAt, streamAt time.Time // when they were last written
+
+	window   time.Time
+	messages float64 // in the window so far
+	chatters float64
+
+	mean, variance float64 // of the chat rate, moving
+}
+
+// NewModel returns a model of n streams whose first windows begin at start.
+func NewModel(n int, seed uint64, start time.Time) *Model {
+	m := &Model{streams: make([]stream, n)}
+	for i := range m.streams {
+		rng := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // made-up traffic
+		id := DemoStream
+		if i > 0 {
+			id = fmt.Sprintf("stream_%03d", i+1)
+		}
+		scale := 150 * math.Exp(rng.NormFloat64())
+		if i == 0 {
+			scale = 1200
+		}
+		m.streams[i] = stream{
+			id: id, title: titles[rng.IntN(len(titles))], rng: rng,
+			now: start.Truncate(windowLength), began: start.Truncate(windowLength), streamAt: start,
+			scale: scale, phase: rng.Float64(), mean: -1,
+		}
+	}
+	return m
+}
+
+// Streams are the rows that must exist before all others.
+func (m *Model) Streams() sql.JobRows {
+	var rows sql.JobRows
+	for i := range m.streams {
+		rows.Streams = append(rows.Streams, m.streams[i].row())
+	}
+	return rows
+}
+
+// Now is how far the simulated time has come.
+func (m *Model) Now() time.Time { return m.streams[m.next].now }
+
+// Step adds what happens in the stream whose turn it is, after simulated time d
+// of it: one row at least. A window is written again with each step until it is
+// over, as a sliding window is.
+func (m *Model) Step(rows *sql.JobRows, d time.Duration) {
+	m.streams[m.next].step(rows, d)
+	m.next = (m.next + 1) % len(m.streams)
+}
+
+func (s *stream) row() sql.StreamRow {
+	return sql.StreamRow{StreamID: s.id, Title: s.title, IsLive: true, At: s.now}
+}
+
+func (s *stream) step(rows *sql.JobRows, d time.Duration) {
+	if s.window.IsZero() || !s.now.Before(s.window.Add(windowLength)) {
+		s.window, s.messages, s.chatters = s.now.Truncate(windowLength), 0, 0
+	}
+	s.now = s.now.Add(d)
+	s.spike(d)
+
+	viewers := s.viewers()
+	rate := max(0.02*viewers*(1+0.1*s.rng.NormFloat64()), 0)
+	if s.spiking("chat_spike") {
+		rate *= s.spikeBy
+	}
+	s.messages += rate * d.Seconds()
+	s.chatters += 0.35 * rate * d.Seconds()
+	sentiment := math.Tanh(0.25 + 0.3*s.rng.NormFloat64())
+	if s.spiking("sentiment_shift") {
+		sentiment = -0.8 + 0.05*s.rng.NormFloat64()
+	}
+	z := s.zScore(rate)
+
+	rows.Summaries = append(rows.Summaries, sql.SummaryRow{
+		StreamID: s.id, WindowStart: s.window, WindowEnd: s.window.Add(windowLength),
+		ChatCount: int32(s.messages), UniqueChatters: int32(min(s.chatters, viewers)),
+		TopEmotes: s.emotes(), AvgSentiment: round(sentiment, 3), ChatRate: round(rate, 2),
+		AvgViewers: round(viewers, 1), ZScore: round(z, 2), IsAnomaly: math.Abs(z) >= anomalyAt,
+	})
+	if s.now.Sub(s.viewersAt) >= viewersEvery {
+		s.viewersAt = s.now
+		rows.Viewers = append(rows.Viewers, sql.ViewerRow{
+			StreamID: s.id, At: s.now, ViewerCount: int32(viewers), UniqueViewers: int32(viewers * 1.3),
+		})
+	}
+	if s.now.Sub(s.streamAt) >= streamEvery {
+		s.streamAt = s.now
+		if s.rng.IntN(4) == 0 {
+			s.title = titles[s.rng.IntN(len(titles))]
+		}
+		rows.Streams = append(rows.Streams, s.row())
+	}
+	if s.spiking(s.spikeKind) && !s.told {
+		s.told = true
+		rows.Moments = append(rows.Moments, s.moment(z, rate, viewers, sentiment))
+	}
+}
+
+func (s *stream) spiking(kind string) bool {
+	return s.spikeKind == kind && s.now.Before(s.spikeUntil)
+}
+
+// spike lets something unusual begin: a few times an hour, and soon after the
+// start of the first stream, so that whoever looks sees one.
+func (s *stream) spike(d time.Duration) {
+	if s.now.Before(s.spikeUntil) {
+		return
+	}
+	kinds := [...]string{"chat_spike", "viewer_spike", "sentiment_shift"}
+	first := s.id == DemoStream && !s.spiked && s.now.Sub(s.began) >= firstSpike
+	if s.rng.Float64() > spikesAnHour*d.Hours() && !first {
+		return
+	}
+	s.spikeKind, s.told = kinds[s.rng.IntN(len(kinds))], false
+	if first {
+		s.spikeKind = kinds[0]
+	}
+	s.spiked = true
+	s.spikeUntil = s.now.Add(shortestSpike + time.Duration(s.rng.Int64N(int64(longestSpike-shortestSpike))))
+	s.spikeBy = 2.5 + 3*s.rng.Float64()
+}
+
+// viewers is the day's curve: low in the morning, high in the evening.
+func (s *stream) viewers() float64 {
+	day := 2 * math.Pi * (float64(s.now.Unix()%86400)/86400 + s.phase)
+	v := s.scale * (1 + 0.5*math.Sin(day) + 0.2*math.Sin(2*day+1) + 0.04*s.rng.NormFloat64())
+	if s.spiking("viewer_spike") {
+		v *= s.spikeBy
+	}
+	return max(v, 1)
+}
+
+// zScore holds a rate against its moving mean and deviation.
+func (s *stream) zScore(rate float64) float64 {
+	if s.mean < 0 {
+		s.mean, s.variance = rate, 0.04*rate*rate
+		return 0
+	}
+	z := (rate - s.mean) / max(math.Sqrt(s.variance), 1e-6)
+	const weight = 0.02
+	if math.Abs(z) < anomalyAt { // what is unusual must not become the usual
+		d := rate - s.mean
+		s.mean += weight * d
+		s.variance += weight * (d*d - s.variance)
+	}
+	return max(min(z, 50), -50)
+}
+
+func (s *stream) moment(z, rate, viewers, sentiment float64) sql.MomentRow {
+	m := sql.MomentRow{StreamID: s.id, At: s.now, Type: s.spikeKind, Threshold: anomalyAt, ZScore: round(z, 2)}
+	switch s.spikeKind {
+	case "viewer_spike":
+		m.MetricName, m.MetricValue = "viewer_count", math.Round(viewers)
+		m.Description = fmt.Sprintf("Viewers jumped to %.0f", viewers)
+		m.ZScore = round(anomalyAt+s.spikeBy, 2)
+	case "sentiment_shift":
+		m.MetricName, m.MetricValue = "avg_sentiment", round(sentiment, 3)
+		m.Description = "The mood of the chat has turned"
+		m.ZScore = round(-anomalyAt-s.spikeBy/2, 2)
+	default:
+		m.MetricName, m.MetricValue = "chat_rate", round(rate, 2)
+		m.Description = fmt.Sprintf("Chat is at %.1f times its usual rate", rate/max(s.mean, 1e-6))
+	}
+	metadata, err := json.Marshal(map[string]any{
+		"window_start": s.window.Format(time.RFC3339), "usual_rate": round(s.mean, 2), "top_emote": s.emotes()[0],
+	})
+	if err == nil {
+		m.Metadata = metadata
+	}
+	return m
+}
+
+// emotes are the names as often as they were used, about ten in all.
+func (s *stream) emotes() []string {
+	favourite := s.rng.IntN(len(emotes))
+	var out []string
+	for i := range 3 {
+		name := emotes[(favourite+i*i)%len(emotes)]
+		for range 1 + s.rng.IntN(5-i) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func round(v float64, digits int) float64 {
+	p := math.Pow10(digits)
+	return math.Round(v*p) / p
+}
