@@ -127,9 +127,6 @@ func (l *Listener) Ready() error {
 	return errors.New(l.status.fault.String())
 }
 
-// Epochs returns how many epochs this listener has opened.
-func (l *Listener) Epochs() uint64 { return l.metrics.opened.Load() }
-
 // wake makes the drain loop look now. It never blocks.
 func (l *Listener) wake() {
 	select {

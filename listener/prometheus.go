@@ -1,8 +1,6 @@
 package listener
 
 import (
-	"sync/atomic"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
@@ -19,8 +17,6 @@ type metrics struct {
 	drain     prometheus.Histogram
 	lag       prometheus.Gauge
 	lagSeen   prometheus.Histogram
-
-	opened atomic.Uint64 // sum of epochs
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -58,7 +54,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for kind := event.KindMetrics; kind <= event.KindViewers; kind++ {
 		m.published[kind] = published.WithLabelValues(kind.String())
 	}
-	for _, reason := range []string{resetMissing, resetBehind, resetProcess, resetDamaged, resetPostgres} {
+	for _, reason := range []string{resetFirst, resetMissing, resetBehind, resetProcess, resetDamaged, resetPostgres} {
 		m.epochs.WithLabelValues(reason)
 	}
 	return m
@@ -66,5 +62,4 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 
 func (m *metrics) epoch(reason string) {
 	m.epochs.WithLabelValues(reason).Inc()
-	m.opened.Add(1)
 }

@@ -11,7 +11,8 @@ import (
 
 // The reasons for a new epoch, as the label of its metric.
 const (
-	resetMissing  = "position_missing"  // Redis is new, or was emptied
+	resetFirst    = "first"             // a new deployment: no position anywhere
+	resetMissing  = "position_missing"  // Redis was emptied, or is another
 	resetBehind   = "position_behind"   // Redis has older data than it had
 	resetProcess  = "redis_restarted"   // another Redis process: its newest writes may be lost
 	resetDamaged  = "keys_damaged"      // heads, logs or position do not fit together
@@ -67,6 +68,9 @@ func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reaso
 	start, token, err := l.startOfEpoch(ctx, expect)
 	if err != nil {
 		return err
+	}
+	if expect == nil && token == 1 {
+		reason = resetFirst
 	}
 	state, err := start.MarshalText()
 	if err != nil {

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// commandVar makes the test binary be telemetra, so that a SIGKILL hits a real
+// process, built with -race where the test is.
+const commandVar = "TELEMETRA_TEST_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(commandVar) != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(ctx, stop)
+		os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	}
+	localtest.Main(m)
+}
+
+// telemetra is a running command.
+type telemetra struct {
+	cmd  *exec.Cmd
+	addr string
+	log  *logTail
+	done chan struct{}
+}
+
+// startTelemetra starts a command on a free port and waits until it serves.
+func startTelemetra(t *testing.T, databaseURL, redisURL, command string, args ...string) *telemetra {
+	t.Helper()
+	p, err := launch(databaseURL, redisURL, command, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.stop(t)
+		if t.Failed() {
+			t.Logf("%s:\n%s", command, p.log)
+		}
+	})
+	return p
+}
+
+func launch(databaseURL, redisURL, command string, args ...string) (*telemetra, error) {
+	p := &telemetra{log: &logTail{}, done: make(chan struct{})}
+	p.cmd = exec.Command(os.Args[0], append([]string{command, "--host=127.0.0.1", "--port=0"}, args...)...) //nolint:gosec,noctx // this test binary; stop ends it
+	p.cmd.Env = append(os.Environ(), commandVar+"=1", "DATABASE_URL="+databaseURL, "REDIS_URL="+redisURL)
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	address := make(chan string, 1)
+	go func() {
+		defer close(p.done)
+		defer close(address)
+		lines := bufio.NewScanner(stderr)
+		for lines.Scan() {
+			p.log.add(lines.Text())
+			var entry struct{ Message, Address string }
+			if json.Unmarshal(lines.Bytes(), &entry) == nil && entry.Message == "started" {
+				address <- entry.Address
+			}
+		}
+		_ = p.cmd.Wait() // how it ended is the test's business
+	}()
+	var ok bool
+	if p.addr, ok = <-address; !ok {
+		return nil, fmt.Errorf("%s did not start:\n%s", command, p.log)
+	}
+	return p, nil
+}
+
+// kill ends it with SIGKILL.
+func (p *telemetra) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended by itself
+	<-p.done
+}
+
+// stop ends it as an operator would.
+func (p *telemetra) stop(tb testing.TB) {
+	tb.Helper()
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	select {
+	case <-p.done:
+	case <-time.After(20 * time.Second):
+		tb.Errorf("%v does not stop:\n%s", p.cmd.Args[1:], p.log)
+		p.kill()
+	}
+}
+
+// get asks the process for a path.
+func (p *telemetra) get(t *testing.T, path string) (status int, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+path, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(b)
+}
+
+// awaitReady waits until /readyz answers 200.
+func (p *telemetra) awaitReady(t *testing.T) {
+	t.Helper()
+	localtest.Eventually(t, "readiness", func() bool {
+		status, _ := p.get(t, "/readyz")
+		return status == http.StatusOK
+	})
+}
+
+// epochs returns how many epochs a listener has opened, by reason.
+func (p *telemetra) epochs(t *testing.T) map[string]float64 {
+	t.Helper()
+	_, body := p.get(t, "/metrics")
+	out := make(map[string]float64)
+	for line := range strings.SplitSeq(body, "\n") {
+		var reason string
+		var n float64
+		rest, ok := strings.CutPrefix(line, `telemetra_listener_epochs_opened_total{reason="`)
+		if !ok {
+			continue
+		}
+		reason, rest, _ = strings.Cut(rest, `"} `)
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if n > 0 {
+			out[reason] = n
+		}
+	}
+	return out
+}
+
+// logTail keeps the newest lines of a log.
+type logTail struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logTail) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lines = append(l.lines, line); len(l.lines) > 50 {
+		l.lines = l.lines[1:]
+	}
+}
+
+func (l *logTail) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, "\n")
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// errRollback ends a transaction that is to leave nothing.
+var errRollback = errors.New("rolled back on purpose")
+
+// writers write marked moments from many connections until stop, one in three
+// transactions rolled back, with stalls, and updates of rows of their own.
+type writers struct {
+	pool    *pgxpool.Pool
+	streams []string
+	stall   time.Duration
+	commits atomic.Int64
+	wg      sync.WaitGroup
+	stop    context.CancelFunc
+}
+
+func startWriters(t *testing.T, databaseURL string, n int, stall time.Duration, streams []string) *writers {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = int32(n) //nolint:gosec // a few dozen
+	config.ConnConfig.ConnectTimeout = 2 * time.Second
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &writers{pool: pool, streams: streams, stall: stall, stop: cancel}
+	for i := range n {
+		w.wg.Go(func() { w.run(ctx, i+1) })
+	}
+	t.Cleanup(w.end)
+	return w
+}
+
+// end stops the writers and waits for them.
+func (w *writers) end() {
+	w.stop()
+	w.wg.Wait()
+	w.pool.Close()
+}
+
+func (w *writers) run(ctx context.Context, writer int) {
+	rng := rand.New(rand.NewPCG(uint64(writer), 7)) //nolint:gosec // a test's choices
+	for number := 1; ctx.Err() == nil; number++ {
+		err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+			stream := w.streams[rng.IntN(len(w.streams))]
+			id := fmt.Sprintf("%d/%d", writer, number)
+			if _, err := tx.Exec(ctx, `INSERT INTO moments (moment_id, stream_id, timestamp, metric_value) VALUES ($1, $2, now(), 0)`, id, stream); err != nil {
+				return err
+			}
+			if rng.IntN(4) == 0 && number > 1 {
+				old := fmt.Sprintf("%d/%d", writer, 1+rng.IntN(number-1))
+				if _, err := tx.Exec(ctx, `UPDATE moments SET metric_value = metric_value + 1 WHERE moment_id = $1 AND metric_value < 3`, old); err != nil {
+					return err
+				}
+			}
+			if w.stall > 0 {
+				wait(ctx, time.Duration(rng.Int64N(int64(w.stall))))
+			}
+			if rng.IntN(3) == 0 {
+				return errRollback
+			}
+			return nil
+		})
+		switch {
+		case err == nil:
+			w.commits.Add(1)
+		case !errors.Is(err, errRollback):
+			wait(ctx, 20*time.Millisecond) // the server is away
+		}
+	}
+}
+
+// wait is a pause that belongs to the load, not a wait for something to happen.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// every calls f each time d has passed, until the context ends.
+func every(ctx context.Context, wg *sync.WaitGroup, d time.Duration, f func()) {
+	wg.Go(func() {
+		for {
+			if wait(ctx, d); ctx.Err() != nil {
+				return
+			}
+			f()
+		}
+	})
+}
+
+func makeStreams(t *testing.T, databaseURL string, n int) []string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	streams := make([]string, n)
+	for i := range streams {
+		streams[i] = fmt.Sprintf("stream-%d", i+1)
+		if _, err := conn.Exec(t.Context(), `INSERT INTO streams (stream_id) VALUES ($1)`, streams[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return streams
+}
+
+// settle waits until every client has what the tables have, and compares.
+func settle(t *testing.T, databaseURL string, clients map[string]*record) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	total := 0
+	for id, r := range clients {
+		want := table(t.Context(), t, conn, id)
+		total += len(want)
+		deadline := time.Now().Add(20 * time.Second)
+		for time.Now().Before(deadline) {
+			live, _ := r.events(t)
+			have := make(map[mark]bool)
+			for _, m := range marks(t, live) {
+				have[m] = true
+			}
+			missing := maps.Clone(want)
+			maps.DeleteFunc(missing, func(m mark, _ bool) bool { return have[m] })
+			if len(missing) == 0 {
+				break
+			}
+			wait(t.Context(), 100*time.Millisecond)
+		}
+		checkComplete(t, id, r, want)
+	}
+	t.Logf("%d rows of %d streams compared", total, len(clients))
+}
+
+func sumEpochs(t *testing.T, listeners ...*telemetra) float64 {
+	t.Helper()
+	sum := 0.0
+	for _, l := range listeners {
+		for reason, n := range l.epochs(t) {
+			if reason != "first" {
+				t.Logf("%v epochs for %s", n, reason)
+				sum += n
+			}
+		}
+	}
+	return sum
+}
+
+// TestNothingIsLostWhileListenersDie is the promise of the pipeline under what
+// happens to it: writers at full speed, LISTEN backends that are terminated,
+// listeners that are killed.
+func TestNothingIsLostWhileListenersDie(t *testing.T) {
+	const duration = 22 * time.Second
+	databaseURL := localtest.Postgres(t, sql.Migrate)
+	redis := localtest.Redis(t)
+	streams := makeStreams(t, databaseURL, 8)
+
+	steady := startTelemetra(t, databaseURL, redis.URL(), "listener")
+	steady.awaitReady(t)
+	gateway := startTelemetra(t, databaseURL, redis.URL(), "gateway")
+	clients := make(map[string]*record)
+	for _, id := range streams {
+		clients[id] = watch(t, gateway.addr, id)
+		localtest.Eventually(t, "connected", func() bool { return clients[id].has("connected") })
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), duration)
+	defer cancel()
+	w := startWriters(t, databaseURL, 40, 60*time.Millisecond, streams)
+	var wg sync.WaitGroup
+	kills, terminated := 0, 0
+	mortal, err := launch(databaseURL, redis.URL(), "listener")
+	if err != nil {
+		t.Fatal(err)
+	}
+	every(ctx, &wg, 3*time.Second, func() {
+		mortal.kill()
+		kills++
+		if mortal, err = launch(databaseURL, redis.URL(), "listener"); err != nil {
+			t.Error(err)
+		}
+	})
+	admin, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	every(ctx, &wg, 2*time.Second, func() {
+		var n int
+		err := admin.QueryRow(t.Context(), `
+			SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+			WHERE datname = current_database() AND query ILIKE 'listen %'`).Scan(&n)
+		if err != nil {
+			t.Error(err)
+		}
+		terminated += n
+	})
+	wg.Wait()
+	w.end()
+	settle(t, databaseURL, clients)
+	if got := sumEpochs(t, steady, mortal); got != 0 {
+		t.Errorf("%v epochs were opened, want 0", got)
+	}
+	if kills < 5 || terminated < 10 || w.commits.Load() < 1000 {
+		t.Errorf("too little happened: %d kills, %d LISTEN backends terminated, %d commits", kills, terminated, w.commits.Load())
+	}
+	t.Logf("%d commits, %d kills, %d LISTEN backends terminated", w.commits.Load(), kills, terminated)
+	mortal.stop(t)
+	_ = admin.Close(context.Background())
+}
