@@ -113,6 +113,29 @@ func WriteJob(ctx context.Context, to Sender, rows *JobRows) error {
 	return nil
 }
 
+// InsertSummary writes one row as a transaction of its own.
+func InsertSummary(ctx context.Context, conn *pgx.Conn, s *SummaryRow) error {
+	if _, err := conn.Exec(ctx, insertSummarySQL, s.StreamID, s.WindowStart, s.WindowEnd, s.ChatCount, s.UniqueChatters, s.TopEmotes,
+		s.AvgSentiment, s.ChatRate, s.AvgViewers, s.ZScore, s.IsAnomaly); err != nil {
+		return fmt.Errorf("write summary: %w", err)
+	}
+	return nil
+}
+
+const bulkSummariesSQL = `
+INSERT INTO public.chat_summary_minute (stream_id, window_start, window_end, chat_count, unique_chatters, top_emotes,
+                                        avg_sentiment, chat_rate, avg_viewers, z_score, is_anomaly)
+SELECT $1, now(), now(), n, 57, '{Kappa,Kappa,LUL,PogChamp}', 0.25, 3.5, 1234.5, 0.4, false
+FROM generate_series(1, $2::int) AS n`
+
+// BulkSummaries writes n rows as one transaction, as a backfill does.
+func (db *DB) BulkSummaries(ctx context.Context, streamID string, n int) error {
+	if _, err := db.Pool.Exec(ctx, bulkSummariesSQL, streamID, n); err != nil {
+		return fmt.Errorf("write %d summaries: %w", n, err)
+	}
+	return nil
+}
+
 const newestWindowSQL = `SELECT max(window_start)::timestamptz FROM public.chat_summary_minute WHERE stream_id = $1`
 
 // NewestWindow is the start of a stream's newest window, or the zero time.

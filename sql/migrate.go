@@ -44,6 +44,15 @@ func (m *Migrator) Up(ctx context.Context) error {
 	return m.run(ctx, func(ctx context.Context, t *migrate.Migrator) error { return t.Migrate(ctx) })
 }
 
+// tablesOnly is the migration that has made the tables and captures nothing yet.
+const tablesOnly = 2
+
+// Tables applies the migrations that make the tables, and not those that capture
+// changes: the plain tables that the bench compares with.
+func (m *Migrator) Tables(ctx context.Context) error {
+	return m.run(ctx, func(ctx context.Context, t *migrate.Migrator) error { return t.MigrateTo(ctx, tablesOnly) })
+}
+
 // Down takes away what Up has added, and no row.
 func (m *Migrator) Down(ctx context.Context) error {
 	return m.run(ctx, func(ctx context.Context, t *migrate.Migrator) error { return t.MigrateTo(ctx, 0) })

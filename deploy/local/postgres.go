@@ -227,6 +227,16 @@ func (p *Postgres) ping(ctx context.Context) (err error) {
 	return conn.Close(ctx)
 }
 
+// CreateDatabase makes an empty database.
+func (p *Postgres) CreateDatabase(ctx context.Context, name string) error {
+	conn, err := pgconn.Connect(ctx, p.URL("postgres"))
+	if err != nil {
+		return fmt.Errorf("create database %s: %w", name, err)
+	}
+	err = conn.Exec(ctx, `CREATE DATABASE "`+name+`"`).Close()
+	return errors.Join(err, conn.Close(ctx))
+}
+
 // URL is where clients find a database of it.
 func (p *Postgres) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", p.config.Port, database)

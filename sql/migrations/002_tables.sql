@@ -158,12 +158,41 @@ $$;
 
 DROP TABLE contract;
 
+-- An index whose concurrent build broke off is there and of no use.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOR name IN
+        SELECT c.relname FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+        WHERE c.relnamespace = 'public'::regnamespace AND NOT i.indisvalid
+          AND c.relname LIKE 'telemetra\_%\_stream'
+    LOOP
+        EXECUTE format('DROP INDEX public.%I', name);
+        COMMIT;
+    END LOOP;
+END
+$$;
+
+-- Reads: the newest rows of a stream. A concurrent build waits for the
+-- transactions that are open, and holds up neither readers nor writers meanwhile.
+SET lock_timeout = 0;
+
+CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_summary_stream ON public.chat_summary_minute (stream_id, window_start DESC NULLS LAST);
+CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_moments_stream ON public.moments (stream_id, "timestamp" DESC NULLS LAST);
+CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_viewers_stream ON public.viewer_timeseries (stream_id, "timestamp" DESC NULLS LAST);
+
 ---- create above / drop below ----
 
 ---- tern: disable-tx ----
 -- Rows are never removed: a table that "up" created goes when it is empty, a
 -- column that it added when nothing was ever written to it.
 SET lock_timeout = '200ms';
+
+DROP INDEX IF EXISTS public.telemetra_summary_stream;
+DROP INDEX IF EXISTS public.telemetra_moments_stream;
+DROP INDEX IF EXISTS public.telemetra_viewers_stream;
 
 DO $$
 DECLARE

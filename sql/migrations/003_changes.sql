@@ -54,7 +54,7 @@ BEGIN
         SELECT c.relname FROM pg_catalog.pg_index i
         JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
         WHERE c.relnamespace = 'public'::regnamespace AND NOT i.indisvalid
-          AND c.relname LIKE 'telemetra\_%'
+          AND c.relname LIKE 'telemetra\_%\_change'
     LOOP
         EXECUTE format('DROP INDEX public.%I', name);
         COMMIT;
@@ -71,11 +71,6 @@ CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_moments_change ON public.momen
 CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_streams_change ON public.streams (change_xid) WHERE change_xid IS NOT NULL;
 CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_viewers_change ON public.viewer_timeseries (change_xid) WHERE change_xid IS NOT NULL;
 
--- Reads: the newest rows of a stream.
-CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_summary_stream ON public.chat_summary_minute (stream_id, window_start DESC NULLS LAST);
-CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_moments_stream ON public.moments (stream_id, "timestamp" DESC NULLS LAST);
-CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_viewers_stream ON public.viewer_timeseries (stream_id, "timestamp" DESC NULLS LAST);
-
 ---- create above / drop below ----
 
 ---- tern: disable-tx ----
@@ -91,7 +86,7 @@ BEGIN
         FOR name IN
             SELECT c.relname FROM pg_catalog.pg_index i
             JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-            WHERE i.indrelid = to_regclass(format('public.%I', tab)) AND c.relname LIKE 'telemetra\_%'
+            WHERE i.indrelid = to_regclass(format('public.%I', tab)) AND c.relname LIKE 'telemetra\_%\_change'
         LOOP
             EXECUTE format('DROP INDEX public.%I', name);
         END LOOP;

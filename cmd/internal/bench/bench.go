@@ -1,0 +1,188 @@
+// Package bench measures Telemetra as its users would: against a telemetra that
+// runs as a process of its own, with private servers, and always beside a floor
+// measured in the same run, because machines are noisy and ratios are not.
+package bench
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/telemetra/telemetra/deploy/local"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// Config says what is measured and for how long.
+type Config struct {
+	Only     []string      `enum:"latency,writers,backlog" placeholder:"NAME" help:"Measure only these: latency, writers, backlog. Default: latency and writers."`
+	Duration time.Duration `default:"20s" help:"How long latency is measured."`
+	Round    time.Duration `default:"4s" help:"Length of one round of writers; each side has five."`
+	Rows     int           `default:"1000000" help:"Rows of the backlog."`
+	JSON     bool          `name:"json" help:"Print JSON instead of a table."`
+}
+
+// Validate names the setting that cannot work, its value, and what is allowed.
+func (c *Config) Validate() error {
+	switch {
+	case c.Duration < time.Second || c.Duration > time.Hour:
+		return fmt.Errorf("--duration is %s; allowed are 1s to 1h", c.Duration)
+	case c.Round < 100*time.Millisecond || c.Round > 10*time.Minute:
+		return fmt.Errorf("--round is %s; allowed are 100ms to 10m", c.Round)
+	case c.Rows < 1000 || c.Rows > 100_000_000:
+		return fmt.Errorf("--rows is %d; allowed are 1000 to 100000000", c.Rows)
+	}
+	return nil
+}
+
+// Figure is one result.
+type Figure struct {
+	Name   string  `json:"name"`
+	Value  float64 `json:"value"`
+	Unit   string  `json:"unit"`
+	Target string  `json:"target,omitempty"` // "≤ 3", "≥ 0.9"; empty for what is only told
+	Met    *bool   `json:"met,omitempty"`
+}
+
+// atMost and atLeast make figures with a target.
+func atMost(name string, value, target float64, unit string) Figure {
+	met := value <= target
+	return Figure{Name: name, Value: value, Unit: unit, Target: fmt.Sprintf("≤ %g", target), Met: &met}
+}
+
+func atLeast(name string, value, target float64, unit string) Figure {
+	met := value >= target
+	return Figure{Name: name, Value: value, Unit: unit, Target: fmt.Sprintf("≥ %g", target), Met: &met}
+}
+
+// Run measures what is asked for and prints it. log gets what happens meanwhile.
+func Run(ctx context.Context, c Config, out, log io.Writer) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	if len(c.Only) == 0 {
+		c.Only = []string{"latency", "writers"}
+	}
+	var figures []Figure
+	for _, name := range c.Only {
+		measure := map[string]func(context.Context, *bench) ([]Figure, error){
+			"latency": latency, "writers": writers, "backlog": backlog,
+		}[name]
+		_, _ = fmt.Fprintf(log, "measuring %s\n", name) // progress
+		some, err := withServers(ctx, c, log, measure)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		figures = append(figures, some...)
+	}
+	return report(out, figures, c.JSON)
+}
+
+// bench is the set-up of one measurement.
+type bench struct {
+	config   Config
+	log      io.Writer
+	postgres *local.Postgres
+	redis    *local.Redis
+	// url is a migrated database.
+	url string
+}
+
+func withServers(ctx context.Context, c Config, log io.Writer, measure func(context.Context, *bench) ([]Figure, error)) (figures []Figure, err error) {
+	b := &bench{config: c, log: log}
+	b.postgres, err = local.StartPostgres(ctx, local.PostgresConfig{Settings: map[string]string{
+		"max_connections": "200", "shared_buffers": "256MB", "max_wal_size": "4GB",
+	}})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.postgres.Close()) }()
+	if b.redis, err = local.StartRedis(ctx, local.RedisConfig{}); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.redis.Close()) }()
+	b.url = b.postgres.URL("postgres")
+	if err := sql.Migrate(ctx, b.url); err != nil {
+		return nil, err
+	}
+	return measure(ctx, b)
+}
+
+// open opens a database of the bench for its own statements.
+func open(ctx context.Context, url string, connections int32) (*sql.DB, error) {
+	return sql.Open(ctx, sql.Config{DatabaseURL: url, PoolMin: 0, PoolMax: connections, TimeZone: "UTC"})
+}
+
+// process is a telemetra that runs beside the bench.
+type process struct {
+	cmd     *exec.Cmd
+	address string
+	done    chan struct{}
+}
+
+// start runs a command of this very program on a free port and waits until it
+// serves.
+func (b *bench) start(ctx context.Context, command string) (*process, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, program, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO") //nolint:gosec // ourselves
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+b.url, "REDIS_URL="+b.redis.URL())
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	ready := make(chan string, 2)
+	go func() {
+		defer close(p.done)
+		defer close(ready)
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			var entry struct{ Message, Address string }
+			if json.Unmarshal(lines.Bytes(), &entry) != nil {
+				continue
+			}
+			switch entry.Message {
+			case "started":
+				p.address = entry.Address
+			case "publishing":
+				ready <- entry.Message
+			}
+		}
+		_ = cmd.Wait() // it is ended by us
+	}()
+	select {
+	case _, ok := <-ready:
+		if !ok {
+			return nil, fmt.Errorf("telemetra %s did not start", command)
+		}
+		return p, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// stop ends the process and returns the most memory that it has used, in bytes.
+func (p *process) stop() (memory int64, err error) {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return 0, err
+	}
+	<-p.done
+	usage, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return 0, errors.New("this system does not tell what a process has used")
+	}
+	return usage.Maxrss * maxrssUnit, nil
+}

@@ -1,0 +1,205 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/lxzan/gws"
+
+	"github.com/telemetra/telemetra/sql"
+)
+
+// The load of the latency figure.
+const (
+	latencyStreams = 10
+	latencyClients = 100
+	latencyRate    = 100 // inserts a second
+	warmUp         = 2 * time.Second
+)
+
+// latency measures from just before an INSERT is sent until its frame is in the
+// client.
+func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
+	db, err := open(ctx, b.url, 8)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	streams := streamRows(latencyStreams)
+	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: streams}); err != nil {
+		return nil, err
+	}
+	serve, err := b.start(ctx, "serve")
+	if err != nil {
+		return nil, err
+	}
+	l := &latencyRun{histogram: hdrhistogram.New(1, 60_000_000, 3)}
+	if err := l.connect(serve.address, streams); err != nil {
+		return nil, err
+	}
+	if err := l.write(ctx, db, streams, b.config.Duration+warmUp); err != nil {
+		return nil, err
+	}
+	l.close()
+	if _, err := serve.stop(); err != nil {
+		return nil, err
+	}
+	ms := func(q float64) float64 { return float64(l.histogram.ValueAtQuantile(q)) / 1000 }
+	return []Figure{
+		atMost("latency p50", ms(50), 3, "ms"),
+		atMost("latency p99", ms(99), 20, "ms"),
+		{Name: "latency p99.9", Value: ms(99.9), Unit: "ms"},
+		{Name: "latency max", Value: float64(l.histogram.Max()) / 1000, Unit: "ms"},
+		atLeast("frames delivered ÷ expected", float64(l.received.Load())/float64(l.expected), 1, ""),
+	}, nil
+}
+
+func streamRows(n int) []sql.StreamRow {
+	rows := make([]sql.StreamRow, n)
+	for i := range rows {
+		rows[i] = sql.StreamRow{StreamID: fmt.Sprintf("bench_%d", i+1), Title: "bench", IsLive: true, At: time.Now()}
+	}
+	return rows
+}
+
+// latencyRun is shared by the writer and the clients.
+type latencyRun struct {
+	conns    []*gws.Conn
+	readers  sync.WaitGroup
+	ready    sync.WaitGroup
+	sent     sync.Map // number of the insert to when it was sent
+	received atomic.Int64
+	expected int64
+
+	mu        sync.Mutex
+	histogram *hdrhistogram.Histogram // microseconds
+}
+
+func (l *latencyRun) connect(address string, streams []sql.StreamRow) error {
+	for i := range latencyClients {
+		l.ready.Add(1)
+		conn, _, err := gws.NewClient(&latencyClient{run: l}, &gws.ClientOption{
+			Addr: "ws://" + address + "/ws/live/" + streams[i%len(streams)].StreamID,
+		})
+		if err != nil {
+			return fmt.Errorf("connect client %d: %w", i+1, err)
+		}
+		l.conns = append(l.conns, conn)
+		l.readers.Go(conn.ReadLoop)
+	}
+	l.ready.Wait()
+	return nil
+}
+
+func (l *latencyRun) close() {
+	for _, c := range l.conns {
+		_ = c.NetConn().Close() // the measurement is over
+	}
+	l.readers.Wait()
+}
+
+// write inserts at a fixed rate, each row in a transaction of its own, and waits
+// for the last frames.
+func (l *latencyRun) write(ctx context.Context, db *sql.DB, streams []sql.StreamRow, d time.Duration) error {
+	tick := time.NewTicker(time.Second / latencyRate)
+	defer tick.Stop()
+	began := time.Now()
+	var wg sync.WaitGroup
+	var failed atomic.Pointer[error]
+	for number := 1; time.Since(began) < d; number++ {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		counted := time.Since(began) > warmUp
+		if counted {
+			l.expected += latencyClients / latencyStreams
+		}
+		wg.Go(func() {
+			rows := sql.JobRows{Summaries: []sql.SummaryRow{summary(streams[number%len(streams)].StreamID, number)}}
+			if counted {
+				l.sent.Store(number, time.Now())
+			}
+			if err := sql.WriteJob(ctx, db.Pool, &rows); err != nil {
+				failed.Store(&err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	const patience = 5 * time.Second
+	for deadline := time.Now().Add(patience); l.received.Load() < l.expected; {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d frames have not come within %s", l.expected-l.received.Load(), l.expected, patience)
+		}
+		<-tick.C
+	}
+	return nil
+}
+
+// summary is a typical row; its chat_count is the number of the insert.
+func summary(streamID string, number int) sql.SummaryRow {
+	at := time.Now().Truncate(time.Minute)
+	return sql.SummaryRow{
+		StreamID: streamID, WindowStart: at, WindowEnd: at.Add(time.Minute),
+		ChatCount: int32(number), UniqueChatters: 57, TopEmotes: []string{"Kappa", "Kappa", "LUL", "PogChamp"}, //nolint:gosec // far below
+		AvgSentiment: 0.25, ChatRate: 3.5, AvgViewers: 1234.5, ZScore: 0.4,
+	}
+}
+
+// latencyClient reads the frames of one socket.
+type latencyClient struct {
+	gws.BuiltinEventHandler
+	run   *latencyRun
+	begun bool
+}
+
+// OnPing answers as a browser does.
+func (*latencyClient) OnPing(c *gws.Conn, payload []byte) { _ = c.WritePong(payload) }
+
+// OnMessage takes the time of a frame.
+func (c *latencyClient) OnMessage(_ *gws.Conn, m *gws.Message) {
+	now := time.Now()
+	defer func() { _ = m.Close() }()
+	if !c.begun {
+		c.begun = true
+		c.run.ready.Done()
+	}
+	number, err := chatCount(m.Bytes())
+	if err != nil || bytes.Contains(m.Bytes(), []byte(`"state":true`)) {
+		return
+	}
+	sent, ok := c.run.sent.Load(number)
+	if !ok {
+		return // of the warm-up
+	}
+	at, ok := sent.(time.Time)
+	if !ok {
+		return
+	}
+	c.run.mu.Lock()
+	_ = c.run.histogram.RecordValue(now.Sub(at).Microseconds()) // within a minute
+	c.run.mu.Unlock()
+	c.run.received.Add(1)
+}
+
+var errNoCount = errors.New("no metrics frame")
+
+func chatCount(frame []byte) (int, error) {
+	_, rest, ok := bytes.Cut(frame, []byte(`"chat_count":`))
+	if !ok {
+		return 0, errNoCount
+	}
+	digits, _, _ := bytes.Cut(rest, []byte{','})
+	return strconv.Atoi(string(digits))
+}

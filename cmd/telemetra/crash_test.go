@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// TestPostgresCrashesLoseNothing crashes the server under writers of whom many
+// roll back, so that transaction ids are handed out again: first before anything
+// of theirs was published, then again and again, the whole server and single
+// backends.
+func TestPostgresCrashesLoseNothing(t *testing.T) {
+	server := localtest.PostgresServer(t)
+	databaseURL := server.URL("postgres")
+	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
+		t.Fatal(err)
+	}
+	redis := localtest.Redis(t)
+	streams := makeStreams(t, databaseURL, 4)
+
+	l := startTelemetra(t, databaseURL, redis.URL(), "listener")
+	l.awaitReady(t)
+	gateway := startTelemetra(t, databaseURL, redis.URL(), "gateway")
+	clients := make(map[string]*record)
+	for _, id := range streams {
+		clients[id] = watch(t, gateway.addr, id)
+		localtest.Eventually(t, "connected", func() bool { return clients[id].has("connected") })
+	}
+
+	crash := func() {
+		t.Helper()
+		if err := server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Ids that are used up and never flushed: the crash gives them out again.
+	rollBack(t, databaseURL, 50)
+	crash()
+
+	w := startWriters(t, databaseURL, 20, 20*time.Millisecond, streams)
+	for i := range 4 {
+		before := w.commits.Load()
+		localtest.Eventually(t, "commits after a crash", func() bool { return w.commits.Load() > before+200 })
+		if i%2 == 0 {
+			crash()
+		} else {
+			killBackend(t, databaseURL)
+		}
+	}
+	before := w.commits.Load()
+	localtest.Eventually(t, "commits after the last crash", func() bool { return w.commits.Load() > before+200 })
+	w.end()
+	l.awaitReady(t)
+	settle(t, databaseURL, clients)
+	if got := sumEpochs(t, l); got != 0 {
+		t.Errorf("%v epochs were opened, want 0", got)
+	}
+}
+
+func rollBack(t *testing.T, databaseURL string, n int) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	for i := range n {
+		tx, err := conn.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), `INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ($1, 'stream-1', now())`, fmt.Sprint("gone/", i)); err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// killBackend kills one backend, after which Postgres restarts all of them.
+func killBackend(t *testing.T, databaseURL string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if err := syscall.Kill(int(conn.PgConn().PID()), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "recovery", func() bool {
+		c, err := pgx.Connect(t.Context(), databaseURL)
+		if err != nil {
+			return false
+		}
+		return c.Close(t.Context()) == nil
+	})
+}
+
+// TestOpenTransactionDelaysNobody has a transaction with a million rows open
+// beside others, whose rows must arrive as if it were not there.
+func TestOpenTransactionDelaysNobody(t *testing.T) {
+	databaseURL := localtest.Postgres(t, sql.Migrate)
+	redis := localtest.Redis(t)
+	streams := makeStreams(t, databaseURL, 2)
+	serve := startTelemetra(t, databaseURL, redis.URL(), "serve")
+	serve.awaitReady(t)
+	clients := map[string]*record{}
+	for _, id := range streams {
+		clients[id] = watch(t, serve.addr, id)
+		localtest.Eventually(t, "connected", func() bool { return clients[id].has("connected") })
+	}
+
+	big, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = big.Close(context.Background()) }()
+	tx, err := big.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `
+		INSERT INTO chat_summary_minute (stream_id, window_start, chat_count)
+		SELECT 'stream-1', now(), n FROM generate_series(1, 1000000) AS n`); err != nil {
+		t.Fatal(err)
+	}
+	w := startWriters(t, databaseURL, 4, 0, streams)
+	localtest.Eventually(t, "commits beside the open transaction", func() bool { return w.commits.Load() > 500 })
+	w.end()
+	settle(t, databaseURL, clients)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := sumEpochs(t, serve); got != 0 {
+		t.Errorf("%v epochs were opened, want 0", got)
+	}
+	for id, r := range clients {
+		live, _ := r.events(t)
+		for _, f := range live {
+			if f.Type == "metrics" {
+				t.Fatalf("%s: a row of the transaction that was rolled back has arrived", id)
+			}
+		}
+	}
+}
+
+// TestDependenciesThatAreAway starts before its servers and goes on without
+// being started again.
+func TestDependenciesThatAreAway(t *testing.T) {
+	server := localtest.PostgresServer(t)
+	databaseURL := server.URL("postgres")
+	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
+		t.Fatal(err)
+	}
+	redis := localtest.Redis(t)
+	makeStreams(t, databaseURL, 1)
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := redis.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	serve := startTelemetra(t, databaseURL, redis.URL(), "serve")
+	if status, body := serve.get(t, "/health"); status != http.StatusOK {
+		t.Errorf("/health: %d %s", status, body)
+	}
+	localtest.Eventually(t, "/readyz with the reason", func() bool {
+		status, body := serve.get(t, "/readyz")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "redis")
+	})
+	if err := redis.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "/readyz with the other reason", func() bool {
+		status, body := serve.get(t, "/readyz")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "postgres")
+	})
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	serve.awaitReady(t)
+	r := watch(t, serve.addr, "stream-1")
+	localtest.Eventually(t, "the stream", func() bool { return r.has("stream") })
+	lines := strings.Count(serve.log.String(), "\n") + 1
+	if lines > 25 {
+		t.Errorf("%d lines were logged, want one for each change of state:\n%s", lines, serve.log)
+	}
+}
