@@ -81,12 +81,17 @@ func (o *object) time(name string, v Time) {
 }
 
 // json writes JSON text that Postgres holds. It is compacted, because a json
-// column keeps the writer's line breaks and a frame must be one line.
+// column keeps the writer's line breaks and a frame must be one line. Invalid
+// UTF-8 can only stand in its strings and becomes U+FFFD there: a client must
+// close a socket that brings it (RFC 6455, 8.1).
 func (o *object) json(name string, text []byte) error {
 	o.name(name)
 	if text == nil {
 		o.null()
 		return nil
+	}
+	if !utf8.Valid(text) {
+		text = bytes.ToValidUTF8(text, []byte("\ufffd"))
 	}
 	b := bytes.NewBuffer(o.dst)
 	if err := json.Compact(b, text); err != nil {
