@@ -25,6 +25,13 @@ const (
 	// before each look, until it publishes a batch itself.
 	headStart = 100 * time.Millisecond
 
+	// busy is how many changes make a drain one of many: then notifications
+	// only cost the writers time, and the next look waits for a batch to gather.
+	busy        = 4
+	leastGather = 2 * time.Millisecond
+	gatherARow  = 50 * time.Microsecond
+	mostGather  = 10 * time.Millisecond
+
 	leastBackoff = 50 * time.Millisecond
 	mostBackoff  = time.Second
 )
@@ -47,6 +54,9 @@ func (l *Listener) drains(ctx context.Context) error {
 			}
 			l.pause(ctx, backoff/2+rand.N(backoff), false) //nolint:gosec // jitter
 			backoff, step = min(2*backoff, mostBackoff), 0
+		case n >= busy:
+			backoff, step = leastBackoff, 0
+			l.pause(ctx, min(leastGather+time.Duration(n)*gatherARow, mostGather), false)
 		case n > 0:
 			backoff, step = leastBackoff, 0
 		default:
@@ -96,6 +106,9 @@ func (l *Listener) drain(ctx context.Context) (n int, err error) {
 	}
 	began := time.Now()
 	n, err = l.publishChanges(ctx)
+	if err == nil {
+		err = l.gate(ctx, n >= busy)
+	}
 	var fromRedis *redisError
 	switch {
 	case err == nil:
@@ -113,6 +126,22 @@ func (l *Listener) drain(ctx context.Context) (n int, err error) {
 		return 0, l.openEpoch(ctx, l.current, resetDamaged, damaged.Reason)
 	}
 	return n, err
+}
+
+// gate keeps writers from notifying while the listener is busy anyway. Opening it
+// comes before the looks of an idle listener, which find who went by meanwhile.
+func (l *Listener) gate(ctx context.Context, shut bool) (err error) {
+	if shut == l.shut {
+		return nil
+	}
+	l.startReading()
+	defer l.stopReading()
+	if shut {
+		l.shut, err = l.drainer.ShutGate(ctx)
+		return err
+	}
+	l.shut = false
+	return l.drainer.OpenGate(ctx)
 }
 
 // publishChanges is one reading of Postgres.
@@ -270,6 +299,6 @@ func (l *Listener) dropDrainer() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = l.drainer.Close(ctx) // it is given up for an error that is reported
-	l.drainer = nil
+	_ = l.drainer.Close(ctx)       // it is given up for an error that is reported
+	l.drainer, l.shut = nil, false // the gate was the session's
 }

@@ -153,6 +153,34 @@ func (db *DB) Drainer(ctx context.Context) (*Drainer, error) {
 // PID is the backend's process id, for DB.Working.
 func (d *Drainer) PID() uint32 { return d.conn.PgConn().PID() }
 
+// gateSQL is the lock that a transaction tries for before it notifies; see
+// telemetra.wake.
+const gateSQL = `((x'74656c65'::bigint << 32) | 'telemetra.change_id_seq'::regclass::oid::bigint)`
+
+const (
+	shutGateSQL = `SELECT pg_try_advisory_lock(` + gateSQL + `)`
+	openGateSQL = `SELECT pg_advisory_unlock(` + gateSQL + `)`
+)
+
+// ShutGate makes writers go by without a NOTIFY, until OpenGate or the end of
+// the session: whoever reads all the time need not be woken. False: somebody
+// else holds the gate.
+func (d *Drainer) ShutGate(ctx context.Context) (shut bool, err error) {
+	if err := d.conn.QueryRow(ctx, shutGateSQL).Scan(&shut); err != nil {
+		return false, fmt.Errorf("shut gate: %w", err)
+	}
+	return shut, nil
+}
+
+// OpenGate lets writers notify again. What was committed without must be looked
+// for afterwards.
+func (d *Drainer) OpenGate(ctx context.Context) error {
+	if _, err := d.conn.Exec(ctx, openGateSQL); err != nil {
+		return fmt.Errorf("open gate: %w", err)
+	}
+	return nil
+}
+
 // Close ends the session.
 func (d *Drainer) Close(ctx context.Context) error { return d.conn.Close(ctx) }
 
