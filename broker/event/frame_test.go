@@ -23,7 +23,6 @@ var (
 
 func at(t time.Time) Time    { return Time{Time: t, Valid: true} }
 func number(f float64) Float { return Float{Float64: f, Valid: true} }
-func ptr[T any](v T) *T      { return &v }
 func splice(p Pending, id ID) []byte { // as publish.lua does
 	var b []byte
 	b = append(b, id.String()...)
@@ -49,16 +48,16 @@ func publish(tb testing.TB, c *Change, id ID) Message {
 func fullMetric() *Metric {
 	return &Metric{
 		StreamID: "demo", WindowStart: at(windowStart), WindowEnd: at(windowStart.Add(time.Minute)),
-		ChatCount: ptr(int64(120)), UniqueChatters: ptr(int64(80)),
+		ChatCount: new(int64(120)), UniqueChatters: new(int64(80)),
 		TopEmotes: []string{"Kappa", "PogChamp", "Kappa"}, AvgSentiment: number(-0.25), ChatRate: number(2),
-		AvgViewers: number(1500.5), ZScore: number(1.75), IsAnomaly: ptr(false),
+		AvgViewers: number(1500.5), ZScore: number(1.75), IsAnomaly: new(false),
 	}
 }
 
 func fullMoment() *Moment {
 	return &Moment{
 		MomentID: "m-1", StreamID: "demo", Timestamp: at(windowStart.Add(30 * time.Second)),
-		MomentType: ptr("chat_spike"), Description: ptr(`chat "exploded"`), MetricName: ptr("chat_rate"),
+		MomentType: new("chat_spike"), Description: new(`chat "exploded"`), MetricName: new("chat_rate"),
 		MetricValue: number(12.5), Threshold: number(3), ZScore: number(4.5),
 		Metadata: []byte("{\n  \"top\": [1, 2],\r\n  \"by\": \"a b\"\n}"),
 	}
@@ -77,13 +76,13 @@ func rows() map[string]Row {
 		"moment":            fullMoment(),
 		"moment_null":       &Moment{MomentID: "m-2", StreamID: "demo"},
 		"moment_infinite_z": &Moment{MomentID: "m-3", StreamID: "demo", Timestamp: infinite, ZScore: number(math.Inf(-1)), Threshold: number(math.NaN())},
-		"moment_text":       &Moment{MomentID: "\xff\u2028id", StreamID: "流/😀 %2F", Description: ptr("tab\tline\nnul\x00del\x7f\u2029\\\"</script>\xc3"), Metadata: []byte("\"\u2028\"")},
+		"moment_text":       &Moment{MomentID: "\xff\u2028id", StreamID: "流/😀 %2F", Description: new("tab\tline\nnul\x00del\x7f\u2029\\\"</script>\xc3"), Metadata: []byte("\"\u2028\"")},
 		"stream": &Stream{
-			StreamID: "demo", Title: ptr("Demo 🎮"), CreatedAt: at(windowStart), UpdatedAt: at(changedAt),
-			IsLive: ptr(true), ViewerCount: ptr(int64(7)), LastWindowEnd: at(windowStart.Add(time.Minute)),
+			StreamID: "demo", Title: new("Demo 🎮"), CreatedAt: at(windowStart), UpdatedAt: at(changedAt),
+			IsLive: new(true), ViewerCount: new(int64(7)), LastWindowEnd: at(windowStart.Add(time.Minute)),
 		},
 		"stream_null":  &Stream{StreamID: "demo"},
-		"viewers":      &Viewers{StreamID: "demo", Timestamp: at(windowStart), ViewerCount: ptr(int64(9)), UniqueViewers: ptr(int64(5))},
+		"viewers":      &Viewers{StreamID: "demo", Timestamp: at(windowStart), ViewerCount: new(int64(9)), UniqueViewers: new(int64(5))},
 		"viewers_null": &Viewers{StreamID: "demo", Timestamp: noTime},
 	}
 }
@@ -131,11 +130,11 @@ func TestFramesStayAsTheyAre(t *testing.T) {
 func TestAnyRowMakesAFrame(t *testing.T) {
 	large := []byte(`{"blob":"` + strings.Repeat("x", 1<<20) + "\",\n\"n\":[1,\r\n2]}")
 	for name, row := range map[string]Row{
-		"invalid UTF-8":           &Moment{MomentID: "a\xfe", StreamID: "s", MomentType: ptr("\x80"), Metadata: []byte(`{}`)},
+		"invalid UTF-8":           &Moment{MomentID: "a\xfe", StreamID: "s", MomentType: new("\x80"), Metadata: []byte(`{}`)},
 		"invalid UTF-8 metadata":  &Moment{MomentID: "a", StreamID: "s", Metadata: []byte("{\"k\xff\":\"v\xc3\"}")},
-		"surrogate":               &Moment{MomentID: "a", StreamID: "s", Description: ptr("\xed\xa0\x80")},
-		"line separators":         &Stream{StreamID: "s", Title: ptr("\u2028\u2029\u0085\r\n")},
-		"emoji":                   &Stream{StreamID: "👩‍👩‍👧", Title: ptr("👍🏽")},
+		"surrogate":               &Moment{MomentID: "a", StreamID: "s", Description: new("\xed\xa0\x80")},
+		"line separators":         &Stream{StreamID: "s", Title: new("\u2028\u2029\u0085\r\n")},
+		"emoji":                   &Stream{StreamID: "👩‍👩‍👧", Title: new("👍🏽")},
 		"255 characters":          &Viewers{StreamID: strings.Repeat("€", 255)},
 		"255 characters of 4":     &Moment{StreamID: strings.Repeat("😀", 255), MomentID: strings.Repeat("m", 255)},
 		"metadata of 1 MB":        &Moment{MomentID: "a", StreamID: "s", Metadata: large},
@@ -144,7 +143,7 @@ func TestAnyRowMakesAFrame(t *testing.T) {
 		"key with a line break":   &Moment{MomentID: "a\nb {\"type\":", StreamID: "s"},
 		"key that is empty":       &Moment{MomentID: "", StreamID: "s"},
 		"times before 1970":       &Viewers{StreamID: "s", Timestamp: at(time.Date(-4000, 1, 1, 0, 0, 0, 0, time.UTC))},
-		"extremes":                &Metric{StreamID: "s", ChatCount: ptr(int64(math.MinInt64)), ChatRate: number(math.SmallestNonzeroFloat64), ZScore: number(-math.MaxFloat64), AvgViewers: number(1e17)},
+		"extremes":                &Metric{StreamID: "s", ChatCount: new(int64(math.MinInt64)), ChatRate: number(math.SmallestNonzeroFloat64), ZScore: number(-math.MaxFloat64), AvgViewers: number(1e17)},
 		"negative zero":           &Metric{StreamID: "s", ChatRate: number(math.Copysign(0, -1))},
 		"emotes that are no text": &Metric{StreamID: "s", TopEmotes: []string{"\xff", "", "\"", "\xff"}},
 	} {
@@ -302,7 +301,7 @@ func FuzzParseMessage(f *testing.F) {
 		}
 		// What was encoded comes back.
 		moment := &Moment{
-			StreamID: string(stream), MomentID: string(key), Description: ptr(string(text)),
+			StreamID: string(stream), MomentID: string(key), Description: new(string(text)),
 			Timestamp: at(time.UnixMilli(ms)), Metadata: metadata,
 		}
 		p, err := Encode(&Change{ID: changeID, At: changedAt, Row: moment})

@@ -54,7 +54,7 @@ func TestSeverityGrowsFromZeroToOne(t *testing.T) {
 		low, _ := (&Moment{ZScore: number(a), Threshold: threshold}).Severity()
 		high, _ := (&Moment{ZScore: number(b), Threshold: threshold}).Severity()
 		// Two ways to compute z/(z+t) meet at t and may differ in the last bit.
-		if !(low >= 0 && high <= 1 && low <= high+1e-15) {
+		if low < 0 || high > 1 || low > high+1e-15 {
 			t.Fatalf("severity of %v is %v, of %v is %v, with threshold %v", a, low, b, high, threshold)
 		}
 	})
