@@ -373,4 +373,3 @@ func TestRowSecurityIsAnErrorAndNotSilence(t *testing.T) {
 		t.Errorf("owner without force: got %d changes, %v, want 1", n, err)
 	}
 }
-

@@ -205,13 +205,16 @@ func testModel(t *testing.T, url string, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	const steps = 250
 	var (
-		writers   [5]modelled
-		current   = map[string]int64{} // committed rows and their change ids
-		all       = map[int64]bool{}   // every change id that has been current after a commit
-		drained   = map[int64]bool{}
-		nextRow   int
-		r         = newReader(t, config(url))
-		anyOf     = func(rows map[string]int64) string { keys := slices.Sorted(maps.Keys(rows)); return keys[rng.IntN(len(keys))] }
+		writers [5]modelled
+		current = map[string]int64{} // committed rows and their change ids
+		all     = map[int64]bool{}   // every change id that has been current after a commit
+		drained = map[int64]bool{}
+		nextRow int
+		r       = newReader(t, config(url))
+		anyOf   = func(rows map[string]int64) string {
+			keys := slices.Sorted(maps.Keys(rows))
+			return keys[rng.IntN(len(keys))]
+		}
 		inBacklog = false
 	)
 	for i := range writers {
