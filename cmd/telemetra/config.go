@@ -2,22 +2,75 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"reflect"
+	"regexp"
+	"text/tabwriter"
 )
 
+// configCmd takes the settings of serve, which has those of all commands.
 type configCmd struct {
-	Process processConfig `embed:""`
-	Serve   serveSettings `embed:""`
+	serveCmd `embed:""`
 }
 
-// serveSettings are those of serve beyond the process'.
-type serveSettings struct {
-	WSHeartbeatInterval int `env:"WS_HEARTBEAT_INTERVAL" default:"30" help:"See serve."`
-}
-
-// Run prints what serve would run with.
+// Run prints what serve would run with, a variable a line.
 func (c *configCmd) Run(out output) error {
-	_ = reflect.TypeOf(c)
-	_, err := fmt.Fprintln(out)
-	return err
+	if err := c.validate(); err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if err := printSettings(w, reflect.ValueOf(c.serveCmd)); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// printSettings walks the structs of settings; the variable's name and what is
+// secret stand in the tags of their fields.
+func printSettings(w *tabwriter.Writer, v reflect.Value) error {
+	for field, value := range v.Fields() {
+		if name, ok := field.Tag.Lookup("env"); ok {
+			if _, err := fmt.Fprintf(w, "%s\t%s\n", name, masked(field.Tag.Get("secret"), fmt.Sprint(value.Interface()))); err != nil {
+				return err
+			}
+			continue
+		}
+		if value.Kind() == reflect.Struct {
+			if err := printSettings(w, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+const mask = "xxxxx"
+
+// passwordIn finds the password of a key=value connection string.
+var passwordIn = regexp.MustCompile(`(?i)(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)`)
+
+// masked hides what a setting's tag calls secret: all of it, or the password of
+// a URL.
+func masked(secret, value string) string {
+	switch {
+	case value == "" || secret == "":
+		return value
+	case secret == "all":
+		return mask
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Scheme == "" {
+		return passwordIn.ReplaceAllString(value, "${1}"+mask)
+	}
+	if _, ok := u.User.Password(); ok {
+		u.User = url.UserPassword(u.User.Username(), mask)
+	}
+	q := u.Query()
+	for _, key := range []string{"password", "sslpassword"} {
+		if q.Has(key) {
+			q.Set(key, mask)
+		}
+	}
+	u.RawQuery = q.Encode()
+	return u.String()
 }

@@ -90,7 +90,7 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 	s.Router.GET("/readyz", s.serveReady)
 	s.Router.Handler(http.MethodGet, "/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
 	if debug {
-		s.Router.HandlerFunc(http.MethodGet, "/debug/pprof/*profile", pprof.Index)
+		s.Router.GET("/debug/pprof/*profile", serveProfile)
 	}
 	return s, nil
 }
@@ -173,6 +173,22 @@ func (s *httpServer) serveReady(w http.ResponseWriter, _ *http.Request, _ httpro
 		}
 	}
 	writeJSON(w, http.StatusOK, "application/json", map[string]string{"status": "ready"})
+}
+
+// serveProfile is the debugger's door; it is there with DEBUG only.
+func serveProfile(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+	switch p.ByName("profile") {
+	case "/cmdline":
+		pprof.Cmdline(w, r)
+	case "/profile":
+		pprof.Profile(w, r)
+	case "/symbol":
+		pprof.Symbol(w, r)
+	case "/trace":
+		pprof.Trace(w, r)
+	default:
+		pprof.Index(w, r)
+	}
 }
 
 // problem answers with an error as RFC 9457 has it.

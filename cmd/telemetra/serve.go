@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/telemetra/telemetra/listener"
 	"github.com/telemetra/telemetra/wsgateway"
@@ -21,8 +22,13 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	return p.run(ctx)
 }
 
+func (c *serveCmd) validate() error {
+	return errors.Join(c.Process.validate(), c.Gateway.Validate())
+}
+
+// build opens everything and starts nothing.
 func (c *serveCmd) build(ctx context.Context) (*process, error) {
-	if err := c.Gateway.Validate(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	p, err := newProcess(ctx, &c.Process)
@@ -30,7 +36,10 @@ func (c *serveCmd) build(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	p.addListener()
-	return p, p.addGateway(c.Gateway)
+	if err := p.addGateway(c.Gateway); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
 }
 
 // addListener makes the process carry changes to Redis.

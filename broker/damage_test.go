@@ -1,0 +1,320 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// damages are what can be wrong with the keys of an epoch in which "a" has five
+// events and "b" has two.
+var damages = map[string]func(p Position) [][]any{
+	"position is gone":      func(Position) [][]any { return [][]any{{"DEL", positionKey}} },
+	"position is a string":  func(Position) [][]any { return [][]any{{"SET", positionKey, "x"}} },
+	"position is a list":    func(Position) [][]any { return [][]any{{"DEL", positionKey}, {"RPUSH", positionKey, "x"}} },
+	"position has no epoch": func(Position) [][]any { return [][]any{{"HDEL", positionKey, "epoch"}} },
+	"position has no token": func(Position) [][]any { return [][]any{{"HDEL", positionKey, "token"}} },
+	"position has no state": func(Position) [][]any { return [][]any{{"HDEL", positionKey, "state"}} },
+	"position has no run":   func(Position) [][]any { return [][]any{{"HDEL", positionKey, "run"}} },
+	"token is no number":    func(Position) [][]any { return [][]any{{"HSET", positionKey, "token", "x"}} },
+	"token is too large":    func(Position) [][]any { return [][]any{{"HSET", positionKey, "token", strings.Repeat("9", 20)}} },
+	"heads are gone":        func(p Position) [][]any { return [][]any{{"DEL", headsKey(p.Epoch)}} },
+	"heads and logs are gone": func(p Position) [][]any {
+		return [][]any{{"DEL", headsKey(p.Epoch), logKey(p.Epoch, "a"), logKey(p.Epoch, "b")}}
+	},
+	"heads are a string":     func(p Position) [][]any { return [][]any{{"SET", headsKey(p.Epoch), "x"}} },
+	"one head is gone":       func(p Position) [][]any { return [][]any{{"HDEL", headsKey(p.Epoch), "a"}} },
+	"last head is gone":      func(p Position) [][]any { return [][]any{{"HDEL", headsKey(p.Epoch), "b"}} },
+	"head is no number":      func(p Position) [][]any { return [][]any{{"HSET", headsKey(p.Epoch), "b", "x"}} },
+	"head is behind its log": func(p Position) [][]any { return [][]any{{"HSET", headsKey(p.Epoch), "b", "1"}} },
+	"sizes are a string":     func(p Position) [][]any { return [][]any{{"SET", sizesKey(p.Epoch), "x"}} },
+	"size is no number":      func(p Position) [][]any { return [][]any{{"HSET", sizesKey(p.Epoch), "b", "x"}} },
+	"log is a hash": func(p Position) [][]any {
+		return [][]any{{"DEL", logKey(p.Epoch, "b")}, {"HSET", logKey(p.Epoch, "b"), "m", "x"}}
+	},
+	"log is a string":          func(p Position) [][]any { return [][]any{{"SET", logKey(p.Epoch, "b"), "x"}} },
+	"log is ahead of its head": func(p Position) [][]any { return [][]any{{"XADD", logKey(p.Epoch, "b"), "9-0", "m", "x"}} },
+	"log was ahead of its head": func(p Position) [][]any {
+		return [][]any{{"XADD", logKey(p.Epoch, "b"), "9-0", "m", "x"}, {"XDEL", logKey(p.Epoch, "b"), "9-0"}}
+	},
+	"log was ahead, is empty": func(p Position) [][]any {
+		return [][]any{{"XADD", logKey(p.Epoch, "b"), "3-0", "m", "x"}, {"XTRIM", logKey(p.Epoch, "b"), "MAXLEN", 0}}
+	},
+	"log is ahead by a hair": func(p Position) [][]any { return [][]any{{"XADD", logKey(p.Epoch, "b"), "3-0", "m", "x"}} },
+}
+
+// Every damage is told, nothing is written into it, and a new epoch heals it.
+func TestDamage(t *testing.T) {
+	b := open(t, localtest.Redis(t).URL())
+	ctx := t.Context()
+	for name, commands := range damages {
+		t.Run(name, func(t *testing.T) {
+			if err := b.client.FlushAll(ctx).Err(); err != nil {
+				t.Fatal(err)
+			}
+			p := openEpoch(t, b, nil, 1)
+			p = publish(t, b, p, append(moments(t, "a", 5), moments(t, "b", 2)...)...)
+			for _, command := range commands(p) {
+				if err := b.client.Do(ctx, command...).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := dump(t, b)
+			there, err := b.Position(ctx)
+			expect := &there
+			switch {
+			case errors.Is(err, ErrNoPosition):
+				expect = nil
+				if _, err := b.Publish(ctx, p, moments(t, "a", 1), nil); !errors.Is(err, ErrConflict) && strings.HasSuffix(name, "is gone") {
+					t.Errorf("publish without a position: %v", err)
+				}
+			case err != nil:
+				t.Fatalf("position: %v", err)
+			default:
+				_, err := b.Publish(ctx, there, append(moments(t, "a", 2), moments(t, "b", 2)...), []byte("x"))
+				var damaged *DamagedError
+				if !errors.As(err, &damaged) {
+					t.Errorf("publish: %v, want a *DamagedError", err)
+				}
+				sameDump(t, b, before)
+			}
+			next := openEpoch(t, b, expect, 100)
+			next = publish(t, b, next, append(moments(t, "a", 2), moments(t, "b", 2)...)...)
+			if epoch, heads, err := b.Heads(ctx, "a", "b"); err != nil || epoch != next.Epoch || heads[0] != 2 || heads[1] != 2 {
+				t.Errorf("healed: %s %v, %v", epoch, heads, err)
+			}
+			if got, err := b.Log(ctx, next.Epoch, "b", 0, 2); err != nil || !counted(offsets(got), 1, 2) {
+				t.Errorf("healed log: %v, %v", offsets(got), err)
+			}
+		})
+	}
+}
+
+// A script that breaks off is not rolled back; the next one must find out.
+func TestBrokenOffScriptIsFound(t *testing.T) {
+	const place = "local moved = {}\n"
+	mutant := strings.Replace(publishSource, place, place+"error('the power is gone')\n", 1)
+	if mutant == publishSource {
+		t.Fatal("publish.lua reads in another way; change the mutant")
+	}
+	b, p := start(t)
+	ctx := t.Context()
+	p = publish(t, b, p, moments(t, "a", 2)...)
+	whole := publishScript
+	publishScript = redis.NewScript(mutant)
+	_, err := b.Publish(ctx, p, append(moments(t, "b", 1), moments(t, "a", 1)...), nil)
+	publishScript = whole
+	if err == nil {
+		t.Fatal("the mutant did not break off")
+	}
+	for _, stream := range []string{"a", "b"} {
+		before := dump(t, b)
+		var damaged *DamagedError
+		if _, err := b.Publish(ctx, p, moments(t, stream, 1), nil); !errors.As(err, &damaged) {
+			t.Errorf("publish to %q afterwards: %v, want a *DamagedError", stream, err)
+		}
+		sameDump(t, b, before)
+	}
+	p = openEpoch(t, b, &p, p.Token+1)
+	publish(t, b, p, moments(t, "a", 1)...)
+}
+
+func TestRestartedRedisIsAnotherProcess(t *testing.T) {
+	server := localtest.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
+	b := open(t, server.URL())
+	ctx := t.Context()
+	p := publish(t, b, openEpoch(t, b, nil, 1), moments(t, "a", 2)...)
+	if !b.SameProcess(p) {
+		t.Error("not the same process although nothing has happened")
+	}
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Publish(ctx, p, moments(t, "a", 1), nil); !IsUnavailable(err) {
+		t.Errorf("publish to a dead Redis: %v", err)
+	}
+	if _, err := b.Position(ctx); !IsUnavailable(err) {
+		t.Errorf("position of a dead Redis: %v", err)
+	}
+	if err := server.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var there Position
+	localtest.Eventually(t, "position after the restart", func() (ok bool) {
+		var err error
+		there, err = b.Position(ctx)
+		return err == nil
+	})
+	if there.Epoch != p.Epoch || there.Token != p.Token {
+		t.Errorf("the log of Redis brought back %+v, want %+v", there, p)
+	}
+	if b.SameProcess(there) || b.SameProcess(p) {
+		t.Error("the same process although Redis was restarted")
+	}
+	before := dump(t, b)
+	if _, err := b.Publish(ctx, there, moments(t, "a", 1), nil); !errors.Is(err, ErrConflict) {
+		t.Errorf("publish into the epoch of another process: %v", err)
+	}
+	sameDump(t, b, before)
+	next := openEpoch(t, b, &there, there.Token+1)
+	if !b.SameProcess(next) {
+		t.Error("the new epoch is not of this process")
+	}
+	publish(t, b, next, moments(t, "a", 1)...)
+}
+
+func TestEmptiedRedisHasNoPosition(t *testing.T) {
+	server := localtest.Redis(t)
+	b := open(t, server.URL())
+	ctx := t.Context()
+	p := publish(t, b, openEpoch(t, b, nil, 1), moments(t, "a", 2)...)
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "no position", func() bool {
+		_, err := b.Position(ctx)
+		return errors.Is(err, ErrNoPosition)
+	})
+	if _, err := b.Publish(ctx, p, moments(t, "a", 1), nil); !errors.Is(err, ErrConflict) {
+		t.Errorf("publish: %v", err)
+	}
+	if _, err := b.OpenEpoch(ctx, &p, 9, nil); !errors.Is(err, ErrConflict) {
+		t.Errorf("open against what was lost: %v", err)
+	}
+	publish(t, b, openEpoch(t, b, nil, p.Token+1), moments(t, "a", 1)...)
+}
+
+func TestFullRedisTakesNothing(t *testing.T) {
+	b := open(t, localtest.Redis(t, "--maxmemory", "3mb", "--maxmemory-policy", "noeviction").URL())
+	ctx := t.Context()
+	p := openEpoch(t, b, nil, 1)
+	batch := []event.Pending{moment(t, "a", "1", 100_000), moment(t, "b", "1", 100_000)}
+	full := false
+	for range 100 {
+		next, err := b.Publish(ctx, p, batch, []byte("state"))
+		if err != nil {
+			if !IsUnavailable(err) || !redis.HasErrorPrefix(err, "OOM") {
+				t.Errorf("publish into a full Redis: %v", err)
+			}
+			full = true
+			break
+		}
+		p = next
+	}
+	if !full {
+		t.Fatal("3 MB took 20")
+	}
+	before := dump(t, b)
+	if _, err := b.Publish(ctx, p, batch, []byte("x")); !IsUnavailable(err) {
+		t.Errorf("publish into a full Redis again: %v", err)
+	}
+	sameDump(t, b, before)
+	if err := b.client.ConfigSet(ctx, "maxmemory", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, p, batch...)
+}
+
+// refusal is an error that Redis answered.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (refusal) RedisError()     {}
+
+func TestIsUnavailable(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{redis.Nil, false},
+		{redis.ErrClosed, true},
+		{context.DeadlineExceeded, true},
+		{&net.OpError{Op: "dial", Err: errors.New("refused")}, true},
+		{refusal("LOADING Redis is loading the dataset in memory"), true},
+		{refusal("READONLY You can't write against a read only replica."), true},
+		{refusal("OOM command not allowed when used memory > 'maxmemory'."), true},
+		{refusal("CLUSTERDOWN The cluster is down"), true},
+		{refusal("MASTERDOWN Link with MASTER is down"), true},
+		{refusal("NOAUTH Authentication required."), true},
+		{refusal("WRONGPASS invalid username-password pair"), true},
+		{refusal("NOPERM no permissions"), true},
+		{refusal("BUSY Redis is busy running a script."), true},
+		{refusal("MISCONF Redis is configured to save RDB snapshots"), true},
+		{refusal("NOREPLICAS Not enough good replicas to write."), true},
+		{refusal("WRONGTYPE Operation against a key"), false},
+		{refusal("ERR unknown command"), false},
+		{refusal("NOSCRIPT No matching script."), false},
+	} {
+		if got := IsUnavailable(c.err); got != c.want {
+			t.Errorf("%v: got %t, want %t", c.err, got, c.want)
+		}
+	}
+}
+
+func TestHeartbeat(t *testing.T) {
+	b := open(t, localtest.Redis(t).URL())
+	ctx := t.Context()
+	if c, ok, err := b.LastHeartbeat(ctx); ok || err != nil {
+		t.Errorf("before any: %+v, %t, %v", c, ok, err)
+	}
+	if _, err := b.Heartbeat(ctx, Control{Listener: "l1"}); !errors.Is(err, ErrNoPosition) {
+		t.Errorf("heartbeat without a position: %v", err)
+	}
+	p := openEpoch(t, b, nil, 5)
+	control := b.client.Subscribe(ctx, controlChannel)
+	defer func() { _ = control.Close() }()
+	if _, err := control.Receive(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now().UnixMilli()
+	beat, err := b.Heartbeat(ctx, Control{Listener: "l1", Reason: "postgres: refused", LagSeconds: 1.5, PublishedAt: 7, Epoch: p.Epoch})
+	if err != nil || beat != (Beat{Epoch: p.Epoch, Token: 5}) {
+		t.Errorf("beat is %+v, %v", beat, err)
+	}
+	got, ok, err := b.LastHeartbeat(ctx)
+	want := Control{Type: ControlHeartbeat, Epoch: p.Epoch, At: got.At, Listener: "l1", Reason: "postgres: refused", LagSeconds: 1.5, PublishedAt: 7}
+	if err != nil || !ok || got != want || got.At < before || got.At > time.Now().UnixMilli() {
+		t.Errorf("last heartbeat is %+v, %t, %v", got, ok, err)
+	}
+	m, err := control.ReceiveMessage(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := parseControl(m.Payload); err != nil || c != want {
+		t.Errorf("heard %+v, %v", c, err)
+	}
+	if ttl := b.client.TTL(ctx, heartbeatKey).Val(); ttl <= 0 || ttl > heartbeatTTL {
+		t.Errorf("the heartbeat can be read for %s", ttl)
+	}
+	if err := b.AskForReset(ctx, p.Epoch); err != nil {
+		t.Fatal(err)
+	}
+	if beat, err := b.Heartbeat(ctx, Control{}); err != nil || beat.Damaged != p.Epoch {
+		t.Errorf("after a reset was asked for: %+v, %v", beat, err)
+	}
+	next := openEpoch(t, b, &p, 6)
+	if beat, err := b.Heartbeat(ctx, Control{}); err != nil || beat.Epoch != next.Epoch || beat.Token != 6 {
+		t.Errorf("after the reset: %+v, %v", beat, err)
+	}
+}
+
+func TestBadURLIsRefusedWithoutItsPassword(t *testing.T) {
+	for _, url := range []string{"", "http://user:secret@x", "redis://user:secret@host:port", "redis://host/db"} {
+		_, err := Open(Config{URL: url})
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", url, err)
+		}
+	}
+}

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Installs what the demo and the tests need beside Go: the server programs of
+# Postgres and of Redis. Does nothing when they are there, is safe to run again,
+# and says what to do where it cannot install.
+set -euo pipefail
+
+have_postgres() {
+  command -v initdb >/dev/null 2>&1 && return 0
+  local dir
+  for dir in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/local/pgsql/bin \
+    /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin /Library/PostgreSQL/*/bin; do
+    [ -x "$dir/initdb" ] && return 0
+  done
+  return 1
+}
+
+have_redis() { command -v redis-server >/dev/null 2>&1; }
+
+give_up() {
+  echo "bootstrap: $1" >&2
+  echo "bootstrap: install PostgreSQL 13 or newer (with initdb) and redis-server, then run this again." >&2
+  exit 1
+}
+
+check_go() {
+  command -v go >/dev/null 2>&1 || give_up "Go is missing; install Go 1.26 or newer."
+  local version
+  version=$(go env GOVERSION) # go1.26.8
+  case "$version" in
+    go1.[0-9] | go1.[0-9].* | go1.1[0-9]* | go1.2[0-5] | go1.2[0-5].*)
+      give_up "Go 1.26 or newer is needed, this is $version."
+      ;;
+  esac
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null 2>&1; then
+    sudo "$@"
+  else
+    give_up "no right to install packages: neither root nor sudo."
+  fi
+}
+
+# The packages would start servers and make a cluster of their own; nothing here
+# needs those, so the services are kept from starting while they are installed.
+install_apt() {
+  local policy=/usr/sbin/policy-rc.d made=""
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    made=1
+  fi
+  local status=0
+  { as_root apt-get update -q &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; } || status=$?
+  if [ -n "$made" ]; then as_root rm -f "$policy"; fi
+  [ "$status" -eq 0 ] || give_up "apt-get could not install: $*"
+}
+
+check_go
+packages=()
+if command -v apt-get >/dev/null 2>&1; then
+  have_postgres || packages+=(postgresql)
+  have_redis || packages+=(redis-server)
+  [ "${#packages[@]}" -eq 0 ] || install_apt "${packages[@]}"
+elif command -v brew >/dev/null 2>&1; then
+  have_postgres || packages+=(postgresql@16)
+  have_redis || packages+=(redis)
+  [ "${#packages[@]}" -eq 0 ] || brew install "${packages[@]}"
+fi
+have_postgres || give_up "the server programs of Postgres are missing."
+have_redis || give_up "redis-server is missing."
