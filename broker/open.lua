@@ -1,4 +1,5 @@
 -- Opens an epoch, or does nothing when another listener has moved the position.
+-- A position of which a part is missing or unreadable counts as none.
 --
 -- KEYS   1 position, 2 heads, 3 sizes of the epoch that ends
 -- ARGV   1 epoch and 2 token that are expected ('' for none)
@@ -9,8 +10,10 @@ local position = KEYS[1]
 local kind = redis.call('TYPE', position).ok
 local epoch, token = '', ''
 if kind == 'hash' then
-  local there = redis.call('HMGET', position, 'epoch', 'token')
-  epoch, token = there[1] or '', there[2] or ''
+  local there = redis.call('HMGET', position, 'epoch', 'token', 'run', 'state')
+  if there[1] and there[3] and there[4] and string.match(there[2] or '', '^%d+$') and #there[2] < 20 then
+    epoch, token = there[1], there[2]
+  end
 end
 if epoch ~= ARGV[1] or token ~= ARGV[2] then return {'conflict'} end
 
