@@ -73,9 +73,13 @@ func TestDamage(t *testing.T) {
 			switch {
 			case errors.Is(err, ErrNoPosition):
 				expect = nil
-				if _, err := b.Publish(ctx, p, moments(t, "a", 1), nil); !errors.Is(err, ErrConflict) && strings.HasSuffix(name, "is gone") {
+				if b.client.HExists(ctx, positionKey, "epoch").Val() {
+					break // what the position's owner remembers may still fit
+				}
+				if _, err := b.Publish(ctx, p, moments(t, "a", 1), nil); !errors.Is(err, ErrConflict) {
 					t.Errorf("publish without a position: %v", err)
 				}
+				sameDump(t, b, before)
 			case err != nil:
 				t.Fatalf("position: %v", err)
 			default:
