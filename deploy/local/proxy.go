@@ -17,7 +17,7 @@ type Proxy struct {
 	wg       sync.WaitGroup
 
 	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	conns map[net.Conn]bool // whether it is frozen
 	cut   bool
 	hole  bool
 	delay time.Duration
@@ -32,7 +32,7 @@ func StartProxy(target string) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
-	p := &Proxy{target: target, listener: l, conns: make(map[net.Conn]struct{}), changed: make(chan struct{})}
+	p := &Proxy{target: target, listener: l, conns: make(map[net.Conn]bool), changed: make(chan struct{})}
 	p.wg.Go(p.accept)
 	return p, nil
 }
@@ -46,6 +46,16 @@ func (p *Proxy) Cut() { p.set(func() { p.cut = true; p.closeAll() }) }
 // BlackHole keeps connections open and swallows what they carry; new ones are
 // accepted and get no answer.
 func (p *Proxy) BlackHole() { p.set(func() { p.hole = true }) }
+
+// Freeze makes the connections that there are swallow for ever, while new ones
+// are served: what a firewall does that has forgotten them.
+func (p *Proxy) Freeze() {
+	p.set(func() {
+		for c := range p.conns {
+			p.conns[c] = true
+		}
+	})
+}
 
 // Delay holds up each piece of data.
 func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
@@ -90,7 +100,7 @@ func (p *Proxy) track(c net.Conn) bool {
 	if p.cut || p.closed {
 		return false
 	}
-	p.conns[c] = struct{}{}
+	p.conns[c] = false
 	return true
 }
 
@@ -120,7 +130,7 @@ func (p *Proxy) accept() {
 
 func (p *Proxy) serve(client net.Conn) {
 	defer p.drop(client)
-	if !p.pass() {
+	if !p.pass(client) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -145,12 +155,12 @@ func (p *Proxy) serve(client net.Conn) {
 	wg.Wait()
 }
 
-func (p *Proxy) pump(to io.Writer, from io.Reader) {
+func (p *Proxy) pump(to io.Writer, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			if !p.pass() {
+			if !p.pass(from) {
 				return
 			}
 			if _, err := to.Write(buf[:n]); err != nil {
@@ -165,10 +175,10 @@ func (p *Proxy) pump(to io.Writer, from io.Reader) {
 
 // pass waits while the proxy swallows, and for its delay. False: the connection
 // is to end, with what it carried.
-func (p *Proxy) pass() bool {
+func (p *Proxy) pass(c net.Conn) bool {
 	p.mu.Lock()
-	swallowed := p.hole
-	for p.hole && !p.closed {
+	swallowed := p.hole || p.conns[c]
+	for (p.hole || p.conns[c]) && !p.closed {
 		changed := p.changed
 		p.mu.Unlock()
 		<-changed

@@ -1,0 +1,460 @@
+package listener_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/listener"
+	"github.com/telemetra/telemetra/sql"
+)
+
+func TestMain(m *testing.M) { localtest.Main(m) }
+
+// bench is a database and a Redis, and listeners between them.
+type bench struct {
+	t        *testing.T
+	url      string
+	redisURL string
+	conn     *pgx.Conn
+	redis    *redis.Client
+	broker   *broker.Redis
+}
+
+func setup(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{t: t, url: localtest.Postgres(t, sql.Migrate), redisURL: localtest.Redis(t).URL()}
+	b.open()
+	b.exec(`INSERT INTO streams (stream_id) VALUES ('s')`)
+	return b
+}
+
+// open connects the test's own clients.
+func (b *bench) open() {
+	b.t.Helper()
+	var err error
+	if b.conn, err = pgx.Connect(b.t.Context(), b.url); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = b.conn.Close(context.WithoutCancel(b.t.Context())) })
+	options, err := redis.ParseURL(b.redisURL)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.redis = redis.NewClient(options)
+	b.t.Cleanup(func() { _ = b.redis.Close() })
+	if b.broker, err = broker.Open(broker.Config{URL: b.redisURL}); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = b.broker.Close() })
+}
+
+func (b *bench) exec(statement string, args ...any) {
+	b.t.Helper()
+	if _, err := b.conn.Exec(b.t.Context(), statement, args...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// running is a listener under test.
+type running struct {
+	*listener.Listener
+	registry *prometheus.Registry
+	stop     func()
+}
+
+// listen starts a listener, on other addresses than the test's own if given.
+func (b *bench) listen(databaseURL string) *running {
+	b.t.Helper()
+	if databaseURL == "" {
+		databaseURL = b.url
+	}
+	ctx, cancel := context.WithCancel(b.t.Context())
+	db, err := sql.Open(ctx, sql.Config{DatabaseURL: databaseURL, PoolMax: 5, TimeZone: "UTC"})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	r, err := broker.Open(broker.Config{URL: b.redisURL})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	l := &running{registry: prometheus.NewRegistry()}
+	l.Listener = listener.New(db, r, zerolog.Nop(), l.registry)
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	stopped := false
+	l.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("run: %v", err)
+		}
+		db.Close()
+		if err := r.Close(); err != nil {
+			b.t.Error(err)
+		}
+	}
+	b.t.Cleanup(l.stop)
+	return l
+}
+
+func (b *bench) ready(l *running) {
+	b.t.Helper()
+	localtest.Eventually(b.t, "readiness", func() bool { return l.Ready() == nil })
+}
+
+// metric sums a counter or gauge, by one label's value if given.
+func (l *running) metric(t *testing.T, name, label string) float64 {
+	t.Helper()
+	families, err := l.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if label != "" && (len(m.GetLabel()) == 0 || m.GetLabel()[0].GetValue() != label) {
+				continue
+			}
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return sum
+}
+
+func (l *running) epochs(t *testing.T, reason string) float64 {
+	t.Helper()
+	return l.metric(t, "telemetra_listener_epochs_opened_total", reason)
+}
+
+// log returns what is published of the stream in the current epoch.
+func (b *bench) log() []event.Message {
+	b.t.Helper()
+	epoch, heads, err := b.broker.Heads(b.t.Context(), "s")
+	if err != nil {
+		return nil
+	}
+	messages, err := b.broker.Recent(b.t.Context(), epoch, "s", heads[0])
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return messages
+}
+
+func (b *bench) head() uint64 {
+	b.t.Helper()
+	_, heads, err := b.broker.Heads(b.t.Context(), "s")
+	if err != nil {
+		return 0
+	}
+	return heads[0]
+}
+
+func (b *bench) await(what string, n uint64) {
+	b.t.Helper()
+	localtest.Eventually(b.t, what, func() bool { return b.head() >= n })
+}
+
+func TestRowsOfEveryKindAreValidJSON(t *testing.T) {
+	b := setup(t)
+	b.ready(b.listen(""))
+	id := strings.Repeat("🎮", 255)
+	b.exec(`INSERT INTO chat_summary_minute (stream_id, window_start, avg_sentiment, chat_rate, avg_viewers, z_score, top_emotes)
+	        VALUES ('s', now(), 'NaN', 'Infinity', '-Infinity', 1e300, '{"a",NULL,"\"quoted\""}')`)
+	b.exec(`INSERT INTO chat_summary_minute (stream_id, window_start) VALUES ('s', 'infinity')`)
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp, description, metadata) VALUES ($1, 's', now(), E'line\nline\u2028', $2)`,
+		id, `{"text":"`+strings.Repeat("x", 1<<20)+`"}`)
+	b.exec(`INSERT INTO viewer_timeseries (stream_id, timestamp) VALUES ('s', now())`)
+	b.exec(`UPDATE streams SET title = '😀' WHERE stream_id = 's'`)
+	b.await("all rows", 5)
+	for _, m := range b.log() {
+		var v struct {
+			Type string         `json:"type"`
+			Data map[string]any `json:"data"`
+		}
+		if err := json.Unmarshal(m.Frame, &v); err != nil {
+			t.Errorf("%s: %v", m.ID, err)
+		}
+		if v.Type == "metrics" && m.ID.Offset == 1 {
+			for _, name := range []string{"sentiment_score", "chat_rate", "avg_viewers"} {
+				if got, ok := v.Data[name]; !ok || got != nil {
+					t.Errorf("%s is %v, want null", name, got)
+				}
+			}
+		}
+		if v.Type == "moment" && v.Data["moment_id"] != id {
+			t.Errorf("moment_id is %v", v.Data["moment_id"])
+		}
+	}
+}
+
+func TestRowThatCannotBeSentIsSkipped(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	b.exec(`INSERT INTO streams (stream_id) VALUES (repeat('x', 300))`)
+	b.exec(`INSERT INTO moments (stream_id, timestamp) VALUES (repeat('x', 300), now()), ('s', now())`)
+	b.await("the row beside it", 1)
+	if got := l.metric(t, "telemetra_listener_rows_skipped_total", ""); got != 2 {
+		t.Errorf("%v rows are counted as skipped, want 2", got)
+	}
+	if got := l.epochs(t, ""); got != 1 {
+		t.Errorf("%v epochs, want the first only", got)
+	}
+}
+
+func TestBacklogIsPublishedOnceAcrossBreaks(t *testing.T) {
+	const rows = 30_000
+	b := setup(t)
+	first := b.listen("")
+	b.ready(first)
+	first.stop()
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) SELECT n::text, 's', now() FROM generate_series(1, $1::int) AS n`, rows)
+	for stopAt := uint64(5_000); stopAt < rows; stopAt += 10_000 {
+		l := b.listen("")
+		b.await("a part of the backlog", stopAt)
+		l.stop()
+		if got := l.epochs(t, ""); got != 0 {
+			t.Errorf("%v epochs were opened, want 0", got)
+		}
+	}
+	b.exec(`UPDATE moments SET description = 'again' WHERE moment_id = '1'`)
+	b.ready(b.listen(""))
+	b.await("all of it", rows+1)
+	if got := b.head(); got != rows+1 {
+		t.Errorf("%d events were published, want %d", got, rows+1)
+	}
+	log := b.log()
+	if m := log[len(log)-1]; m.Key != "1" {
+		t.Errorf("the newest event is of %q, want the row that was updated last", m.Key)
+	}
+}
+
+func TestEmptiedRedisStartsAnEpochAndLosesNothing(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('before', 's', now())`)
+	b.await("the first row", 1)
+	if err := b.redis.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('after', 's', now())`)
+	b.await("the row after it", 1)
+	if got := l.epochs(t, "position_missing"); got != 1 {
+		t.Errorf("%v epochs for a missing position, want 1", got)
+	}
+	if log := b.log(); len(log) != 1 || log[0].Key != "after" {
+		t.Errorf("the new epoch has %d events, want the newest row alone", len(log))
+	}
+}
+
+func TestNewProcessWithoutMemoryGoesOnFromTheCheckpoint(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('before', 's', now())`)
+	b.await("the first row", 1)
+	localtest.Eventually(t, "the checkpoint", func() bool {
+		var token int
+		err := b.conn.QueryRow(t.Context(), `SELECT token FROM telemetra.position WHERE partition = 0`).Scan(&token)
+		return err == nil && token == 2
+	})
+	l.stop()
+	if err := b.redis.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('meanwhile', 's', now())`)
+	l = b.listen("")
+	b.await("what was written while neither was there", 1)
+	if log := b.log(); len(log) != 1 || log[0].Key != "meanwhile" {
+		t.Errorf("the new epoch has %d events, want the row that was written meanwhile alone", len(log))
+	}
+	if got := l.epochs(t, "position_missing"); got != 1 {
+		t.Errorf("%v epochs for a missing position, want 1", got)
+	}
+}
+
+func TestRedisWithOlderDataStartsAnEpoch(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	old, err := b.redis.HGetAll(t.Context(), "telemetra:{0}:position").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('1', 's', now())`)
+	b.await("the first row", 1)
+	if err := b.redis.HSet(t.Context(), "telemetra:{0}:position", old).Err(); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "a new epoch", func() bool { return l.epochs(t, "position_behind") == 1 })
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('2', 's', now())`)
+	b.await("the second row", 1)
+	if log := b.log(); len(log) != 1 || log[0].Key != "2" {
+		t.Errorf("the new epoch has %d events, want the second row alone", len(log))
+	}
+}
+
+func TestRestartedRedisStartsAnEpoch(t *testing.T) {
+	b := &bench{t: t, url: localtest.Postgres(t, sql.Migrate)}
+	server, err := local.StartRedis(t.Context(), local.RedisConfig{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	b.redisURL = server.URL()
+	b.open()
+	b.exec(`INSERT INTO streams (stream_id) VALUES ('s')`)
+	l := b.listen("")
+	b.ready(l)
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('1', 's', now())`)
+	localtest.Eventually(t, "the fault", func() bool { return l.Ready() != nil && strings.Contains(l.Ready().Error(), "redis") })
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.await("the row of the outage", 1)
+	if got := l.epochs(t, "redis_restarted"); got != 1 {
+		t.Errorf("%v epochs for another process, want 1", got)
+	}
+}
+
+func TestReplacedPostgresStartsAnEpochWithoutOldRows(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	l.stop()
+	// As after a restore into another cluster: the position is of another system,
+	// and a row has a transaction id that is still to come here.
+	b.exec(`ALTER TABLE moments DISABLE TRIGGER zz_telemetra_insert`)
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp, change_xid)
+	        VALUES ('restored', 's', now(), (pg_current_xact_id()::text::bigint + 20)::text::xid8)`)
+	b.exec(`ALTER TABLE moments ENABLE ALWAYS TRIGGER zz_telemetra_insert`)
+	b.exec(`UPDATE telemetra.position SET position = regexp_replace(position, '"system_id":"\d+"', '"system_id":"1"') WHERE partition = 0`)
+	p, err := b.broker.Position(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at sql.Position
+	if err := at.UnmarshalText(p.State); err != nil {
+		t.Fatal(err)
+	}
+	at.Cluster.SystemID = "1"
+	state, err := at.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.redis.HSet(t.Context(), "telemetra:{0}:position", "state", state).Err(); err != nil {
+		t.Fatal(err)
+	}
+	l = b.listen("")
+	localtest.Eventually(t, "a new epoch", func() bool { return l.epochs(t, "postgres_replaced") == 1 })
+	for i := range 40 { // the counter passes the restored id
+		b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ($1, 's', now())`, fmt.Sprint(i))
+	}
+	b.await("the new rows", 40)
+	for _, m := range b.log() {
+		if m.Key == "restored" {
+			t.Error("a restored row was sent as live")
+		}
+	}
+}
+
+func TestSilentConnectionsAreReplaced(t *testing.T) {
+	b := setup(t)
+	proxy, err := local.StartProxy(hostOf(b.url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	l := b.listen(strings.Replace(b.url, hostOf(b.url), proxy.Addr(), 1))
+	b.ready(l)
+	connects := func() float64 { return l.metric(t, "telemetra_listener_listen_connects_total", "") }
+	localtest.Eventually(t, "the LISTEN connection", func() bool { return connects() == 1 })
+	proxy.Freeze()
+	began := time.Now()
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('1', 's', now())`)
+	b.await("a row behind connections that are silent", 1)
+	t.Logf("the drain connection was replaced after %s", time.Since(began).Round(10*time.Millisecond))
+	localtest.Eventually(t, "a new LISTEN connection", func() bool { return connects() >= 2 })
+	if got := l.epochs(t, ""); got != 1 {
+		t.Errorf("%v epochs, want the first only", got)
+	}
+}
+
+func hostOf(url string) string {
+	_, rest, _ := strings.Cut(url, "@")
+	host, _, _ := strings.Cut(rest, "/")
+	return host
+}
+
+func TestWithoutNotificationsRowsStillArrive(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	b.exec(`SET telemetra.notify = off`)
+	for i := range 5 {
+		b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ($1, 's', now())`, fmt.Sprint(i))
+	}
+	b.await("all rows", 5)
+	localtest.Eventually(t, "a lag of 0 when idle", func() bool { return l.metric(t, "telemetra_listener_lag_seconds", "") == 0 })
+}
+
+func TestListenersShareTheWork(t *testing.T) {
+	b := setup(t)
+	first := b.listen("")
+	b.ready(first)
+	second := b.listen("")
+	b.ready(second)
+	const rows = 500
+	for i := range rows {
+		b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ($1, 's', now())`, fmt.Sprint(i))
+	}
+	b.await("all rows", rows)
+	first.stop()
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('last', 's', now())`)
+	b.await("the row after one listener has gone", rows+1)
+	if got := b.head(); got != rows+1 {
+		t.Errorf("%d events were published, want %d", got, rows+1)
+	}
+	if got := first.epochs(t, "") + second.epochs(t, ""); got != 1 {
+		t.Errorf("%v epochs, want the first only", got)
+	}
+}
+
+func TestGatewayCanEndADamagedEpoch(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	epoch, _, err := b.broker.Heads(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.broker.AskForReset(t.Context(), epoch); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "a new epoch", func() bool { return l.epochs(t, "keys_damaged") == 1 })
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('1', 's', now())`)
+	b.await("a row in it", 1)
+}
