@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,39 +43,55 @@ type Subscriber struct {
 	redis    *Redis
 	follower Follower
 
-	mu      sync.Mutex
-	pubsub  *redis.PubSub // nil while there is no connection
-	streams map[string]struct{}
+	mu        sync.Mutex
+	streams   map[string]struct{}
+	connected bool     // tell brings the changes to a connection
+	changes   []change // that it has not brought yet
+	changed   chan struct{}
+}
+
+// change is a channel to subscribe or to leave.
+type change struct {
+	channel string
+	leave   bool
 }
 
 // NewSubscriber returns a subscriber that connects when it is run.
 func (b *Redis) NewSubscriber(f Follower) *Subscriber {
 	return &Subscriber{
 		Silence: 3 * time.Second, Deaf: 10 * time.Second,
-		redis: b, follower: f, streams: make(map[string]struct{}),
+		redis: b, follower: f, streams: make(map[string]struct{}), changed: make(chan struct{}, 1),
 	}
 }
 
-// Subscribe adds a stream's channel. It returns at once; Follower.Subscribed
-// tells when it is done.
-func (s *Subscriber) Subscribe(ctx context.Context, streamID string) {
+// Subscribe adds a stream's channel. It returns at once, whatever Redis does;
+// Follower.Subscribed tells when it is done.
+func (s *Subscriber) Subscribe(streamID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams[streamID] = struct{}{}
-	if s.pubsub != nil {
-		// An error breaks the connection, and the next one subscribes all.
-		_ = s.pubsub.Subscribe(ctx, eventPrefix+streamID)
-	}
+	s.note(change{channel: eventPrefix + streamID})
 }
 
 // Unsubscribe removes a stream's channel. A message that is under way may still
 // be received.
-func (s *Subscriber) Unsubscribe(ctx context.Context, streamID string) {
+func (s *Subscriber) Unsubscribe(streamID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, streamID)
-	if s.pubsub != nil {
-		_ = s.pubsub.Unsubscribe(ctx, eventPrefix+streamID) // as in Subscribe
+	s.note(change{channel: eventPrefix + streamID, leave: true})
+}
+
+// note queues a change for the connection; without one, the next connection
+// asks for all streams anyway. s.mu is held.
+func (s *Subscriber) note(c change) {
+	if !s.connected {
+		return
+	}
+	s.changes = append(s.changes, c)
+	select {
+	case s.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -82,11 +99,11 @@ func (s *Subscriber) Unsubscribe(ctx context.Context, streamID string) {
 func (s *Subscriber) Run(ctx context.Context) error {
 	const least, most = 50 * time.Millisecond, 2 * time.Second
 	pause := least
-	for ctx.Err() == nil {
+	for {
 		began := time.Now()
 		err := s.follow(ctx)
 		if ctx.Err() != nil {
-			break
+			return nil //nolint:nilerr // the connection was closed because the context ended
 		}
 		s.follower.Connected(err)
 		if time.Since(began) > 2*most {
@@ -100,7 +117,6 @@ func (s *Subscriber) Run(ctx context.Context) error {
 		timer.Stop()
 		pause = min(2*pause, most)
 	}
-	return nil
 }
 
 var (
@@ -110,9 +126,9 @@ var (
 
 // follow serves one connection until it breaks.
 func (s *Subscriber) follow(ctx context.Context) error {
-	pubsub, err := s.connect(ctx)
-	if err != nil {
-		return err
+	pubsub := s.redis.client.Subscribe(ctx)
+	if err := pubsub.Subscribe(ctx, controlChannel); err != nil { // connects
+		return errors.Join(fmt.Errorf("subscribe: %w", err), ignoreClosed(pubsub.Close()))
 	}
 	var heard, beat atomic.Int64
 	heard.Store(time.Now().UnixNano())
@@ -121,12 +137,10 @@ func (s *Subscriber) follow(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		err := s.watch(ctx, pubsub, &heard, &beat)
-		s.mu.Lock()
-		s.pubsub = nil
-		s.mu.Unlock()
 		return errors.Join(err, ignoreClosed(pubsub.Close())) // ends Receive
 	})
 	g.Go(func() error { return s.receive(ctx, pubsub, &heard, &beat) })
+	g.Go(func() error { return s.tell(ctx, pubsub) })
 	return g.Wait()
 }
 
@@ -137,25 +151,47 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// connect opens a connection and asks for all channels.
-func (s *Subscriber) connect(ctx context.Context) (*redis.PubSub, error) {
-	pubsub := s.redis.client.Subscribe(ctx)
+// tell asks for all channels, and then for what changes. It alone waits for the
+// network: Subscribe is called under the locks of its callers.
+func (s *Subscriber) tell(ctx context.Context, pubsub *redis.PubSub) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	channels := []string{controlChannel}
+	s.connected, s.changes = true, nil
+	channels := make([]string, 0, len(s.streams))
 	for id := range s.streams {
 		channels = append(channels, eventPrefix+id)
 	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.connected, s.changes = false, nil
+		s.mu.Unlock()
+	}()
 	const chunk = 500
-	for len(channels) > 0 {
-		n := min(chunk, len(channels))
-		if err := pubsub.Subscribe(ctx, channels[:n]...); err != nil {
-			return nil, errors.Join(fmt.Errorf("subscribe: %w", err), ignoreClosed(pubsub.Close()))
+	for some := range slices.Chunk(channels, chunk) {
+		if err := pubsub.Subscribe(ctx, some...); err != nil {
+			return fmt.Errorf("subscribe: %w", err)
 		}
-		channels = channels[n:]
 	}
-	s.pubsub = pubsub
-	return pubsub, nil
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-s.changed:
+		}
+		s.mu.Lock()
+		changes := s.changes
+		s.changes = nil
+		s.mu.Unlock()
+		for _, c := range changes {
+			ask := pubsub.Subscribe
+			if c.leave {
+				ask = pubsub.Unsubscribe
+			}
+			if err := ask(ctx, c.channel); err != nil {
+				return fmt.Errorf("subscribe: %w", err)
+			}
+		}
+	}
 }
 
 // watch pings, and returns an error when the connection gives no sign.

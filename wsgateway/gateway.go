@@ -192,7 +192,7 @@ func (g *Gateway) compareHeads(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ticker.C:
-			g.hubs.sweep(ctx)
+			g.hubs.sweep()
 		case <-g.lookAtHeads:
 		}
 		if err := g.compareOnce(ctx); err != nil && ctx.Err() == nil {

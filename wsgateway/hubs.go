@@ -38,7 +38,7 @@ func (hs *hubs) start(ctx context.Context, group *errgroup.Group) {
 
 // open subscribes a new hub's channel and loads it. hs.mu is held.
 func (hs *hubs) open(h *hub) {
-	hs.gateway.subscriber.Subscribe(hs.ctx, h.id)
+	hs.gateway.subscriber.Subscribe(h.id)
 	h.run(h.load)
 }
 
@@ -78,14 +78,14 @@ func (hs *hubs) join(s *session, streamID string) *hub {
 }
 
 // sweep closes hubs that nobody has watched for a while.
-func (hs *hubs) sweep(ctx context.Context) {
+func (hs *hubs) sweep() {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	for id, h := range hs.byID {
 		if h.idleSince(time.Now().Add(-linger)) {
 			delete(hs.byID, id)
 			h.close()
-			hs.gateway.subscriber.Unsubscribe(ctx, id)
+			hs.gateway.subscriber.Unsubscribe(id)
 		}
 	}
 }

@@ -1,0 +1,347 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local" //nolint:depguard // its proxy
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// heard is a Follower that writes everything down.
+type heard struct {
+	mu       sync.Mutex
+	acked    map[string]int
+	received map[string][]string
+	control  []Control
+	ups      int
+	downs    []error
+}
+
+func (h *heard) Subscribed(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.acked[id]++
+}
+
+func (h *heard) Received(id string, message []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.received[id] = append(h.received[id], string(message))
+}
+
+func (h *heard) Controlled(c Control) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.control = append(h.control, c)
+}
+
+func (h *heard) Connected(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		h.ups++
+	} else {
+		h.downs = append(h.downs, err)
+	}
+}
+
+func (h *heard) look(f func() bool) func() bool {
+	return func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return f()
+	}
+}
+
+// follow runs a subscriber for the life of the test.
+func follow(tb testing.TB, b *Redis, change func(*Subscriber)) (*Subscriber, *heard) {
+	tb.Helper()
+	h := &heard{acked: make(map[string]int), received: make(map[string][]string)}
+	s := b.NewSubscriber(h)
+	s.Silence = 300 * time.Millisecond
+	if change != nil {
+		change(s)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				tb.Errorf("run: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			tb.Error("run does not end with its context")
+		}
+	})
+	return s, h
+}
+
+// proxied puts a proxy before a Redis.
+func proxied(tb testing.TB, server *local.Redis) (p *local.Proxy, url string) {
+	tb.Helper()
+	p, err := local.StartProxy(strings.TrimSuffix(strings.TrimPrefix(server.URL(), "redis://"), "/0"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			tb.Errorf("close proxy: %v", err)
+		}
+	})
+	return p, "redis://" + p.Addr() + "/0"
+}
+
+func TestFollowInOrder(t *testing.T) {
+	b, p := start(t)
+	s, h := follow(t, b, nil)
+	streams := []string{"a", "b/c", "流"}
+	for _, id := range streams {
+		s.Subscribe(id)
+	}
+	localtest.Eventually(t, "all are acknowledged", h.look(func() bool { return len(h.acked) == 3 && h.ups == 1 }))
+	want := make(map[string]uint64)
+	rng := seeded(t)
+	for range 40 {
+		var batch []event.Pending
+		for i := range 1 + rng.IntN(10) {
+			id := streams[rng.IntN(len(streams))]
+			batch = append(batch, moment(t, id, fmt.Sprint(i), 5))
+			want[id]++
+		}
+		batch = append(batch, moment(t, "nobody's", "x", 5))
+		p = publish(t, b, p, batch...)
+	}
+	for _, id := range streams {
+		localtest.Eventually(t, "all messages of "+id, h.look(func() bool { return uint64(len(h.received[id])) >= want[id] }))
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, got := range h.received {
+		var at []uint64
+		for _, text := range got {
+			m, err := event.ParseMessage([]byte(text))
+			if err != nil || m.ID.Epoch != p.Epoch {
+				t.Fatalf("%q: %v", text, err)
+			}
+			at = append(at, m.ID.Offset)
+		}
+		if !counted(at, 1, want[id]) {
+			t.Errorf("%q: got %v, want 1 to %d", id, at, want[id])
+		}
+	}
+	if len(h.acked) != 3 || h.acked["a"] != 1 || len(h.downs) != 0 {
+		t.Errorf("acknowledged %v, lost %v", h.acked, h.downs)
+	}
+}
+
+// From Subscribed on, everything arrives.
+func TestNothingIsMissedAfterSubscribed(t *testing.T) {
+	b, p := start(t)
+	s, h := follow(t, b, nil)
+	for i := range 20 {
+		id := fmt.Sprint("s", i)
+		s.Subscribe(id)
+		localtest.Eventually(t, "acknowledged", h.look(func() bool { return h.acked[id] == 1 }))
+		p = publish(t, b, p, moments(t, id, 1)...)
+		localtest.Eventually(t, "the message of "+id, h.look(func() bool { return len(h.received[id]) == 1 }))
+	}
+}
+
+func TestUnsubscribe(t *testing.T) {
+	b, p := start(t)
+	s, h := follow(t, b, nil)
+	s.Subscribe("a")
+	s.Subscribe("b")
+	localtest.Eventually(t, "both are acknowledged", h.look(func() bool { return len(h.acked) == 2 }))
+	s.Unsubscribe("a")
+	localtest.Eventually(t, "one channel is left", func() bool {
+		return len(b.client.PubSubChannels(t.Context(), eventPrefix+"*").Val()) == 1
+	})
+	p = publish(t, b, p, append(moments(t, "a", 1), moments(t, "b", 1)...)...)
+	localtest.Eventually(t, "b", h.look(func() bool { return len(h.received["b"]) == 1 }))
+	h.look(func() bool {
+		if got := h.received["a"]; len(got) != 0 {
+			t.Errorf("a got %q", got)
+		}
+		return true
+	})()
+	s.Subscribe("a")
+	localtest.Eventually(t, "a again", h.look(func() bool { return h.acked["a"] == 2 }))
+	publish(t, b, p, moments(t, "a", 1)...)
+	localtest.Eventually(t, "message of a", h.look(func() bool { return len(h.received["a"]) == 1 }))
+
+	// What was left is not asked for again by the next connection.
+	s.Unsubscribe("b")
+	if err := b.client.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "a once more", h.look(func() bool { return h.acked["a"] >= 3 }))
+	if got := b.client.PubSubChannels(t.Context(), eventPrefix+"*").Val(); !slices.Equal(got, []string{eventPrefix + "a"}) {
+		t.Errorf("followed are %v", got)
+	}
+}
+
+func TestKilledConnectionIsReplaced(t *testing.T) {
+	b, p := start(t)
+	s, h := follow(t, b, nil)
+	const n = 1200 // more than one chunk
+	for i := range n {
+		s.Subscribe(fmt.Sprint("s", i))
+	}
+	localtest.Eventually(t, "all are acknowledged", h.look(func() bool { return len(h.acked) == n }))
+	for round := range 3 {
+		ups := 0
+		h.look(func() bool { clear(h.acked); clear(h.received); ups = h.ups; return true })()
+		if err := b.client.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
+			t.Fatal(err)
+		}
+		localtest.Eventually(t, "all are acknowledged again", h.look(func() bool { return len(h.acked) == n && h.ups > ups }))
+		h.look(func() bool {
+			if len(h.downs) < round+1 {
+				t.Errorf("the loss of connection %d was not told", round)
+			}
+			return true
+		})()
+		p = publish(t, b, p, append(moments(t, "s0", 3), moments(t, fmt.Sprint("s", n-1), 1)...)...)
+		localtest.Eventually(t, "messages", h.look(func() bool { return len(h.received["s0"]) == 3 && len(h.received[fmt.Sprint("s", n-1)]) == 1 }))
+	}
+}
+
+func TestSilentConnectionIsReplaced(t *testing.T) {
+	server := localtest.Redis(t)
+	direct := open(t, server.URL())
+	p := openEpoch(t, direct, nil, 1)
+	proxy, url := proxied(t, server)
+	s, h := follow(t, open(t, url), nil)
+	s.Subscribe("a")
+	localtest.Eventually(t, "acknowledged", h.look(func() bool { return h.acked["a"] == 1 }))
+	began := time.Now()
+	proxy.BlackHole()
+	localtest.Eventually(t, "the silence is noticed", h.look(func() bool { return len(h.downs) > 0 }))
+	if took := time.Since(began); took < s.Silence || took > s.Silence*10 {
+		t.Errorf("noticed after %s, want %s and little more", took, s.Silence)
+	}
+	h.look(func() bool {
+		if !errors.Is(h.downs[0], errSilent) {
+			t.Errorf("got %v, want %v", h.downs[0], errSilent)
+		}
+		return true
+	})()
+	// Hubs subscribe while Redis is away, and cannot wait for it.
+	var longest time.Duration
+	for i := range 100 {
+		began = time.Now()
+		s.Subscribe(fmt.Sprint("late", i))
+		s.Unsubscribe(fmt.Sprint("late", i-1))
+		longest = max(longest, time.Since(began))
+		<-time.After(10 * time.Millisecond)
+	}
+	if longest > 200*time.Millisecond {
+		t.Errorf("subscribing held its caller up for %s", longest)
+	}
+	proxy.Heal()
+	localtest.Eventually(t, "acknowledged again", h.look(func() bool { return h.acked["a"] == 2 && h.acked["late99"] == 1 }))
+	publish(t, direct, p, moments(t, "a", 1)...)
+	localtest.Eventually(t, "a message", h.look(func() bool { return len(h.received["a"]) == 1 }))
+	h.look(func() bool {
+		if h.acked["late98"] != 0 {
+			t.Error("what was left meanwhile is followed")
+		}
+		return true
+	})()
+}
+
+// An idle connection is kept by the answers to our pings.
+func TestIdleConnectionIsKept(t *testing.T) {
+	b, _ := start(t)
+	s, h := follow(t, b, func(s *Subscriber) { s.Silence = 60 * time.Millisecond })
+	s.Subscribe("a")
+	localtest.Eventually(t, "acknowledged", h.look(func() bool { return h.acked["a"] == 1 }))
+	<-time.After(15 * s.Silence)
+	h.look(func() bool {
+		if len(h.downs) > 0 || h.ups != 1 {
+			t.Errorf("replaced %d times: %v", h.ups-1, h.downs)
+		}
+		return true
+	})()
+}
+
+func TestDeafConnectionIsReplaced(t *testing.T) {
+	b, p := start(t)
+	_, h := follow(t, b, func(s *Subscriber) { s.Deaf = 500 * time.Millisecond })
+	ctx := t.Context()
+	for range 20 { // heartbeats keep it
+		if _, err := b.Heartbeat(ctx, Control{Epoch: p.Epoch}); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	h.look(func() bool {
+		if len(h.downs) > 0 {
+			t.Errorf("replaced although heartbeats came: %v", h.downs)
+		}
+		if len(h.control) == 0 || h.control[0].Type != ControlHeartbeat || h.control[0].Epoch != p.Epoch {
+			t.Errorf("heard %+v", h.control)
+		}
+		return true
+	})()
+	localtest.Eventually(t, "the connection is replaced", h.look(func() bool { return len(h.downs) > 0 && h.ups > 1 }))
+	h.look(func() bool {
+		if !errors.Is(h.downs[0], errDeaf) {
+			t.Errorf("got %v, want %v", h.downs[0], errDeaf)
+		}
+		return true
+	})()
+	// The announcement of an epoch is no heartbeat, and is heard.
+	openEpoch(t, b, &p, 2)
+	localtest.Eventually(t, "the new epoch", h.look(func() bool {
+		return slices.ContainsFunc(h.control, func(c Control) bool { return c.Type == ControlEpoch && c.Epoch != p.Epoch })
+	}))
+}
+
+func TestForeignControlMessagesAreIgnored(t *testing.T) {
+	b, p := start(t)
+	_, h := follow(t, b, nil)
+	localtest.Eventually(t, "connected", h.look(func() bool { return h.ups == 1 }))
+	for _, text := range []string{"", "x", "[]", "{"} {
+		if err := b.client.Publish(t.Context(), controlChannel, text).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Heartbeat(t.Context(), Control{Epoch: p.Epoch, Listener: "l"}); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "the heartbeat", h.look(func() bool { return len(h.control) > 0 }))
+	h.look(func() bool {
+		if len(h.control) != 1 || h.control[0].Listener != "l" || len(h.downs) > 0 {
+			t.Errorf("heard %+v, lost %v", h.control, h.downs)
+		}
+		return true
+	})()
+}
+
+// Redis is away at the start: the subscriber waits for it.
+func TestFollowBeforeRedisIsThere(t *testing.T) {
+	server := localtest.Redis(t)
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	s, h := follow(t, open(t, server.URL()), nil)
+	s.Subscribe("a")
+	localtest.Eventually(t, "the failure is told", h.look(func() bool { return len(h.downs) > 1 }))
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "acknowledged", h.look(func() bool { return h.acked["a"] == 1 && h.ups == 1 }))
+}
