@@ -233,6 +233,8 @@ func TestDrainReadsWhatIsNewAndNothingElse(t *testing.T) {
 	r.read(t, 1)
 	check(t, "within a backlog", r.pos, 0)
 	r.pos = old
+	exec(t, conn, `ANALYZE viewer_timeseries`)
+	check(t, "analyzed", r.pos, 1)
 	exec(t, open, `ROLLBACK`)
 	if got, want := len(r.drain(t)), 1; got != want {
 		t.Errorf("after the rollback: got %d changes, want %d", got, want)

@@ -97,6 +97,15 @@ BEGIN
         JOIN pg_catalog.pg_class r ON r.oid = to_regclass(format('public.%I', c.tab))
         WHERE r.relkind <> 'r'
         GROUP BY c.tab, r.relkind
+        UNION ALL
+        -- the columns of 003_changes.sql
+        SELECT 1000, format('column public.%s.%s is of type %s, expected %s: the name is ours', tab, col,
+                            format_type(a.atttypid, a.atttypmod), want)
+        FROM unnest(ARRAY['chat_summary_minute', 'moments', 'streams', 'viewer_timeseries']) AS tab
+        CROSS JOIN (VALUES ('change_xid', 'xid8'), ('change_id', 'bigint'), ('changed_at', 'timestamp with time zone')) AS ours (col, want)
+        JOIN pg_catalog.pg_attribute a
+          ON a.attrelid = to_regclass(format('public.%I', tab)) AND a.attname = col AND NOT a.attisdropped
+        WHERE format_type(a.atttypid, a.atttypmod) <> want
     ) AS f;
     IF faults IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'TM001', MESSAGE = faults;

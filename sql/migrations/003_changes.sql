@@ -6,22 +6,6 @@ SET lock_timeout = '200ms';
 
 DO $$
 DECLARE
-    faults text;
-BEGIN
-    SELECT string_agg(format('column public.%s.%s is of type %s, expected %s: the name is ours', tab, col,
-                             format_type(a.atttypid, a.atttypmod), want), '; ') INTO faults
-    FROM unnest(ARRAY['chat_summary_minute', 'moments', 'streams', 'viewer_timeseries']) AS tab
-    CROSS JOIN (VALUES ('change_xid', 'xid8'), ('change_id', 'bigint'), ('changed_at', 'timestamp with time zone')) AS c (col, want)
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = format('public.%I', tab)::regclass AND a.attname = col AND NOT a.attisdropped
-    WHERE format_type(a.atttypid, a.atttypmod) <> want;
-    IF faults IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'TM001', MESSAGE = faults;
-    END IF;
-END
-$$;
-
-DO $$
-DECLARE
     tab text;
 BEGIN
     FOREACH tab IN ARRAY ARRAY['chat_summary_minute', 'moments', 'streams', 'viewer_timeseries'] LOOP
