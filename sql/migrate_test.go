@@ -473,3 +473,21 @@ func TestTablesAloneCaptureNothing(t *testing.T) {
 	}
 	same(t, "pending", status(t, url).Pending, []string{"003_changes.sql", "004_wakeup.sql"})
 }
+
+func TestStreamsWithAnotherKeyAreAdopted(t *testing.T) {
+	for _, setup := range []string{
+		`CREATE TABLE streams (stream_id varchar, title text)`,
+		`CREATE TABLE streams (id serial PRIMARY KEY, stream_id varchar UNIQUE NOT NULL)`,
+		`CREATE TABLE streams (tenant int, stream_id text, PRIMARY KEY (tenant, stream_id))`,
+	} {
+		url := localtest.Postgres(t, nil)
+		conn := connect(t, url)
+		exec(t, conn, setup)
+		up(t, url)
+		same(t, "tables", tables(t, conn), contractTables)
+		r := newReader(t, config(url))
+		id := addViewers(t, conn, "s", 1)
+		expect(t, setup, r.drain(t), id)
+		down(t, url)
+	}
+}

@@ -122,6 +122,14 @@ BEGIN
         FROM contract WHERE to_regclass(format('public.%I', tab)) IS NULL
         GROUP BY tab ORDER BY min(n)
     LOOP
+        -- Adopted streams may have another key than the one that is referred to.
+        IF NOT EXISTS (
+            SELECT FROM pg_catalog.pg_constraint k
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attname = 'stream_id'
+            WHERE k.conrelid = to_regclass('public.streams') AND k.contype = 'p' AND k.conkey = ARRAY[a.attnum])
+        THEN
+            missing.columns := replace(missing.columns, ' REFERENCES public.streams', '');
+        END IF;
         EXECUTE format('CREATE TABLE public.%I (%s)', missing.tab, missing.columns);
         INSERT INTO telemetra.added (kind, tab) VALUES ('table', missing.tab) ON CONFLICT DO NOTHING;
     END LOOP;
