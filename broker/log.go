@@ -37,9 +37,11 @@ func (b *Redis) Heads(ctx context.Context, streamIDs ...string) (epoch string, h
 		if !ok {
 			continue
 		}
-		if heads[i], err = strconv.ParseUint(digits, 10, 64); err != nil {
+		head, err := strconv.ParseUint(digits, 10, 64)
+		if err != nil {
 			return "", nil, fmt.Errorf("head of %q is %q, not a number", streamIDs[i], digits)
 		}
+		heads[i] = head
 	}
 	return epoch, heads, nil
 }
@@ -64,7 +66,7 @@ func (b *Redis) Log(ctx context.Context, epoch, streamID string, after, upTo uin
 		return nil, ErrExpired
 	}
 	for i := range messages {
-		if messages[i].ID.Offset != after+uint64(i)+1 { //nolint:gosec // an index
+		if messages[i].ID.Offset != after+uint64(i)+1 {
 			return nil, ErrExpired
 		}
 	}

@@ -93,8 +93,7 @@ func (b *Redis) Close() error { return b.client.Close() }
 // and the check falls away.
 func (b *Redis) onConnect(ctx context.Context, cn *redis.Conn) error {
 	info, err := cn.Info(ctx, "server").Result()
-	var refused redis.Error
-	if err != nil && !errors.As(err, &refused) {
+	if _, refused := errors.AsType[redis.Error](err); err != nil && !refused {
 		return fmt.Errorf("ask redis for its run id: %w", err)
 	}
 	if err != nil && IsUnavailable(err) {
@@ -126,8 +125,7 @@ func IsUnavailable(err error) bool {
 	if err == nil {
 		return false
 	}
-	var refused redis.Error
-	if !errors.As(err, &refused) {
+	if _, refused := errors.AsType[redis.Error](err); !refused {
 		return true // network, timeout, closed connection
 	}
 	for _, state := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY", "MISCONF", "NOREPLICAS"} {

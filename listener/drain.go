@@ -121,8 +121,7 @@ func (l *Listener) drain(ctx context.Context) (n int, err error) {
 	case !errors.As(err, &fromRedis):
 		l.dropDrainer()
 	}
-	var damaged *broker.DamagedError
-	if errors.As(err, &damaged) {
+	if damaged, ok := errors.AsType[*broker.DamagedError](err); ok {
 		return 0, l.openEpoch(ctx, l.current, resetDamaged, damaged.Reason)
 	}
 	return n, err

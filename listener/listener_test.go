@@ -15,7 +15,6 @@ import (
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
-	"github.com/telemetra/telemetra/deploy/local"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/listener"
 	"github.com/telemetra/telemetra/sql"
@@ -316,11 +315,7 @@ func TestRedisWithOlderDataStartsAnEpoch(t *testing.T) {
 
 func TestRestartedRedisStartsAnEpoch(t *testing.T) {
 	b := &bench{t: t, url: localtest.Postgres(t, sql.Migrate)}
-	server, err := local.StartRedis(t.Context(), local.RedisConfig{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
+	server := localtest.DurableRedis(t)
 	b.redisURL = server.URL()
 	b.open()
 	b.exec(`INSERT INTO streams (stream_id) VALUES ('s')`)
@@ -383,11 +378,7 @@ func TestReplacedPostgresStartsAnEpochWithoutOldRows(t *testing.T) {
 
 func TestSilentConnectionsAreReplaced(t *testing.T) {
 	b := setup(t)
-	proxy, err := local.StartProxy(hostOf(b.url))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = proxy.Close() })
+	proxy := localtest.Proxy(t, hostOf(b.url))
 	l := b.listen(strings.Replace(b.url, hostOf(b.url), proxy.Addr(), 1))
 	b.ready(l)
 	connects := func() float64 { return l.metric(t, "telemetra_listener_listen_connects_total", "") }

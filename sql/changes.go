@@ -17,7 +17,7 @@ import (
 // in the comment above each; rowScanner reads them back.
 const (
 	// t1 window_start, t2 window_end, n1 chat_count, n2 unique_chatters, names
-	// top_emotes, f1 avg_sentiment, f2 chat_rate, f3 avg_viewers, flag is_anomaly
+	// top_emotes, f1 avg_sentiment, f2 chat_rate, f3 avg_viewers, flag is_anomaly.
 	selectMetrics = `
 SELECT 1::smallint AS kind, t.change_id, t.change_xid, t.changed_at, t.stream_id::text AS stream_id, NULL::text AS key,
        t.window_start::timestamptz AS t1, t.window_end::timestamptz AS t2, NULL::timestamptz AS t3,
@@ -27,7 +27,7 @@ SELECT 1::smallint AS kind, t.change_id, t.change_xid, t.changed_at, t.stream_id
 FROM public.chat_summary_minute AS t`
 
 	// key moment_id, t1 timestamp, f1 metric_value, f2 threshold, s1 moment_type,
-	// s2 description, s3 metric_name, doc metadata
+	// s2 description, s3 metric_name, doc metadata.
 	selectMoments = `
 SELECT 2::smallint AS kind, t.change_id, t.change_xid, t.changed_at, t.stream_id::text AS stream_id, t.moment_id::text AS key,
        t."timestamp"::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3,
@@ -37,7 +37,7 @@ SELECT 2::smallint AS kind, t.change_id, t.change_xid, t.changed_at, t.stream_id
 FROM public.moments AS t`
 
 	// t1 created_at, t2 updated_at, t3 last_window_end, n1 viewer_count (the newest
-	// known, NaN and what is beyond an integer left out), flag is_live, s1 title
+	// known, NaN and what is beyond an integer left out), flag is_live, s1 title.
 	selectStreams = `
 SELECT 3::smallint AS kind, t.change_id, t.change_xid, t.changed_at, t.stream_id::text AS stream_id, NULL::text AS key,
        t.created_at::timestamptz AS t1, t.updated_at::timestamptz AS t2,
@@ -53,7 +53,7 @@ SELECT 3::smallint AS kind, t.change_id, t.change_xid, t.changed_at, t.stream_id
        t.is_live AS flag, t.title::text AS s1, NULL::text AS s2, NULL::text AS s3, NULL::text AS doc
 FROM public.streams AS t`
 
-	// t1 timestamp, n1 viewer_count, n2 unique_viewers
+	// t1 timestamp, n1 viewer_count, n2 unique_viewers.
 	selectViewers = `
 SELECT 4::smallint AS kind, t.change_id, t.change_xid, t.changed_at, t.stream_id::text AS stream_id, NULL::text AS key,
        t."timestamp"::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3,

@@ -101,7 +101,8 @@ func (db *DB) FirstPosition(ctx context.Context) (Position, error) {
 
 func readSnapshot(ctx context.Context, conn interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}) (Snapshot, Cluster, error) {
+},
+) (Snapshot, Cluster, error) {
 	var (
 		now, wal string
 		c        Cluster

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // JobRows is what an aggregation job writes in one transaction: rows of the
@@ -128,9 +129,14 @@ INSERT INTO public.chat_summary_minute (stream_id, window_start, window_end, cha
 SELECT $1, now(), now(), n, 57, '{Kappa,Kappa,LUL,PogChamp}', 0.25, 3.5, 1234.5, 0.4, false
 FROM generate_series(1, $2::int) AS n`
 
-// BulkSummaries writes n rows as one transaction, as a backfill does.
-func (db *DB) BulkSummaries(ctx context.Context, streamID string, n int) error {
-	if _, err := db.Pool.Exec(ctx, bulkSummariesSQL, streamID, n); err != nil {
+// Execer is a pool, a connection or a transaction.
+type Execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// BulkSummaries writes n rows in one statement, as a backfill does.
+func BulkSummaries(ctx context.Context, to Execer, streamID string, n int) error {
+	if _, err := to.Exec(ctx, bulkSummariesSQL, streamID, n); err != nil {
 		return fmt.Errorf("write %d summaries: %w", n, err)
 	}
 	return nil

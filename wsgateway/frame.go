@@ -22,7 +22,7 @@ func newFrame(payload []byte) *frame {
 		header[1] = byte(n)
 	case n < 1<<16:
 		header[1] = 126
-		header = binary.BigEndian.AppendUint16(header, uint16(n)) //nolint:gosec // checked above
+		header = binary.BigEndian.AppendUint16(header, uint16(n))
 	default:
 		header[1] = 127
 		header = binary.BigEndian.AppendUint64(header, uint64(n))

@@ -26,6 +26,9 @@ func (o *object) name(name string) {
 	o.dst = append(o.dst, '"', ':')
 }
 
+// end closes the object and returns what has been written.
+func (o *object) end() []byte { return append(o.dst, '}') }
+
 func (o *object) null() { o.dst = append(o.dst, "null"...) }
 
 func (o *object) text(name, v string) {

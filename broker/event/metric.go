@@ -78,10 +78,11 @@ func (m *Metric) appendData(dst []byte) ([]byte, error) {
 			o.dst = append(o.dst, ',')
 		}
 		count := int64(e.Count)
-		entry := object{dst: append(o.dst, '{')}
+		o.dst = append(o.dst, '{')
+		entry := object{dst: o.dst}
 		entry.text("name", e.Name)
 		entry.int("count", &count)
-		o.dst = append(entry.dst, '}')
+		o.dst = entry.end()
 	}
 	o.dst = append(o.dst, ']')
 	o.float("sentiment_score", m.AvgSentiment)
@@ -94,5 +95,5 @@ func (m *Metric) appendData(dst []byte) ([]byte, error) {
 	o.float("avg_viewers", m.AvgViewers)
 	o.float("z_score", m.ZScore)
 	o.bool("is_anomaly", m.IsAnomaly)
-	return append(o.dst, '}'), nil
+	return o.end(), nil
 }

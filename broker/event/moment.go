@@ -71,5 +71,5 @@ func (m *Moment) appendData(dst []byte) ([]byte, error) {
 	if err := o.json("metadata", m.Metadata); err != nil {
 		return nil, err
 	}
-	return append(o.dst, '}'), nil
+	return o.end(), nil
 }

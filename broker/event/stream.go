@@ -31,5 +31,5 @@ func (s *Stream) appendData(dst []byte) ([]byte, error) {
 	o.bool("is_live", s.IsLive)
 	o.int("viewer_count", s.ViewerCount)
 	o.time("last_window_end", s.LastWindowEnd)
-	return append(o.dst, '}'), nil
+	return o.end(), nil
 }

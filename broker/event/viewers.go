@@ -24,5 +24,5 @@ func (v *Viewers) appendData(dst []byte) ([]byte, error) {
 	o.time("timestamp", v.Timestamp)
 	o.int("viewer_count", v.ViewerCount)
 	o.int("unique_viewers", v.UniqueViewers)
-	return append(o.dst, '}'), nil
+	return o.end(), nil
 }

@@ -76,7 +76,7 @@ func rollBack(t *testing.T, databaseURL string, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.Background()) }()
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
 	for i := range n {
 		tx, err := conn.Begin(t.Context())
 		if err != nil {
@@ -98,7 +98,7 @@ func killBackend(t *testing.T, databaseURL string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.Background()) }()
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
 	if err := syscall.Kill(int(conn.PgConn().PID()), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestOpenTransactionDelaysNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = big.Close(context.Background()) }()
+	defer func() { _ = big.Close(context.WithoutCancel(t.Context())) }()
 	tx, err := big.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/alicebob/miniredis/v2"
@@ -152,8 +153,8 @@ func (p *demoServers) startRedis(ctx context.Context, dir string) error {
 // close stops the servers, the last one first.
 func (p *demoServers) close() error {
 	var errs []error
-	for i := len(p.stops) - 1; i >= 0; i-- {
-		errs = append(errs, p.stops[i]())
+	for _, stop := range slices.Backward(p.stops) {
+		errs = append(errs, stop())
 	}
 	return errors.Join(errs...)
 }

@@ -41,9 +41,9 @@ type telemetra struct {
 }
 
 // startTelemetra starts a command on a free port and waits until it serves.
-func startTelemetra(t *testing.T, databaseURL, redisURL, command string, args ...string) *telemetra {
+func startTelemetra(t *testing.T, databaseURL, redisURL, command string) *telemetra {
 	t.Helper()
-	p, err := launch(databaseURL, redisURL, command, args...)
+	p, err := launch(databaseURL, redisURL, command)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,9 +56,9 @@ func startTelemetra(t *testing.T, databaseURL, redisURL, command string, args ..
 	return p
 }
 
-func launch(databaseURL, redisURL, command string, args ...string) (*telemetra, error) {
+func launch(databaseURL, redisURL, command string) (*telemetra, error) {
 	p := &telemetra{log: &logTail{}, done: make(chan struct{})}
-	p.cmd = exec.Command(os.Args[0], append([]string{command, "--host=127.0.0.1", "--port=0"}, args...)...) //nolint:gosec,noctx // this test binary; stop ends it
+	p.cmd = exec.Command(os.Args[0], command, "--host=127.0.0.1", "--port=0") //nolint:noctx // this test binary; stop ends it
 	p.cmd.Env = append(os.Environ(), commandVar+"=1", "DATABASE_URL="+databaseURL, "REDIS_URL="+redisURL)
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {

@@ -120,7 +120,7 @@ func makeStreams(t *testing.T, databaseURL string, n int) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.Background()) }()
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
 	streams := make([]string, n)
 	for i := range streams {
 		streams[i] = fmt.Sprintf("stream-%d", i+1)
@@ -138,7 +138,7 @@ func settle(t *testing.T, databaseURL string, clients map[string]*record) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.Background()) }()
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
 	total := 0
 	for id, r := range clients {
 		want := table(t.Context(), t, conn, id)
@@ -235,5 +235,5 @@ func TestNothingIsLostWhileListenersDie(t *testing.T) {
 	}
 	t.Logf("%d commits, %d kills, %d LISTEN backends terminated", w.commits.Load(), kills, terminated)
 	mortal.stop(t)
-	_ = admin.Close(context.Background())
+	_ = admin.Close(context.WithoutCancel(t.Context()))
 }

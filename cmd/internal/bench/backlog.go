@@ -20,7 +20,7 @@ func backlog(ctx context.Context, b *bench) ([]Figure, error) {
 		return nil, err
 	}
 	defer db.Close()
-	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: streamRows(latencyStreams)}); err != nil {
+	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: streamRows()}); err != nil {
 		return nil, err
 	}
 	// The first listener leaves a position to go on from.
@@ -31,7 +31,7 @@ func backlog(ctx context.Context, b *bench) ([]Figure, error) {
 	if _, err := first.stop(); err != nil {
 		return nil, err
 	}
-	if err := db.BulkSummaries(ctx, "bench_1", b.config.Rows); err != nil {
+	if err := sql.BulkSummaries(ctx, db.Pool, "bench_1", b.config.Rows); err != nil {
 		return nil, err
 	}
 	began := time.Now()

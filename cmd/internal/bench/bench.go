@@ -24,7 +24,7 @@ type Config struct {
 	Only     []string      `enum:"latency,writers,backlog" placeholder:"NAME" help:"Measure only these: latency, writers, backlog. Default: latency and writers."`
 	Duration time.Duration `default:"20s" help:"How long latency is measured."`
 	Round    time.Duration `default:"4s" help:"Length of one round of writers; each side has five."`
-	Rows     int           `default:"1000000" help:"Rows of the backlog."`
+	Rows     int           `default:"1000000" help:"Rows of the backlog, and of the open transaction beside which latency is measured."`
 	JSON     bool          `name:"json" help:"Print JSON instead of a table."`
 }
 
@@ -133,7 +133,7 @@ func (b *bench) start(ctx context.Context, command string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO") //nolint:gosec // ourselves
+	cmd := exec.CommandContext(ctx, program, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO")
 	cmd.Env = append(os.Environ(), "DATABASE_URL="+b.url, "REDIS_URL="+b.redis.URL())
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second

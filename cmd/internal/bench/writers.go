@@ -94,7 +94,7 @@ func (b *bench) prepare(ctx context.Context, url string) error {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }() // nothing is lost with it
-	return sql.WriteJob(ctx, conn, &sql.JobRows{Streams: streamRows(latencyStreams)})
+	return sql.WriteJob(ctx, conn, &sql.JobRows{Streams: streamRows()})
 }
 
 // insertRate lets n connections insert as fast as they can for a round.
@@ -113,7 +113,7 @@ func (b *bench) insertRate(ctx context.Context, url string, n int) (float64, err
 			return 0, err
 		}
 	}
-	streams := streamRows(latencyStreams)
+	streams := streamRows()
 	var inserted atomic.Int64
 	var failed atomic.Pointer[error]
 	var wg sync.WaitGroup

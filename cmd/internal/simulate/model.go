@@ -71,7 +71,7 @@ type stream struct {
 func NewModel(n int, seed uint64, start time.Time) *Model {
 	m := &Model{streams: make([]stream, n)}
 	for i := range m.streams {
-		rng := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // made-up traffic
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		id := DemoStream
 		if i > 0 {
 			id = fmt.Sprintf("stream_%03d", i+1)

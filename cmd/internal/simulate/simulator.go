@@ -183,7 +183,7 @@ func (s *Simulator) retry(ctx context.Context, work func() error) error {
 			away = true
 			s.log.Warn().Err(err).Msg("cannot write; trying again")
 		}
-		timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // jitter
+		timer := time.NewTimer(pause/2 + rand.N(pause))
 		select {
 		case <-ctx.Done():
 			timer.Stop()

@@ -62,7 +62,7 @@ const template = "telemetra_template"
 // same function.
 func Postgres(tb testing.TB, migrate func(ctx context.Context, url string) error) (url string) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(tb.Context(), 2*time.Minute)
 	defer cancel()
 	shared.once.Do(func() {
 		shared.server, shared.err = local.StartPostgres(ctx, local.PostgresConfig{Settings: settings})
@@ -82,7 +82,7 @@ func Postgres(tb testing.TB, migrate func(ctx context.Context, url string) error
 		tb.Fatalf("create database: %v", err)
 	}
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), time.Minute)
 		defer cancel()
 		if err := admin(ctx, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
 			tb.Errorf("drop database: %v", err)
@@ -121,7 +121,7 @@ func admin(ctx context.Context, statement string) error {
 // PostgresServer starts a server for the test alone, which may crash it.
 func PostgresServer(tb testing.TB) *local.Postgres {
 	tb.Helper()
-	p, err := local.StartPostgres(context.Background(), local.PostgresConfig{Settings: settings})
+	p, err := local.StartPostgres(tb.Context(), local.PostgresConfig{Settings: settings})
 	if err != nil {
 		tb.Fatalf("start postgres: %v", err)
 	}
@@ -136,7 +136,18 @@ func PostgresServer(tb testing.TB) *local.Postgres {
 // Redis starts a server for the test.
 func Redis(tb testing.TB, args ...string) *local.Redis {
 	tb.Helper()
-	r, err := local.StartRedis(context.Background(), local.RedisConfig{Args: args})
+	return startRedis(tb, local.RedisConfig{Args: args})
+}
+
+// DurableRedis starts a server for the test that keeps its data over a restart.
+func DurableRedis(tb testing.TB) *local.Redis {
+	tb.Helper()
+	return startRedis(tb, local.RedisConfig{Dir: tb.TempDir()})
+}
+
+func startRedis(tb testing.TB, c local.RedisConfig) *local.Redis {
+	tb.Helper()
+	r, err := local.StartRedis(tb.Context(), c)
 	if err != nil {
 		tb.Fatalf("start redis: %v", err)
 	}
@@ -146,6 +157,21 @@ func Redis(tb testing.TB, args ...string) *local.Redis {
 		}
 	})
 	return r
+}
+
+// Proxy starts a proxy before a server.
+func Proxy(tb testing.TB, target string) *local.Proxy {
+	tb.Helper()
+	p, err := local.StartProxy(target)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			tb.Errorf("close proxy: %v", err)
+		}
+	})
+	return p
 }
 
 // Eventually waits until ok, looking every few milliseconds, and fails the test
