@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// command runs a command that ends by itself.
+func command(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	for name, value := range env {
+		t.Setenv(name, value)
+	}
+	var out, errs bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	code = run(ctx, args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestWrongSettingsAreNamed(t *testing.T) {
+	for _, c := range []struct{ name, value, want string }{
+		{"PORT", "abc", `PORT="abc"`},
+		{"PORT", "70000", "PORT is 70000; allowed are 0 to 65535"},
+		{"POSTGRES_PORT", "0", "POSTGRES_PORT is 0; allowed are 1 to 65535"},
+		{"POSTGRES_SSLMODE", "maybe", `"verify-full" but got "maybe"`},
+		{"DB_POOL_MAX_SIZE", "0", "DB_POOL_MAX_SIZE is 0; allowed are 1 to 10000"},
+		{"DB_POOL_MIN_SIZE", "30", "DB_POOL_MIN_SIZE is 30; allowed are 0 to DB_POOL_MAX_SIZE (20)"},
+		{"SOURCE_TIMEZONE", "Mars/Olympus", `SOURCE_TIMEZONE is "Mars/Olympus"; allowed are names of the time zone database`},
+		{"REDIS_URL", "http://u:hunter2@h", "REDIS_URL is not a URL of Redis; allowed are"},
+		{"DATABASE_URL", "postgres://u:hunter2@h:port/d", "DATABASE_URL: not a connection string"},
+		{"WS_HEARTBEAT_INTERVAL", "0", "WS_HEARTBEAT_INTERVAL is 0; allowed are 1 to 3600 seconds"},
+		{"LOG_LEVEL", "loud", `LOG_LEVEL is "loud"; allowed are TRACE, DEBUG, INFO, WARN, ERROR`},
+		{"TLS_CERT", "cert.pem", "TLS_CERT and TLS_KEY must be set together"},
+	} {
+		t.Run(c.name+"="+c.value, func(t *testing.T) {
+			code, _, stderr := command(t, map[string]string{c.name: c.value}, "serve")
+			if code == 0 || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit code %d, said %q, want %q", code, stderr, c.want)
+			}
+			if strings.Contains(stderr, "hunter2") {
+				t.Errorf("a password is told: %q", stderr)
+			}
+		})
+	}
+}
+
+func TestConfigMasksSecrets(t *testing.T) {
+	code, out, stderr := command(t, map[string]string{
+		"POSTGRES_PASSWORD": "hunter2", "REDIS_URL": "redis://user:hunter2@cache:6379/3", "DATABASE_URL": "host=db password='hunter2' user=me",
+	}, "config", "--port=9000")
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	if strings.Contains(out, "hunter2") {
+		t.Errorf("a secret is printed:\n%s", out)
+	}
+	lines := strings.Fields(out)
+	for _, want := range []string{"9000", "redis://user:xxxxx@cache:6379/3", "password=xxxxx", "SOURCE_TIMEZONE"} {
+		if !strings.Contains(strings.Join(lines, " "), want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
+}
+
+func TestMigrateCommands(t *testing.T) {
+	url := localtest.Postgres(t, nil)
+	env := map[string]string{"DATABASE_URL": url}
+	code, _, stderr := command(t, env, "listener", "--port=0")
+	if code != 1 || !strings.Contains(stderr, "run: telemetra migrate up") {
+		t.Errorf("not migrated: exit code %d, said %q", code, stderr)
+	}
+	for _, step := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"migrate", "status"}, "migration 0 of 4\npending 001_schema.sql"},
+		{[]string{"migrate"}, "the database is up to date"},
+		{[]string{"migrate", "up"}, "the database is up to date"},
+		{[]string{"migrate", "status"}, "migration 4 of 4"},
+		{[]string{"migrate", "down"}, "nothing of telemetra left but rows"},
+		{[]string{"migrate", "status"}, "migration 0 of 4"},
+	} {
+		code, out, stderr := command(t, env, step.args...)
+		if code != 0 || !strings.Contains(out, step.want) {
+			t.Errorf("%v: exit code %d, printed %q %q, want %q", step.args, code, out, stderr, step.want)
+		}
+	}
+}
+
+func TestServeAnswersOverHTTP(t *testing.T) {
+	url := localtest.Postgres(t, sql.Migrate)
+	p := startTelemetra(t, url, localtest.Redis(t).URL(), "serve")
+	p.awaitReady(t)
+	for path, want := range map[string]struct {
+		status int
+		body   string
+	}{
+		"/health":          {http.StatusOK, `{"status":"ok"}`},
+		"/readyz":          {http.StatusOK, `{"status":"ready"}`},
+		"/ws/live/health":  {http.StatusOK, `"total_connections":0`},
+		"/ws/live/a":       {http.StatusUpgradeRequired, `"status":426`},
+		"/ws/live/a%2Fb":   {http.StatusUpgradeRequired, `"status":426`},
+		"/ws/live/a/b":     {http.StatusNotFound, `"status":404`},
+		"/HEALTH":          {http.StatusNotFound, `"status":404`},
+		"/metrics":         {http.StatusOK, "telemetra_listener_epochs_opened_total"},
+		"/debug/pprof/":    {http.StatusNotFound, `"status":404`},
+		"/health/":         {http.StatusNotFound, `"status":404`},
+		"/nothing/is/here": {http.StatusNotFound, `"status":404`},
+	} {
+		if status, body := p.get(t, path); status != want.status || !strings.Contains(body, want.body) {
+			t.Errorf("%s: %d %s, want %d %s", path, status, body, want.status, want.body)
+		}
+	}
+}
