@@ -20,10 +20,10 @@ type stamp struct {
 	at      *time.Time
 }
 
-func stampOf(tb testing.TB, conn *pgx.Conn, streamID string) (s stamp) {
+func stampOf(tb testing.TB, conn *pgx.Conn) (s stamp) {
 	tb.Helper()
-	const query = `SELECT change_xid::text::bigint, change_id, changed_at FROM streams WHERE stream_id = $1`
-	if err := conn.QueryRow(tb.Context(), query, streamID).Scan(&s.xid, &s.id, &s.at); err != nil {
+	const query = `SELECT change_xid::text::bigint, change_id, changed_at FROM streams WHERE stream_id = 's'`
+	if err := conn.QueryRow(tb.Context(), query).Scan(&s.xid, &s.id, &s.at); err != nil {
 		tb.Fatal(err)
 	}
 	return s
@@ -78,25 +78,25 @@ func kinds(all []found) string {
 func TestWritesAreStamped(t *testing.T) {
 	conn := connect(t, localtest.Postgres(t, Migrate))
 	before := one[time.Time](t, conn, `SELECT clock_timestamp()`)
-	withStream(t, conn, "s")
-	first := stampOf(t, conn, "s")
+	withStream(t, conn)
+	first := stampOf(t, conn)
 	if !first.complete() || first.at.Before(before) {
 		t.Fatalf("inserted: got %+v, want a stamp later than %s", first, before)
 	}
 
 	exec(t, conn, `UPDATE streams SET title = title, is_live = true`)
-	if got := stampOf(t, conn, "s"); *got.id != *first.id || *got.xid != *first.xid || !got.at.Equal(*first.at) {
+	if got := stampOf(t, conn); *got.id != *first.id || *got.xid != *first.xid || !got.at.Equal(*first.at) {
 		t.Errorf("updated with the same values: got change %d of %d, want %d of %d", *got.id, *got.xid, *first.id, *first.xid)
 	}
 
 	exec(t, conn, `UPDATE streams SET title = 'another'`)
-	second := stampOf(t, conn, "s")
+	second := stampOf(t, conn)
 	if *second.id <= *first.id || *second.xid <= *first.xid || !second.at.After(*first.at) {
 		t.Errorf("updated: got change %d of %d, want later than %d of %d", *second.id, *second.xid, *first.id, *first.xid)
 	}
 
 	exec(t, conn, `UPDATE streams SET title = NULL`)
-	if third := stampOf(t, conn, "s"); *third.id <= *second.id {
+	if third := stampOf(t, conn); *third.id <= *second.id {
 		t.Errorf("updated to null: got change %d, want later than %d", *third.id, *second.id)
 	}
 }
@@ -105,17 +105,17 @@ func TestAStampThatIsBroughtAlongIsReplaced(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	r := newReader(t, config(url))
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	r.drain(t)
 	exec(t, conn, `CREATE TABLE copy AS SELECT * FROM streams`)
-	old := stampOf(t, conn, "s")
+	old := stampOf(t, conn)
 	exec(t, conn, `DELETE FROM streams`)
 	exec(t, conn, `INSERT INTO streams SELECT * FROM copy`)
 	exec(t, conn, `INSERT INTO streams (stream_id, change_xid, change_id) VALUES ('null', NULL, NULL), ('future', '99999999', 1)`)
 	exec(t, conn, `INSERT INTO streams (stream_id) VALUES ('upserted')`)
 	exec(t, conn, `INSERT INTO streams (stream_id, title, change_xid, change_id) VALUES ('upserted', 'x', '3', 1)
 		ON CONFLICT (stream_id) DO UPDATE SET title = excluded.title, change_xid = excluded.change_xid, change_id = excluded.change_id`)
-	if now := stampOf(t, conn, "s"); *now.xid <= *old.xid || *now.id <= *old.id {
+	if now := stampOf(t, conn); *now.xid <= *old.xid || *now.id <= *old.id {
 		t.Errorf("copied back: got change %d of %d, want later than %d of %d", *now.id, *now.xid, *old.id, *old.xid)
 	}
 	if got, want := len(r.drain(t)), 4; got != want {
@@ -174,7 +174,7 @@ func listen(tb testing.TB, url string) func() int {
 func TestATransactionNotifiesOnce(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	notified := listen(t, url)
 	for _, test := range []struct {
 		name       string
@@ -227,7 +227,7 @@ func TestATransactionNotifiesOnce(t *testing.T) {
 func TestCommitBesideAnotherDoesNotWaitToNotify(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn, other := connect(t, url), connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	notified := listen(t, url)
 	// The other one is in its commit phase and has won the gate.
 	exec(t, other, `BEGIN`)
@@ -243,7 +243,7 @@ func TestCommitBesideAnotherDoesNotWaitToNotify(t *testing.T) {
 	if got, want := notified(), 1; got != want {
 		t.Errorf("after its commit: got %d notifications, want %d", got, want)
 	}
-	addViewers(t, conn, "s", 1)
+	addViewers(t, conn, 1)
 	if got, want := notified(), 1; got != want {
 		t.Errorf("with the gate free: got %d notifications, want %d", got, want)
 	}
@@ -252,7 +252,7 @@ func TestCommitBesideAnotherDoesNotWaitToNotify(t *testing.T) {
 func TestShutGateMakesWritersSkipTheNotification(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	notified := listen(t, url)
 	r, second := newReader(t, config(url)), newReader(t, config(url))
 	shut := func(r *reader, want bool) {
@@ -263,14 +263,14 @@ func TestShutGateMakesWritersSkipTheNotification(t *testing.T) {
 	}
 	shut(r, true)
 	shut(second, false)
-	addViewers(t, conn, "s", 1)
+	addViewers(t, conn, 1)
 	if got, want := notified(), 0; got != want {
 		t.Errorf("shut: got %d notifications, want %d", got, want)
 	}
 	if err := r.d.OpenGate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	addViewers(t, conn, "s", 2)
+	addViewers(t, conn, 2)
 	if got, want := notified(), 1; got != want {
 		t.Errorf("open: got %d notifications, want %d", got, want)
 	}
@@ -283,7 +283,7 @@ func TestShutGateMakesWritersSkipTheNotification(t *testing.T) {
 		t.Fatal(err)
 	}
 	localtest.Eventually(t, "the gate is open", func() bool {
-		addViewers(t, conn, "s", 3)
+		addViewers(t, conn, 3)
 		return notified() == 1
 	})
 }
@@ -318,7 +318,7 @@ func TestAsynchronousCommitIsRaised(t *testing.T) {
 func TestRowSecurityIsAnErrorAndNotSilence(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	admin := connect(t, url)
-	withStream(t, admin, "s")
+	withStream(t, admin)
 	r := newReader(t, config(url))
 	makeRole(t, url, "filtered")
 	exec(t, admin, `GRANT SELECT ON ALL TABLES IN SCHEMA public TO filtered`)
@@ -334,7 +334,7 @@ func TestRowSecurityIsAnErrorAndNotSilence(t *testing.T) {
 	}
 	defer func() { _ = d.Close(t.Context()) }() // a probe's connection
 	pos := r.pos
-	addViewers(t, admin, "s", 1)
+	addViewers(t, admin, 1)
 
 	changes, err := d.Changes(t.Context(), pos)
 	if err == nil {

@@ -27,11 +27,11 @@ func expect(tb testing.TB, what string, got []found, want ...int64) {
 func TestChangesAreFoundOnce(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	r := newReader(t, config(url))
 	expect(t, "what was there before", r.drain(t))
 
-	a, b := addViewers(t, conn, "s", 1), addViewers(t, conn, "s", 2)
+	a, b := addViewers(t, conn, 1), addViewers(t, conn, 2)
 	got := r.drain(t)
 	expect(t, "inserted", got, a, b)
 	if v, ok := got[0].Row.(*event.Viewers); !ok || v.StreamID != "s" || *v.ViewerCount != 1 || !v.Timestamp.Valid {
@@ -57,16 +57,16 @@ func TestChangesAreFoundOnce(t *testing.T) {
 func TestLateCommitsAreFound(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	early, late := connect(t, url), connect(t, url)
-	withStream(t, early, "s")
+	withStream(t, early)
 	r := newReader(t, config(url))
 
 	exec(t, late, `BEGIN`)
-	a := addViewers(t, late, "s", 1)
-	b := addViewers(t, early, "s", 2)
+	a := addViewers(t, late, 1)
+	b := addViewers(t, early, 2)
 	expect(t, "while the first is open", r.drain(t), b)
 	expect(t, "while the first is open", r.drain(t))
-	c := addViewers(t, late, "s", 3)
-	d := addViewers(t, early, "s", 4)
+	c := addViewers(t, late, 3)
+	d := addViewers(t, early, 4)
 	expect(t, "while the first is open", r.drain(t), d)
 	exec(t, late, `COMMIT`)
 	expect(t, "committed late", r.drain(t), a, c)
@@ -76,22 +76,22 @@ func TestLateCommitsAreFound(t *testing.T) {
 func TestRolledBackRowsAreNeverSeen(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn, other := connect(t, url), connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	r := newReader(t, config(url))
 
 	exec(t, other, `BEGIN`)
-	addViewers(t, other, "s", 1)
-	a := addViewers(t, conn, "s", 2)
+	addViewers(t, other, 1)
+	a := addViewers(t, conn, 2)
 	expect(t, "beside an open one", r.drain(t), a)
 	exec(t, other, `ROLLBACK`)
 	expect(t, "after it was rolled back", r.drain(t))
 
 	exec(t, conn, `BEGIN`)
-	b := addViewers(t, conn, "s", 3)
+	b := addViewers(t, conn, 3)
 	exec(t, conn, `SAVEPOINT a`)
-	addViewers(t, conn, "s", 4)
+	addViewers(t, conn, 4)
 	exec(t, conn, `ROLLBACK TO a`)
-	c := addViewers(t, conn, "s", 5)
+	c := addViewers(t, conn, 5)
 	exec(t, conn, `COMMIT`)
 	expect(t, "without the savepoint's row", r.drain(t), b, c)
 }
@@ -101,13 +101,13 @@ func TestRolledBackRowsAreNeverSeen(t *testing.T) {
 func TestPositionStaysBelowIdsThatPublishedNothing(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	r := newReader(t, config(url))
-	addViewers(t, conn, "s", 1)
+	addViewers(t, conn, 1)
 	published := r.drain(t)[0].xid
 	for range 20 {
 		exec(t, conn, `BEGIN`)
-		addViewers(t, conn, "s", 2)
+		addViewers(t, conn, 2)
 		exec(t, conn, `ROLLBACK`)
 	}
 	expect(t, "rolled back", r.drain(t))
@@ -122,9 +122,9 @@ func TestPositionStaysBelowIdsThatPublishedNothing(t *testing.T) {
 func TestFirstPositionIsCutAtAnIdOfItsOwn(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn, open := connect(t, url), connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	exec(t, open, `BEGIN`)
-	a := addViewers(t, open, "s", 1)
+	a := addViewers(t, open, 1)
 	r := newReader(t, config(url))
 	if r.pos.Published == 0 || r.pos.Seen.XMax > r.pos.Published+1 {
 		t.Errorf("position %s, published up to %d: want it cut there", r.pos.Seen, r.pos.Published)
@@ -141,16 +141,16 @@ func TestFirstPositionIsCutAtAnIdOfItsOwn(t *testing.T) {
 func TestBacklogIsReadInPartsWithoutLossOrRepetition(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn, other := connect(t, url), connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	r := newReader(t, config(url))
 
 	exec(t, other, `BEGIN`)
-	late := addViewers(t, other, "s", -1)
+	late := addViewers(t, other, -1)
 	var all []int64
 	for i := range 10 {
-		all = append(all, addViewers(t, conn, "s", i))
+		all = append(all, addViewers(t, conn, i))
 	}
-	lateToo := addViewers(t, other, "s", -2)
+	lateToo := addViewers(t, other, -2)
 
 	expect(t, "first part", r.read(t, 3), all[:3]...)
 	if r.pos.Target == nil {
@@ -161,7 +161,7 @@ func TestBacklogIsReadInPartsWithoutLossOrRepetition(t *testing.T) {
 	const update = `UPDATE viewer_timeseries SET viewer_count = 100 WHERE change_id = $1 RETURNING change_id`
 	again := one[int64](t, conn, update, all[0])
 	moved := one[int64](t, conn, update, all[8])
-	fresh := addViewers(t, conn, "s", 11)
+	fresh := addViewers(t, conn, 11)
 	expect(t, "second part", r.read(t, 2), all[3:5]...)
 	if got := r.pos.Target.String(); got != target {
 		t.Errorf("target moved from %s to %s", target, got)
@@ -195,13 +195,14 @@ type modelled struct {
 // is compared with what has been committed.
 func TestReadersFindExactlyWhatIsCommitted(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
-	withStream(t, connect(t, url), "s")
+	withStream(t, connect(t, url))
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { testModel(t, url, seed) })
 	}
 }
 
 func testModel(t *testing.T, url string, seed uint64) {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	const steps = 250
 	var (

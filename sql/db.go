@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,6 +29,9 @@ type Config struct {
 	PoolMax     int32  `name:"db-pool-max-size" env:"DB_POOL_MAX_SIZE" default:"20" help:"Most connections of the pool."`
 	TimeZone    string `name:"source-timezone" env:"SOURCE_TIMEZONE" default:"UTC" help:"Time zone in which adopted columns of type timestamp are read."`
 }
+
+// sslModes are those of libpq.
+var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
 // connectTimeout bounds one attempt to connect.
 const connectTimeout = 3 * time.Second
@@ -57,6 +62,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.DatabaseURL == "" && (c.Port < 1 || c.Port > 65535):
 		return fmt.Errorf("POSTGRES_PORT is %d; allowed are 1 to 65535", c.Port)
+	case c.DatabaseURL == "" && !slices.Contains(sslModes, c.SSLMode):
+		return fmt.Errorf("POSTGRES_SSLMODE is %q; allowed are %s", c.SSLMode, strings.Join(sslModes, ", "))
 	case c.PoolMax < 1 || c.PoolMax > 10_000:
 		return fmt.Errorf("DB_POOL_MAX_SIZE is %d; allowed are 1 to 10000", c.PoolMax)
 	case c.PoolMin < 0 || c.PoolMin > c.PoolMax:
@@ -74,10 +81,11 @@ func (c *Config) Validate() error {
 // redact keeps what pgconn says of a connection string and drops the string
 // itself, which may hold a password that its own masking does not recognize.
 func redact(err error) error {
+	const what = "not a connection string; allowed is postgres://user:password@host:port/database?sslmode=… or key=value pairs"
 	if cause := errors.Unwrap(err); cause != nil {
-		return fmt.Errorf("not a connection string: %w", cause)
+		return fmt.Errorf(what+": %w", cause)
 	}
-	return errors.New(`not a connection string; allowed is postgres://user:password@host:port/database?sslmode=… or key=value pairs`)
+	return errors.New(what)
 }
 
 // DB is the pool of a process and the sessions that it keeps beside it.
@@ -149,15 +157,19 @@ func (db *DB) prepare(ctx context.Context, conn *pgx.Conn) error {
 // Check tells whether this server can serve. A *RefusedError will not heal by
 // waiting; any other error may.
 func (db *DB) Check(ctx context.Context) error {
-	conn, err := db.Session(ctx)
+	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, db.config.ConnConfig.Copy())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }() // a probe's connection: nothing is lost with it
+	// First: behind such a pooler any other statement may fail for a reason that
+	// tells nothing, such as a prepared statement that is there already.
 	if err := checkPooler(ctx, conn, db.config.ConnConfig); err != nil {
 		return err
 	}
-	return nil
+	return db.prepare(ctx, conn)
 }
 
 // IsUnavailable tells whether an error means that Postgres is away, starting

@@ -23,7 +23,7 @@ func TestOddRowsAreRead(t *testing.T) {
 	conn := connect(t, url)
 	r := newReader(t, config(url))
 	longID := strings.Repeat("ß", 255)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	exec(t, conn, `INSERT INTO streams (stream_id, title, created_at, updated_at, is_live) VALUES ($1, '🎮 "quoted" \ ' || chr(7), 'infinity', '-infinity', NULL)`, longID)
 	exec(t, conn, `INSERT INTO streams (stream_id, title, created_at, updated_at, is_live) VALUES ('👩‍🚀/%2F ?', NULL, NULL, '4713-01-01 BC', NULL)`)
 	for _, f := range []string{"'NaN'", "'Infinity'", "'-Infinity'", "1e308", "-4.9e-324", "NULL"} {
@@ -74,7 +74,7 @@ func TestOddRowsAreRead(t *testing.T) {
 func TestNumbersKeepTheirValue(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	r := newReader(t, config(url))
 	exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start, avg_sentiment, chat_rate, avg_viewers, z_score) VALUES ('s', now(), 'NaN', 'Infinity', '-Infinity', 1e308)`)
 	row, ok := r.drain(t)[0].Row.(*event.Metric)
@@ -181,7 +181,7 @@ func TestDrainReadsWhatIsNewAndNothingElse(t *testing.T) {
 	for _, table := range captured {
 		exec(t, conn, `ALTER TABLE `+table+` SET (autovacuum_enabled = off)`)
 	}
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	r := newReader(t, config(url))
 	exec(t, r.d.conn, `PREPARE changes AS `+changesSQL)
 
@@ -210,22 +210,22 @@ func TestDrainReadsWhatIsNewAndNothingElse(t *testing.T) {
 	bulk(conn, 200_000)
 	r.pos = first(t, r.db)
 	check(t, "after a bulk load", r.pos, 0)
-	addViewers(t, conn, "s", 1)
+	addViewers(t, conn, 1)
 	check(t, "one new row after a bulk load", r.pos, 1)
 	r.drain(t)
 
 	exec(t, open, `BEGIN`)
 	bulk(open, 300_000)
 	check(t, "an open transaction from the position on", r.pos, 0)
-	addViewers(t, conn, "s", 2)
-	addViewers(t, conn, "s", 3)
+	addViewers(t, conn, 2)
+	addViewers(t, conn, 3)
 	check(t, "new rows behind an open transaction", r.pos, 2)
 	r.drain(t)
 	if got := len(r.pos.Seen.XIP); got == 0 {
 		t.Fatalf("position %s: want the open transaction in it", r.pos.Seen)
 	}
 	check(t, "an open transaction that the position knows", r.pos, 0)
-	addViewers(t, conn, "s", 4)
+	addViewers(t, conn, 4)
 	check(t, "new rows beside an open transaction that the position knows", r.pos, 1)
 
 	// The same within a backlog whose target lies before it.
@@ -253,7 +253,7 @@ func first(tb testing.TB, db *DB) Position {
 func TestReadingCanBeGivenUp(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	r := newReader(t, config(url))
 	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp") SELECT 's', now() FROM generate_series(1, 1000)`)
 	changes, err := r.d.Changes(t.Context(), r.pos)
@@ -288,7 +288,7 @@ func TestReadingCanBeGivenUp(t *testing.T) {
 func TestForeignStampsAreForgotten(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn, writer := connect(t, url), connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	exec(t, conn, `INSERT INTO moments (moment_id, stream_id, "timestamp") VALUES ('kept', 's', now()), ('restored', 's', now())`)
 	exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start) VALUES ('s', now())`)
 	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp") SELECT 's', now() FROM generate_series(1, 25000)`)
@@ -306,7 +306,7 @@ func TestForeignStampsAreForgotten(t *testing.T) {
 	kept := one[string](t, conn, `SELECT change_xid::text FROM moments WHERE moment_id = 'kept'`)
 	exec(t, writer, `BEGIN`)
 	openID := one[int64](t, writer, `INSERT INTO moments (moment_id, stream_id, "timestamp") VALUES ('open', 's', now()) RETURNING change_id`)
-	now := addViewers(t, conn, "s", 1)
+	now := addViewers(t, conn, 1)
 
 	n, err := r.db.ForgetForeignStamps(t.Context())
 	if got, want := n, int64(25_002); err != nil || got != want {

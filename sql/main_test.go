@@ -167,17 +167,17 @@ func ids(all []found) []int64 {
 }
 
 // withStream makes the row that others refer to.
-func withStream(tb testing.TB, conn *pgx.Conn, streamID string) {
+func withStream(tb testing.TB, conn *pgx.Conn) {
 	tb.Helper()
-	exec(tb, conn, `INSERT INTO streams (stream_id, title) VALUES ($1, 'a title')`, streamID)
+	exec(tb, conn, `INSERT INTO streams (stream_id, title) VALUES ('s', 'a title')`)
 }
 
-const insertViewers = `INSERT INTO viewer_timeseries (stream_id, "timestamp", viewer_count) VALUES ($1, now(), $2)`
+const insertViewers = `INSERT INTO viewer_timeseries (stream_id, "timestamp", viewer_count) VALUES ('s', now(), $1)`
 
 // addViewers inserts a row and returns its change id.
-func addViewers(tb testing.TB, conn *pgx.Conn, streamID string, n int) int64 {
+func addViewers(tb testing.TB, conn *pgx.Conn, n int) int64 {
 	tb.Helper()
-	return one[int64](tb, conn, insertViewers+` RETURNING change_id`, streamID, n)
+	return one[int64](tb, conn, insertViewers+` RETURNING change_id`, n)
 }
 
 // waitsForLock waits until the backend waits for a lock.

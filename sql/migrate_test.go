@@ -132,7 +132,7 @@ func TestDownLeavesNothing(t *testing.T) {
 	up(t, url)
 	same(t, "up again", catalog(t, conn, false), full)
 	r := newReader(t, config(url))
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	if got, want := len(r.drain(t)), 1; got != want {
 		t.Errorf("got %d changes, want %d", got, want)
 	}
@@ -141,7 +141,7 @@ func TestDownLeavesNothing(t *testing.T) {
 func TestDownKeepsRows(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp", viewer_count) SELECT 's', now(), n FROM generate_series(1, 1000) AS n`)
 	const rows = `SELECT count(*)::text || md5(string_agg(format('%s %s %s', id, "timestamp", viewer_count), ',' ORDER BY id)) FROM viewer_timeseries`
 	before := one[string](t, conn, rows)
@@ -153,7 +153,7 @@ func TestDownKeepsRows(t *testing.T) {
 	if got := one[int](t, conn, `SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public' AND column_name LIKE 'change%'`); got != 0 {
 		t.Errorf("got %d columns of ours, want none", got)
 	}
-	exec(t, conn, insertViewers, "s", 1) // no trigger of ours is left
+	exec(t, conn, insertViewers, 1) // no trigger of ours is left
 
 	up(t, url)
 	r := newReader(t, config(url))
@@ -161,7 +161,7 @@ func TestDownKeepsRows(t *testing.T) {
 		t.Errorf("got %d old rows, want %d", got, want)
 	}
 	expect(t, "old rows", r.drain(t))
-	id := addViewers(t, conn, "s", 2)
+	id := addViewers(t, conn, 2)
 	expect(t, "after up again", r.drain(t), id)
 	down(t, url)
 	if got, want := one[int](t, conn, `SELECT count(*) FROM viewer_timeseries`), 1002; got != want {
@@ -208,7 +208,7 @@ func TestOwnerWithoutOtherRightsCanMigrateAndRead(t *testing.T) {
 	up(t, own)
 	r := newReader(t, config(own))
 	conn := connect(t, own)
-	withStream(t, conn, "s")
+	withStream(t, conn)
 	expect(t, "read by the owner", r.drain(t), one[int64](t, conn, `SELECT change_id FROM streams`))
 	down(t, own)
 	same(t, "tables", tables(t, conn), []string{"streams"})
@@ -253,7 +253,7 @@ func TestTablesOfAnotherSystemAreAdopted(t *testing.T) {
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)
 	exec(t, conn, adopted)
-	before, rows, files := catalog(t, conn, false), contents(t, conn), fileNodes(t, conn)
+	before, files := catalog(t, conn, false), fileNodes(t, conn)
 	up(t, url)
 	same(t, "files", fileNodes(t, conn), files)
 	for _, table := range captured {
@@ -299,7 +299,7 @@ func TestTablesOfAnotherSystemAreAdopted(t *testing.T) {
 
 	other := connect(t, localtest.Postgres(t, nil))
 	exec(t, other, adopted)
-	rows = contents(t, other)
+	rows := contents(t, other)
 	up(t, other.Config().ConnString())
 	down(t, other.Config().ConnString())
 	same(t, "up and down, of tables with rows", catalog(t, other, false), before)
@@ -486,7 +486,7 @@ func TestStreamsWithAnotherKeyAreAdopted(t *testing.T) {
 		up(t, url)
 		same(t, "tables", tables(t, conn), contractTables)
 		r := newReader(t, config(url))
-		id := addViewers(t, conn, "s", 1)
+		id := addViewers(t, conn, 1)
 		expect(t, setup, r.drain(t), id)
 		down(t, url)
 	}
