@@ -110,12 +110,21 @@ func (h *hub) load(ctx context.Context) error {
 		return err
 	}
 	head := heads[0]
-	if h.resumable(epoch, head) {
-		return h.repair(ctx)
+	same, partial := h.resumable(epoch, head)
+	if same && !partial {
+		if err := h.repair(ctx); !errors.Is(err, broker.ErrExpired) {
+			return err
+		}
+		same = false
 	}
 	st, err := h.gateway.loadState(ctx, h.id, epoch, head)
 	if err != nil {
 		return err
+	}
+	if same && st.partial { // Postgres is still away: nothing better to start over with
+		if err := h.repair(ctx); !errors.Is(err, broker.ErrExpired) {
+			return err
+		}
 	}
 	h.gateway.metrics.loads.Inc()
 
@@ -138,12 +147,13 @@ func (h *hub) load(ctx context.Context) error {
 }
 
 // resumable tells whether the hub was live in this epoch already, as after a
-// false alarm: then nothing starts over. A hub that comes here from a repair has
-// learned that the log lacks what it needs.
-func (h *hub) resumable(epoch string, head uint64) bool {
+// false alarm: then nothing starts over, unless its state was partial and can be
+// completed. A hub that comes here from a repair has learned that the log lacks
+// what it needs.
+func (h *hub) resumable(epoch string, head uint64) (same, partial bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.phase == loading && h.epoch == epoch && head >= h.offset && !h.state.partial
+	return h.phase == loading && h.epoch == epoch && head >= h.offset, h.state.partial
 }
 
 // repair reads what is missing from the log and makes the hub live.
@@ -174,6 +184,11 @@ func (h *hub) repair(ctx context.Context) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for s := range h.clients {
+		if !s.begun { // it came while the hub was loading
+			s.begin(h, reasonNew, h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}))
+		}
+	}
 	for i := range messages {
 		h.deliver(&messages[i])
 	}
@@ -191,13 +206,18 @@ func (h *hub) reload(ctx context.Context) error {
 
 var errHeadBelow = errors.New("the head is below what was delivered")
 
-// settle makes the hub live with what has waited. If that shows another gap or
-// epoch, the hub goes on repairing or loading. h.mu is held.
+// settle makes the hub live with what has waited. If that shows another gap, the
+// hub goes on repairing. What is of another epoch is late, or too new for the
+// head that was read: it is dropped, and Redis is asked. h.mu is held.
 func (h *hub) settle() {
 	h.phase = live
 	waiting, dropped := h.pending, h.dropped
 	h.pending, h.bytes, h.dropped = nil, 0, false
 	for i := range waiting {
+		if waiting[i].ID.Epoch != h.epoch {
+			h.gateway.wantHeads()
+			continue
+		}
 		h.take(&waiting[i])
 	}
 	if dropped && h.phase == live {
