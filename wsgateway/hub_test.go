@@ -1,0 +1,210 @@
+package wsgateway
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// lossy is a gateway that hears badly: messages are lost, come twice, or come
+// later than others.
+type lossy struct {
+	*Gateway
+	rng  *rand.Rand // used by the subscriber's goroutine alone
+	late []func()
+}
+
+func (l *lossy) Received(streamID string, message []byte) {
+	bring := func() { l.Gateway.Received(streamID, message) }
+	switch l.rng.IntN(8) {
+	case 0:
+	case 1:
+		bring()
+		bring()
+	case 2:
+		l.late = append(l.late, bring)
+	default:
+		bring()
+	}
+	if len(l.late) > 3 || l.rng.IntN(10) == 0 {
+		l.rng.Shuffle(len(l.late), func(i, k int) { l.late[i], l.late[k] = l.late[k], l.late[i] })
+		for _, bring := range l.late {
+			bring()
+		}
+		l.late = nil
+	}
+}
+
+// Whatever pub/sub does, each client gets each event once and in order.
+func TestLossDuplicationAndDisorder(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	w := newWorld(t, func(w *world, _ *Config) {
+		if w.gateway != nil {
+			w.gateway.subscriber = w.gateway.redis.NewSubscriber(&lossy{Gateway: w.gateway, rng: rand.New(rand.NewPCG(seed, 2))})
+		}
+	})
+	streams := []string{"a", "b", "c"}
+	heads := make(map[string]int64)
+	type watcher struct {
+		*client
+		stream string
+	}
+	var watchers []watcher
+	for round := range 60 {
+		if round < 30 && round%3 == 0 {
+			id := streams[rng.IntN(len(streams))]
+			watchers = append(watchers, watcher{w.connect(id), id})
+		}
+		if rng.IntN(15) == 0 {
+			w.killSubscription()
+		}
+		var batch []event.Change
+		for range 1 + rng.IntN(12) {
+			id := streams[rng.IntN(len(streams))]
+			heads[id]++
+			batch = append(batch, w.moment(id, heads[id]))
+		}
+		w.publish(batch...)
+	}
+	for _, c := range watchers {
+		at := int64(-1)
+		for at < heads[c.stream] {
+			f := c.next()
+			if f.Type == "connected" && f.Reason != "new" {
+				t.Fatalf("started over: %s", f.text)
+			}
+			if f.ID == "" {
+				continue // of the state
+			}
+			id, err := event.ParseID(f.ID)
+			if err != nil || id.Epoch != w.at.Epoch {
+				t.Fatalf("%s: %v", f.text, err)
+			}
+			n := int64(id.Offset)
+			switch {
+			case at < 0 && (f.State || f.Type == "connected"): // where it begins
+			case n != at+1 || f.State || f.Data.ID != fmt.Sprint("m", n):
+				t.Fatalf("%s after offset %d", f.text, at)
+			}
+			at = n
+		}
+		c.quiet()
+	}
+}
+
+// A hub that cannot deliver for long drops what waits, and reads it from the log.
+func TestPendingIsBounded(t *testing.T) {
+	w := newWorld(t)
+	w.moments("s", 1, 1)
+	gate := make(chan struct{})
+	w.rows.set(func() { w.rows.gate = gate })
+	c := w.connect("s")
+	localtest.Eventually(t, "the state is read", func() bool { return w.rows.count() == 1 })
+	for n := int64(2); n < 300; n += 20 {
+		var batch []event.Change
+		for k := n; k < n+20; k++ {
+			batch = append(batch, w.large("s", k, 5_000))
+		}
+		w.publish(batch...)
+	}
+	h := w.gateway.hubs.get("s")
+	for range mostPending { // as if there had been more
+		m, err := event.ParseMessage([]byte(w.message(w.moment("s", 301), 301)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.receive(&m)
+	}
+	h.mu.Lock()
+	if !h.dropped || len(h.pending) != 0 || h.bytes != 0 {
+		t.Errorf("dropped %t, pending %d with %d bytes", h.dropped, len(h.pending), h.bytes)
+	}
+	h.mu.Unlock()
+	close(gate)
+	c.connected("new")
+	c.events(w.at.Epoch, 2, 301)
+	c.quiet()
+}
+
+func TestHubLingersAndGoes(t *testing.T) {
+	w := newWorld(t)
+	c := w.connect("s")
+	c.connected("new")
+	_ = c.conn.Close()
+	h := w.gateway.hubs.get("s")
+	localtest.Eventually(t, "the client has left", func() bool { return h.size() == 0 })
+	w.gateway.hubs.sweep()
+	if w.gateway.hubs.get("s") != h {
+		t.Error("the hub did not linger")
+	}
+	h.mu.Lock()
+	h.leftAt = time.Now().Add(-linger - time.Second)
+	h.mu.Unlock()
+	w.gateway.hubs.sweep()
+	if w.gateway.hubs.get("s") != nil {
+		t.Error("the hub stayed")
+	}
+	localtest.Eventually(t, "the channel is left", func() bool {
+		return len(w.raw.PubSubChannels(t.Context(), keys+"events:*").Val()) == 0
+	})
+	again := w.connect("s")
+	again.connected("new")
+	w.moments("s", 1, 1)
+	again.events(w.at.Epoch, 1, 1)
+}
+
+// discard is a socket that takes everything.
+type discard struct{ net.Conn }
+
+func (discard) Write(p []byte) (int, error)      { return len(p), nil }
+func (discard) Close() error                     { return nil }
+func (discard) SetWriteDeadline(time.Time) error { return nil }
+func (discard) Read([]byte) (int, error)         { return 0, io.EOF }
+
+func BenchmarkFanout(b *testing.B) {
+	redis, err := broker.Open(broker.Config{URL: "redis://127.0.0.1:1/0"}) // never asked
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = redis.Close() }()
+	g, err := New(Config{HeartbeatSeconds: 30}, &rows{}, redis, zerolog.Nop(), prometheus.NewRegistry())
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := newHub(g, "s")
+	h.phase, h.epoch = live, "e"
+	const clients = 1000
+	var wg sync.WaitGroup
+	for range clients {
+		h.clients[&session{gateway: g, out: &outbox{Conn: discard{}, writers: &wg}}] = struct{}{}
+	}
+	p, err := event.Encode(new(metric(1, 1)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, err := event.ParseMessage([]byte("e-1" + string(p.Head) + "e-1" + string(p.Tail)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		h.receive(&m)
+		m.ChangeID++
+		m.ID.Offset++
+		wg.Wait()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*clients), "ns/client")
+}

@@ -1,0 +1,216 @@
+package wsgateway
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// counting counts the writes of a connection.
+type counting struct {
+	net.Conn
+	mu     sync.Mutex
+	writes int
+	gate   chan struct{} // writes wait until it is closed
+	got    bytes.Buffer
+	closed bool
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	<-c.gate
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	c.writes++
+	return c.got.Write(p)
+}
+
+func (c *counting) SetWriteDeadline(time.Time) error { return nil }
+
+func (c *counting) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	return nil
+}
+
+// piped returns an outbox and the other end of its socket.
+func piped(tb testing.TB) (*outbox, net.Conn, *sync.WaitGroup) {
+	tb.Helper()
+	here, there := net.Pipe()
+	var wg sync.WaitGroup
+	tb.Cleanup(func() {
+		_ = here.Close()
+		_ = there.Close()
+		wg.Wait()
+	})
+	return &outbox{Conn: here, writers: &wg}, there, &wg
+}
+
+func TestOutboxKeepsTheOrder(t *testing.T) {
+	o, there, wg := piped(t)
+	const n = 1000
+	go func() {
+		for i := range n {
+			f := newFrame(fmt.Append(nil, "frame ", i))
+			if i%7 == 0 { // a control frame of gws, whose buffer is used again
+				b := bytes.Clone(f.wire)
+				if _, err := o.Write(b); err != nil {
+					t.Error(err)
+				}
+				clear(b)
+				continue
+			}
+			if err := o.push(f); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for i := range n {
+		_, payload, err := readFrame(there)
+		if want := fmt.Sprint("frame ", i); err != nil || string(payload) != want {
+			t.Fatalf("got %q, %v, want %q", payload, err, want)
+		}
+	}
+	// Close has waited for all of it.
+	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last frame: %v, want EOF", err)
+	}
+	wg.Wait()
+	if err := o.push(newFrame(nil)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("push after Close: %v", err)
+	}
+}
+
+func TestOutboxIsBounded(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		size  int
+		least int
+		most  int
+	}{
+		{"count", 1, mostQueued, mostQueued + writeAtOnce + 2},
+		{"bytes", 100_000, mostQueuedBytes / 100_100, mostQueuedBytes/100_000 + 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o, _, _ := piped(t)
+			f := newFrame(make([]byte, c.size))
+			n := 0
+			for o.push(f) == nil {
+				n++
+			}
+			if n < c.least || n > c.most {
+				t.Errorf("%d frames were taken, want %d to %d", n, c.least, c.most)
+			}
+			if err := o.push(f); !errors.Is(err, errTooSlow) {
+				t.Errorf("got %v, want %v", err, errTooSlow)
+			}
+		})
+	}
+}
+
+// The state of a stream is one push, however large.
+func TestOutboxTakesOnePushWhole(t *testing.T) {
+	o, there, _ := piped(t)
+	f := newFrame(make([]byte, 1<<20))
+	if err := o.push(f, f, f, f, f, f); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.push(f); !errors.Is(err, errTooSlow) {
+		t.Errorf("got %v, want %v", err, errTooSlow)
+	}
+	for range 6 {
+		if _, _, err := readFrame(there); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for o.push(f) != nil { // as soon as the writer has counted
+		<-time.After(time.Millisecond)
+	}
+}
+
+func TestOutboxAborts(t *testing.T) {
+	o, there, wg := piped(t)
+	if err := o.push(newFrame([]byte("a")), newFrame([]byte("b"))); err != nil {
+		t.Fatal(err)
+	}
+	o.abort()
+	wg.Wait() // the writer does not wait for the reader
+	if n, err := io.Copy(io.Discard, there); err != nil || n != 0 {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	if err := o.push(newFrame(nil)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("push after abort: %v", err)
+	}
+	o.abort()
+	if err := o.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOutboxGivesUpOnAClientThatTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		defer func() { _ = there.Close() }()
+		var wg sync.WaitGroup
+		o := &outbox{Conn: here, writers: &wg}
+		began := time.Now()
+		if err := o.push(newFrame([]byte("a"))); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		if got := time.Since(began); got != takeWithin {
+			t.Errorf("gave up after %s, want %s", got, takeWithin)
+		}
+		if err := o.push(newFrame(nil)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("push afterwards: %v", err)
+		}
+	})
+}
+
+// Without a writev, as over TLS or here, each frame is a write of its own; the
+// goroutine is one for all of them, and ends.
+func TestOutboxHasOneWriter(t *testing.T) {
+	var wg sync.WaitGroup
+	c := &counting{gate: make(chan struct{})}
+	o := &outbox{Conn: c, writers: &wg}
+	var want bytes.Buffer
+	for i := range 500 {
+		f := newFrame(fmt.Append(nil, i))
+		want.Write(f.wire)
+		if err := o.push(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(c.gate)
+	wg.Wait()
+	if !bytes.Equal(c.got.Bytes(), want.Bytes()) {
+		t.Error("what was written is not what was pushed")
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.bytes != 0 || len(o.queue) != 0 || o.writing {
+		t.Errorf("left over: %d bytes, %d frames, writing %t", o.bytes, len(o.queue), o.writing)
+	}
+}
+
+func TestFrameHeaders(t *testing.T) {
+	for _, n := range []int{0, 1, 125, 126, 127, 65535, 65536, 1 << 20} {
+		f := newFrame(bytes.Repeat([]byte("x"), n))
+		op, payload, err := readFrame(bytes.NewReader(f.wire))
+		if err != nil || op != 1 || len(payload) != n || !bytes.Equal(payload, f.payload) {
+			t.Errorf("%d bytes came back as %d of kind %d, %v", n, len(payload), op, err)
+		}
+	}
+}
