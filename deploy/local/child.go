@@ -15,7 +15,8 @@ import (
 
 // watchdog runs the server ("$@") and ends it with signal $TELEMETRA_STOP when
 // its standard input is closed, which happens when the process that holds the
-// other end dies, however it dies. It prints the server's pid first.
+// other end dies, however it dies; then it also removes $TELEMETRA_REMOVE, which
+// nobody else will. It prints the server's pid first.
 const watchdog = `
 exec 4<&0 </dev/null
 "$@" 3>&- 4<&- &
@@ -27,6 +28,8 @@ reader=$!
 wait "$server"
 code=$?
 kill "$reader" 2>/dev/null
+wait "$reader"
+if [ "$?" -lt 128 ] && [ -n "$TELEMETRA_REMOVE" ]; then rm -rf "$TELEMETRA_REMOVE"; fi
 exit "$code"
 `
 
@@ -48,6 +51,7 @@ type command struct {
 	args []string
 	dir  string
 	stop string // the signal that ends it when we die, without SIG
+	temp string // a directory to remove when we die; "" for none
 	cred *syscall.Credential
 	log  io.Writer
 }
@@ -66,7 +70,7 @@ func start(c command) (*child, error) {
 	ch := &child{name: c.name, leash: leash, out: &tail{}, done: make(chan struct{})}
 	ch.cmd = exec.Command("/bin/sh", append([]string{"-c", watchdog, c.name, c.path}, c.args...)...) //nolint:noctx // our own command; Close ends it
 	ch.cmd.Dir = c.dir
-	ch.cmd.Env = append(os.Environ(), "TELEMETRA_STOP="+c.stop, "LC_ALL=C")
+	ch.cmd.Env = append(os.Environ(), "TELEMETRA_STOP="+c.stop, "TELEMETRA_REMOVE="+c.temp, "LC_ALL=C")
 	ch.cmd.Stdin = in
 	ch.cmd.ExtraFiles = []*os.File{pidWrite}
 	ch.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: c.cred}

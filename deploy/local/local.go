@@ -78,3 +78,11 @@ func ownDir(dir, pattern string) (path string, remove func() error, err error) {
 	}
 	return path, func() error { return os.RemoveAll(path) }, nil
 }
+
+// tempDir returns used unless the directory was given by the user.
+func tempDir(given, used string) string {
+	if given != "" {
+		return ""
+	}
+	return used
+}

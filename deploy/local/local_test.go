@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -48,15 +47,7 @@ func beParent(dir string) {
 }
 
 func TestServersDieWithParent(t *testing.T) {
-	dir := t.TempDir()
-	for d := dir; d != "/tmp" && d != "/"; d = d[:strings.LastIndexByte(d, '/')] {
-		if err := os.Chmod(d, 0o755); err != nil { //nolint:gosec // the server's user must get in
-			t.Fatal(err)
-		}
-		if strings.Count(d, "/") <= 1 {
-			break
-		}
-	}
+	dir := localtest.OpenDir(t)
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), parentVar+"="+dir)
 	if _, err := cmd.StdinPipe(); err != nil {

@@ -200,7 +200,7 @@ func (p *Postgres) Restart(ctx context.Context) error {
 	for deadline := time.Now().Add(patience); ; {
 		ch, err := start(command{
 			name: "postgres", path: filepath.Join(p.bin, "postgres"), args: args,
-			dir: p.dir, stop: "INT", cred: p.cred, log: p.config.Log,
+			dir: p.dir, stop: "INT", temp: tempDir(p.config.Dir, p.dir), cred: p.cred, log: p.config.Log,
 		})
 		if err != nil {
 			return err

@@ -69,7 +69,7 @@ func (r *Redis) Restart(ctx context.Context) error {
 		"--save", "", "--appendonly", keep, "--daemonize", "no",
 	}, r.config.Args...)
 	ch, err := start(command{
-		name: "redis-server", path: r.path, args: args, dir: r.dir, stop: "TERM", log: r.config.Log,
+		name: "redis-server", path: r.path, args: args, dir: r.dir, stop: "TERM", temp: tempDir(r.config.Dir, r.dir), log: r.config.Log,
 	})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -172,6 +173,19 @@ func Proxy(tb testing.TB, target string) *local.Proxy {
 		}
 	})
 	return p
+}
+
+// OpenDir is a temporary directory that other users can enter: a Postgres that
+// root starts runs as one of them.
+func OpenDir(tb testing.TB) string {
+	tb.Helper()
+	dir := tb.TempDir()
+	for d := dir; len(d) > len(os.TempDir()); d = filepath.Dir(d) { //nolint:usetesting // where temporary directories are is the question
+		if err := os.Chmod(d, 0o755); err != nil { //nolint:gosec // this is what it is for
+			tb.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // Eventually waits until ok, looking every few milliseconds, and fails the test

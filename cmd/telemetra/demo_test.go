@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// TestDemoMovesAndLeavesNothing is what a newcomer sees, and then kills.
+func TestDemoMovesAndLeavesNothing(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "demo", "--port=0") //nolint:gosec // this test binary
+	temp := localtest.OpenDir(t)
+	if err := os.Chmod(temp, 0o777|os.ModeSticky); err != nil { //nolint:gosec // as the system's directory of temporary files
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), commandVar+"=1", "TMPDIR="+temp)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var live, database string
+	address := regexp.MustCompile(`(\S+)\s+(ws://\S+/ws/live/demo_stream|postgres://\S+)$`)
+	lines := bufio.NewScanner(out)
+	for (live == "" || database == "") && lines.Scan() {
+		m := address.FindStringSubmatch(lines.Text())
+		switch {
+		case m == nil:
+		case strings.HasPrefix(m[2], "ws:"):
+			live = m[2]
+		default:
+			database = m[2]
+		}
+	}
+	u, err := url.Parse(live)
+	if err != nil || u.Host == "" {
+		t.Fatalf("printed no address: %q", live)
+	}
+	r := watch(t, u.Host, "demo_stream")
+	localtest.Eventually(t, "connected, state, metrics and a moment", func() bool {
+		events, _ := r.events(t)
+		kinds := make(map[string]bool)
+		for _, f := range events {
+			kinds[f.Type] = true
+		}
+		return r.has("connected") && kinds["metrics"] && kinds["moment"]
+	})
+	late := watch(t, u.Host, "demo_stream")
+	localtest.Eventually(t, "state for a later client", func() bool {
+		seen := make(map[string]bool)
+		for _, f := range late.all() {
+			if f.State {
+				seen[f.Type] = true
+			}
+		}
+		return seen["metrics"] && seen["stream"] && seen["viewers"] && seen["moment"]
+	})
+
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	var killed *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &killed) || killed.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL { //nolint:forcetypeassert // what it is on systems with signals
+		t.Errorf("the demo ended with %v", err)
+	}
+	localtest.Eventually(t, "the end of its Postgres", func() bool {
+		conn, err := pgx.Connect(t.Context(), database)
+		if err == nil {
+			_ = conn.Close(t.Context())
+		}
+		return err != nil
+	})
+	localtest.Eventually(t, "an empty directory of temporary files", func() bool {
+		left, err := os.ReadDir(temp)
+		return err == nil && len(left) == 0
+	})
+}
