@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // RefusedError says why a server that answers cannot serve Telemetra.
@@ -47,10 +48,12 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 	case standby:
 		return &RefusedError{Reason: "Postgres is a standby (in recovery); connect to the primary"}
 	case !hasSchema:
-		return &RefusedError{Reason: "the database is not migrated; run: telemetra migrate up", migration: true}
+		return notMigrated()
 	}
 	var version int
 	switch err := conn.QueryRow(ctx, versionSQL).Scan(&version); {
+	case isUndefinedTable(err): // somebody has just migrated down
+		return notMigrated()
 	case err != nil:
 		return fmt.Errorf("read the schema's version: %w", err)
 	case version < wantVersion:
@@ -62,6 +65,15 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 		return &RefusedError{Reason: fmt.Sprintf("the database is at migration %d, newer than the %d that this version of telemetra knows; run a newer telemetra", version, wantVersion)}
 	}
 	return nil
+}
+
+func notMigrated() error {
+	return &RefusedError{Reason: "the database is not migrated; run: telemetra migrate up", migration: true}
+}
+
+func isUndefinedTable(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "42P01"
 }
 
 var errTransactionPooler = &RefusedError{

@@ -81,7 +81,7 @@ func (m *Migrator) Status(ctx context.Context) (s Status, err error) {
 		return s, fmt.Errorf("look for the schema: %w", err)
 	}
 	if exists {
-		if err := conn.QueryRow(ctx, versionSQL).Scan(&s.Version); err != nil {
+		if err := conn.QueryRow(ctx, versionSQL).Scan(&s.Version); err != nil && !isUndefinedTable(err) {
 			return s, fmt.Errorf("read the schema's version: %w", err)
 		}
 	}
