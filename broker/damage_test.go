@@ -84,8 +84,7 @@ func TestDamage(t *testing.T) {
 				t.Fatalf("position: %v", err)
 			default:
 				_, err := b.Publish(ctx, there, append(moments(t, "a", 2), moments(t, "b", 2)...), []byte("x"))
-				var damaged *DamagedError
-				if !errors.As(err, &damaged) {
+				if _, ok := errors.AsType[*DamagedError](err); !ok {
 					t.Errorf("publish: %v, want a *DamagedError", err)
 				}
 				sameDump(t, b, before)

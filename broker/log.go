@@ -37,11 +37,9 @@ func (b *Redis) Heads(ctx context.Context, streamIDs ...string) (epoch string, h
 		if !ok {
 			continue
 		}
-		head, err := strconv.ParseUint(digits, 10, 64)
-		if err != nil {
-			return "", nil, fmt.Errorf("head of %q is %q, not a number", streamIDs[i], digits)
+		if heads[i], err = strconv.ParseUint(digits, 10, 64); err != nil {
+			return "", nil, fmt.Errorf("read heads: %q is not a number", digits)
 		}
-		heads[i] = head
 	}
 	return epoch, heads, nil
 }

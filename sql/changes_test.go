@@ -332,7 +332,7 @@ func testModel(t *testing.T, url string, seed uint64) {
 	}
 }
 
-func modelKey(seed uint64, row int) int { return int(seed)*100_000 + row } //nolint:gosec // small
+func modelKey(seed uint64, row int) int { return int(seed)*100_000 + row }
 
 var (
 	modelInsert = map[string]string{

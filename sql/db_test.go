@@ -96,7 +96,7 @@ func noSecret(tb testing.TB, err error) {
 
 func TestURLSaysWhatTheSettingsSay(t *testing.T) {
 	for _, host := range []string{"db", "::1", "/run/postgresql"} {
-		c := Config{Host: host, Port: 6543, User: "a@b", Password: `p@:/?#% "\`, Database: "d/e?f", SSLMode: "disable"} //nolint:gosec // nobody's password
+		c := Config{Host: host, Port: 6543, User: "a@b", Password: `p@:/?#% "\`, Database: "d/e?f", SSLMode: "disable"}
 		got, err := pgx.ParseConfig(c.URL())
 		if err != nil {
 			t.Fatal(err)
@@ -186,7 +186,7 @@ func TestStandbyIsRefused(t *testing.T) {
 	}
 	_ = conn.Close(t.Context()) // its server is gone
 	// It comes back as a standby that waits for a primary.
-	if err := os.WriteFile(filepath.Join(dir, "standby.signal"), nil, 0o644); err != nil { //nolint:gosec // the server's user reads it
+	if err := os.WriteFile(filepath.Join(dir, "standby.signal"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Restart(t.Context()); err != nil {

@@ -18,9 +18,9 @@ import (
 
 // TestDemoMovesAndLeavesNothing is what a newcomer sees, and then kills.
 func TestDemoMovesAndLeavesNothing(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "demo", "--port=0") //nolint:gosec // this test binary
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "demo", "--port=0")
 	temp := localtest.OpenDir(t)
-	if err := os.Chmod(temp, 0o777|os.ModeSticky); err != nil { //nolint:gosec // as the system's directory of temporary files
+	if err := os.Chmod(temp, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
 	cmd.Env = append(os.Environ(), commandVar+"=1", "TMPDIR="+temp)

@@ -38,7 +38,7 @@ func startWriters(t *testing.T, databaseURL string, n int, stall time.Duration, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.MaxConns = int32(n) //nolint:gosec // a few dozen
+	config.MaxConns = int32(n)
 	config.ConnConfig.ConnectTimeout = 2 * time.Second
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
@@ -61,7 +61,7 @@ func (w *writers) end() {
 }
 
 func (w *writers) run(ctx context.Context, writer int) {
-	rng := rand.New(rand.NewPCG(uint64(writer), 7)) //nolint:gosec // a test's choices
+	rng := rand.New(rand.NewPCG(uint64(writer), 7))
 	for number := 1; ctx.Err() == nil; number++ {
 		err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
 			stream := w.streams[rng.IntN(len(w.streams))]
