@@ -12,6 +12,9 @@ import (
 const (
 	// listenerPatience is how long heartbeats of a listener may stay away.
 	listenerPatience = 2 * time.Second
+	// redisPatience is how long the subscription may be away: a connection that
+	// is replaced is no news to the clients.
+	redisPatience = time.Second
 	healthTick       = 250 * time.Millisecond
 )
 
@@ -23,6 +26,7 @@ type health struct {
 	mu       sync.Mutex
 	up       bool // the subscription is there
 	ever     bool
+	downAt   time.Time // when it was last lost
 	wellAt   time.Time // newest heartbeat of a listener that can publish
 	illAt    time.Time // newest heartbeat of one that cannot
 	illWhy   string
@@ -38,6 +42,9 @@ func (h *health) connected(err error) {
 	defer h.mu.Unlock()
 	was := h.up
 	h.up = err == nil
+	if was && !h.up {
+		h.downAt = time.Now()
+	}
 	switch {
 	case h.up && !was:
 		h.ever = true
@@ -78,7 +85,7 @@ func (h *health) look(now time.Time) string {
 	switch {
 	case h.startsAt.After(patience):
 		return h.told // nobody has had the time to be heard
-	case !h.up:
+	case !h.up && h.downAt.Before(now.Add(-redisPatience)):
 		return "redis is not reachable"
 	case h.wellAt.After(patience):
 		return ""
