@@ -107,15 +107,21 @@ func TestLostLastMessageIsFound(t *testing.T) {
 	c.quiet()
 }
 
+// A new connection means: compare heads now, and not at the next turn.
 func TestMessagesOfABrokenConnectionAreRepaired(t *testing.T) {
 	w := newWorld(t)
 	c := w.connect("s")
 	c.connected("new")
-	for n := int64(1); n < 100; n += 10 {
+	const rounds = 10
+	began := time.Now()
+	for n := int64(1); n <= 10*rounds; n += 10 {
 		w.moments("s", n, n+4)
 		w.killSubscription()
 		w.moments("s", n+5, n+9)
 		c.events(w.at.Epoch, n, n+9)
+	}
+	if took := time.Since(began); took > rounds*compareEvery/2 {
+		t.Errorf("%d repairs took %s", rounds, took)
 	}
 	c.quiet()
 }
