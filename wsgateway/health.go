@@ -15,7 +15,7 @@ const (
 	// redisPatience is how long the subscription may be away: a connection that
 	// is replaced is no news to the clients.
 	redisPatience = time.Second
-	healthTick       = 250 * time.Millisecond
+	healthTick    = 250 * time.Millisecond
 )
 
 // health knows whether live updates are delayed, and tells the clients when
