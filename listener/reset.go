@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/rs/zerolog"
+
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/sql"
 )
@@ -86,7 +88,11 @@ func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reaso
 	}
 	l.hold(p, start)
 	l.metrics.epoch(reason)
-	l.log.Warn().Str("epoch", p.Epoch).Str("reason", reason).Str("detail", detail).Msg("new epoch")
+	level := zerolog.WarnLevel
+	if reason == resetFirst {
+		level = zerolog.InfoLevel
+	}
+	l.log.WithLevel(level).Str("epoch", p.Epoch).Str("reason", reason).Str("detail", detail).Msg("new epoch")
 	return nil
 }
 
