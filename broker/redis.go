@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/rs/zerolog"
 )
 
 // Config says how to reach the Redis of the events.
@@ -78,10 +79,23 @@ func Open(c Config) (*Redis, error) {
 	// Callers of ours retry with what they know; a retry inside would repeat a
 	// publication whose answer was lost.
 	o.MaxRetries = -1
+	o.DialerRetries = 1
 	o.OnConnect = b.onConnect
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	b.client = redis.NewClient(o)
 	return b, nil
+}
+
+// LogClientTo sends what the client library logs to a debug log: it repeats, in
+// lines without an end, what our own code reports once for each change of state.
+// It holds for the whole process.
+func LogClientTo(log zerolog.Logger) { redis.SetLogger(clientLog{log}) }
+
+type clientLog struct{ log zerolog.Logger }
+
+// Printf is what the library calls.
+func (c clientLog) Printf(_ context.Context, format string, v ...any) {
+	c.log.Debug().Str("component", "redis client").Msgf(format, v...)
 }
 
 // Close closes the connections.

@@ -26,6 +26,7 @@ type health struct {
 	mu       sync.Mutex
 	up       bool // the subscription is there
 	ever     bool
+	met      bool      // what became of the first attempt is logged
 	downAt   time.Time // when it was last lost
 	wellAt   time.Time // newest heartbeat of a listener that can publish
 	illAt    time.Time // newest heartbeat of one that cannot
@@ -45,11 +46,13 @@ func (h *health) connected(err error) {
 	if was && !h.up {
 		h.downAt = time.Now()
 	}
+	defer func() { h.met = true }()
 	switch {
-	case h.up && !was:
+	case h.up && was: // nothing new
+	case h.up:
 		h.ever = true
 		h.gateway.log.Info().Msg("following redis")
-	case !h.up && (was || !h.ever && h.told == ""):
+	case was || !h.met:
 		h.gateway.log.Warn().Err(err).Msg("redis is not followed")
 	}
 }

@@ -197,7 +197,7 @@ func TestDependenciesThatAreAway(t *testing.T) {
 	r := watch(t, serve.addr, "stream-1")
 	localtest.Eventually(t, "the stream", func() bool { return r.has("stream") })
 	lines := strings.Count(serve.log.String(), "\n") + 1
-	if lines > 25 {
+	if lines > 16 {
 		t.Errorf("%d lines were logged, want one for each change of state:\n%s", lines, serve.log)
 	}
 }

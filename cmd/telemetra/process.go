@@ -110,6 +110,7 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	if p.db, err = sql.Open(ctx, c.Postgres); err != nil {
 		return err
 	}
+	broker.LogClientTo(log)
 	p.onStop("postgres", func() error { p.db.Close(); return nil })
 	if err := p.checkPostgres(ctx); err != nil {
 		return err
