@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,18 +22,32 @@ const (
 	probeEvery   = 20 * time.Millisecond
 )
 
-// FreePort returns a port of the loopback that nobody listens on.
+// Ports come from below those that Linux and macOS give to outgoing connections:
+// one of these must not take a server's port while it is down between Kill and
+// Restart, least of all that of a client which tries to reach it.
+const (
+	firstPort = 20_000
+	ports     = 12_000
+)
+
+// portsTried spaces out the ports of this process, so that none is given twice
+// before its server listens.
+var portsTried atomic.Int64
+
+// FreePort returns a port of the loopback that nobody listens on. Processes
+// begin at different ones, by their pid.
 func FreePort() (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	const stride = 61
+	var err error
+	for range ports {
+		port := firstPort + (os.Getpid()*stride+int(portsTried.Add(1)))%ports
+		var l net.Listener
+		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return port, l.Close() // only its number is wanted
+		}
 	}
-	defer func() { _ = l.Close() }() // only its number is wanted
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, fmt.Errorf("find a free port: %v is no TCP address", l.Addr())
-	}
-	return addr.Port, nil
+	return 0, fmt.Errorf("find a free port: %w", err)
 }
 
 // portOr returns port, or a free one for 0.
