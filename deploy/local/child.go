@@ -7,23 +7,32 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// watchdog runs the server ("$@") and ends it with signal $TELEMETRA_STOP when
-// its standard input is closed, which happens when the process that holds the
-// other end dies, however it dies; then it also removes $TELEMETRA_REMOVE, which
-// nobody else will. It prints the server's pid first.
+// watchdog runs the server ("$@") and ends it with the signals $TELEMETRA_STOP
+// when its standard input is closed, which happens when the process that holds
+// the other end dies, however it dies; then it also removes $TELEMETRA_REMOVE,
+// which nobody else will. It prints the server's pid first. Its reader is killed
+// when the server ends on its own, and ends by itself when it ended the server.
 const watchdog = `
 exec 4<&0 </dev/null
 "$@" 3>&- 4<&- &
 server=$!
 echo "$server" >&3
 exec 3>&-
-{ read -r _; kill -s "$TELEMETRA_STOP" "$server"; } <&4 >/dev/null 2>&1 &
+{
+	read -r _
+	trap '' TERM
+	for s in $TELEMETRA_STOP; do
+		kill -"$s" "$server" || exit 0
+		for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 1; kill -0 "$server" || exit 0; done
+	done
+} <&4 >/dev/null 2>&1 &
 reader=$!
 wait "$server"
 code=$?
@@ -33,15 +42,23 @@ if [ "$?" -lt 128 ] && [ -n "$TELEMETRA_REMOVE" ]; then rm -rf "$TELEMETRA_REMOV
 exit "$code"
 `
 
+// grace is how long a server may take to obey a signal before the next one. The
+// watchdog waits as long.
+const grace = 10 * time.Second
+
+// outputDelay is how long the end of a server waits for that of its children,
+// the backends of a postmaster, which hold its output.
+const outputDelay = time.Second
+
 // child is a server under its watchdog.
 type child struct {
 	name  string
 	cmd   *exec.Cmd
 	pid   int // of the server itself
-	leash io.Closer
+	stops []syscall.Signal
+	grace time.Duration
 	out   *tail
 	done  chan struct{} // closed when the server has ended and is reaped
-	err   error         // what Wait said, once done is closed
 }
 
 // command is how to start a server.
@@ -50,10 +67,12 @@ type command struct {
 	path string
 	args []string
 	dir  string
-	stop string // the signal that ends it when we die, without SIG
 	temp string // a directory to remove when we die; "" for none
 	cred *syscall.Credential
 	log  io.Writer
+	// stops are the signals that end it, each sent when it did not obey the one
+	// before; the last is to be SIGKILL.
+	stops []syscall.Signal
 }
 
 // start runs a server in a process group of its own, so that a Ctrl-C in the
@@ -67,10 +86,10 @@ func start(c command) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.name, errors.Join(err, in.Close(), leash.Close()))
 	}
-	ch := &child{name: c.name, leash: leash, out: &tail{}, done: make(chan struct{})}
+	ch := &child{name: c.name, stops: c.stops, grace: grace, out: &tail{}, done: make(chan struct{})}
 	ch.cmd = exec.Command("/bin/sh", append([]string{"-c", watchdog, c.name, c.path}, c.args...)...) //nolint:noctx // our own command; Close ends it
 	ch.cmd.Dir = c.dir
-	ch.cmd.Env = append(os.Environ(), "TELEMETRA_STOP="+c.stop, "TELEMETRA_REMOVE="+c.temp, "LC_ALL=C")
+	ch.cmd.Env = append(os.Environ(), "TELEMETRA_STOP="+numbers(c.stops), "TELEMETRA_REMOVE="+c.temp, "LC_ALL=C")
 	ch.cmd.Stdin = in
 	ch.cmd.ExtraFiles = []*os.File{pidWrite}
 	ch.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: c.cred}
@@ -79,7 +98,7 @@ func start(c command) (*child, error) {
 		out = io.MultiWriter(ch.out, c.log)
 	}
 	ch.cmd.Stdout, ch.cmd.Stderr = out, out
-	ch.cmd.WaitDelay = 10 * time.Second // for backends of a dead postmaster, which hold the output
+	ch.cmd.WaitDelay = outputDelay
 	err = ch.cmd.Start()
 	closing := errors.Join(in.Close(), pidWrite.Close()) // the child has its own copies
 	if err = errors.Join(err, closing); err != nil {
@@ -91,29 +110,72 @@ func start(c command) (*child, error) {
 	}
 	go func() {
 		defer close(ch.done)
-		ch.err = ch.cmd.Wait()
+		_ = ch.cmd.Wait() // how it ended is in its ProcessState
+		_ = leash.Close() // the watchdog is gone
 	}()
 	return ch, pidRead.Close()
 }
 
-// diedEarly is the error for a server that ended while it was to start.
-func (c *child) diedEarly() error {
-	return fmt.Errorf("%s ended at start: %w: %s", c.name, c.err, c.out)
+// numbers writes signals as the watchdog's kill takes them.
+func numbers(signals []syscall.Signal) string {
+	var words []string
+	for _, s := range signals {
+		words = append(words, strconv.Itoa(int(s)))
+	}
+	return strings.Join(words, " ")
 }
 
-// signal sends a signal to the server itself.
+// diedEarly is the error for a server that ended while it was to start.
+func (c *child) diedEarly() error {
+	return fmt.Errorf("%s ended at start (%s): %s", c.name, c.cmd.ProcessState, c.out)
+}
+
+// ended reports whether the server is gone, so that its pid may be another's.
+func (c *child) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// signal sends a signal to the server itself, if it is still there.
 func (c *child) signal(s syscall.Signal) error {
+	if c.ended() {
+		return nil
+	}
 	if err := syscall.Kill(c.pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("signal %s: %w", c.name, err)
 	}
 	return nil
 }
 
-// stop sends a signal and waits for the end.
-func (c *child) stop(s syscall.Signal) error {
-	err := c.signal(s)
+// kill ends the server as a crash would, and waits until it is gone.
+func (c *child) kill() error {
+	if err := c.signal(syscall.SIGKILL); err != nil {
+		return err
+	}
 	<-c.done
-	return errors.Join(err, c.leash.Close())
+	return nil
+}
+
+// stop ends the server in order, by force when it does not obey, and waits until
+// it is gone.
+func (c *child) stop() error {
+	for _, s := range c.stops {
+		if err := c.signal(s); err != nil {
+			return err
+		}
+		timer := time.NewTimer(c.grace)
+		select {
+		case <-c.done:
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+	return fmt.Errorf("%s does not end", c.name)
 }
 
 // tail keeps the end of what a server writes, for the error when it dies.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -84,7 +85,7 @@ func TestServersDieWithParent(t *testing.T) {
 func TestPostgresComesBackAfterKill(t *testing.T) {
 	ctx := t.Context()
 	p := localtest.PostgresServer(t)
-	for i := range 3 {
+	for i := range 5 {
 		conn, err := pgx.Connect(ctx, p.URL("postgres"))
 		if err != nil {
 			t.Fatal(err)
@@ -95,9 +96,13 @@ func TestPostgresComesBackAfterKill(t *testing.T) {
 		if _, err := conn.Exec(ctx, "INSERT INTO kept VALUES (1)"); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Kill(); err != nil {
-			t.Fatal(err)
+		busy := keepBusy(t, p)
+		for range 2 { // the second finds nothing to kill
+			if err := p.Kill(); err != nil {
+				t.Fatal(err)
+			}
 		}
+		<-busy
 		if _, err := conn.Exec(ctx, "SELECT 1"); err == nil {
 			t.Error("the connection outlived its server")
 		}
@@ -117,6 +122,113 @@ func TestPostgresComesBackAfterKill(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// keepBusy has a backend compute for longer than a test, without ever looking
+// whether its postmaster lives. What it returns is closed when its client is
+// told of the end.
+func keepBusy(t *testing.T, p *local.Postgres) <-chan struct{} {
+	t.Helper()
+	const statement = "SELECT count(*) FROM (SELECT generate_series(1, 1000000000)) n"
+	conn, err := pgx.Connect(t.Context(), p.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := conn.PgConn().PID()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, err := conn.Exec(t.Context(), statement); err == nil {
+			t.Error("a statement outlived its server")
+		}
+	}()
+	watch, err := pgx.Connect(t.Context(), p.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = watch.Close(t.Context()) }()
+	localtest.Eventually(t, "a busy backend", func() bool {
+		var active bool
+		err := watch.QueryRow(t.Context(), "SELECT state = 'active' FROM pg_stat_activity WHERE pid = $1", pid).Scan(&active)
+		return err == nil && active
+	})
+	return done
+}
+
+func TestServersThatHangAreClosed(t *testing.T) {
+	p, err := local.StartPostgres(t.Context(), local.PostgresConfig{Settings: map[string]string{"fsync": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := local.StartRedis(t.Context(), local.RedisConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []int{p.PID(), r.PID()} {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // closing twice is fine
+		if err := errors.Join(p.Close(), r.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestStartErrorQuotesTheServer(t *testing.T) {
+	_, err := local.StartPostgres(t.Context(), local.PostgresConfig{Settings: map[string]string{"no_such_setting": "1"}})
+	if err == nil || !strings.Contains(err.Error(), "no_such_setting") {
+		t.Errorf("got %v, want what the server wrote", err)
+	}
+}
+
+func TestRedisComesBackAfterKill(t *testing.T) {
+	for name, c := range map[string]struct {
+		redis *local.Redis
+		kept  string
+	}{
+		"with a directory": {localtest.DurableRedis(t), "$1\r\n1\r\n"},
+		"without":          {localtest.Redis(t), "$-1\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := ask(t, c.redis, "SET kept 1\r\n", len("+OK\r\n")); got != "+OK\r\n" {
+				t.Fatalf("SET: %q", got)
+			}
+			for range 2 { // the second finds nothing to kill
+				if err := c.redis.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.redis.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := ask(t, c.redis, "GET kept\r\n", len(c.kept)); got != c.kept {
+				t.Errorf("GET: %q, want %q", got, c.kept)
+			}
+		})
+	}
+}
+
+// ask sends one command and reads n bytes of the answer.
+func ask(t *testing.T, r *local.Redis, command string, n int) string {
+	t.Helper()
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", r.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, command); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, n)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		t.Fatal(err)
+	}
+	return string(answer)
 }
 
 func TestMissingProgramsAreNamed(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -51,7 +52,7 @@ var binDirs = []string{
 // refuses to run as root. The error is ErrNotInstalled when there are no
 // programs of Postgres here.
 func StartPostgres(ctx context.Context, c PostgresConfig) (_ *Postgres, err error) {
-	bin, err := postgresBin()
+	bin, err := postgresBin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -74,13 +75,17 @@ func StartPostgres(ctx context.Context, c PostgresConfig) (_ *Postgres, err erro
 	return p, nil
 }
 
-// postgresBin finds the directory of initdb and postgres, the newest version first.
-func postgresBin() (string, error) {
+// postgresBin finds the directory of initdb and postgres: that of PATH, that of
+// pg_config, then those of distributions, the newest version first.
+func postgresBin(ctx context.Context) (string, error) {
 	var dirs []string
 	if path, err := exec.LookPath("initdb"); err == nil {
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			dirs = append(dirs, filepath.Dir(real))
 		}
+	}
+	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
+		dirs = append(dirs, strings.TrimSpace(string(out)))
 	}
 	var found []string
 	for _, pattern := range binDirs {
@@ -156,29 +161,55 @@ func (p *Postgres) prepare(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(p.data(), "PG_VERSION")); err == nil {
 		return nil
 	}
+	// Under another name until it is whole: an initdb that was killed leaves a
+	// PG_VERSION, too.
+	unfinished := p.data() + ".new"
+	if err := os.RemoveAll(unfinished); err != nil {
+		return fmt.Errorf("prepare postgres: %w", err)
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "initdb"),
-		"--pgdata", p.data(), "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+		"--pgdata", unfinished, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
 	cmd.Dir = p.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.cred}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, strings.TrimSpace(string(out)))
 	}
+	if err := os.Rename(unfinished, p.data()); err != nil {
+		return fmt.Errorf("prepare postgres: %w", err)
+	}
 	return nil
 }
 
-// handOver gives the directory to the server's user, and makes sure that it can
-// get there.
+// handOver gives the directory to the server's user, if that can get there.
 func (p *Postgres) handOver() error {
+	if err := reachable(filepath.Dir(p.dir), p.cred); err != nil {
+		return fmt.Errorf("prepare postgres: %w", err)
+	}
 	if err := os.Chown(p.dir, int(p.cred.Uid), int(p.cred.Gid)); err != nil {
 		return fmt.Errorf("prepare postgres: %w", err)
 	}
-	for dir := filepath.Dir(p.dir); ; dir = filepath.Dir(dir) {
+	return nil
+}
+
+// reachable says which directory on the way to dir the user may not enter.
+func reachable(dir string, cred *syscall.Credential) error {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	for ; ; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
 		if err != nil {
-			return fmt.Errorf("prepare postgres: %w", err)
+			return err
 		}
-		if info.Mode()&0o001 == 0 {
-			return fmt.Errorf("postgres runs as an unprivileged user, which cannot enter %s: choose another directory or allow it with chmod o+x", dir)
+		search := fs.FileMode(0o001)
+		if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid == cred.Uid {
+			search = 0o100
+		} else if ok && owner.Gid == cred.Gid {
+			search = 0o010
+		}
+		if info.Mode()&search == 0 {
+			return fmt.Errorf("the server runs as the user %d, which cannot enter %s: choose another directory or allow it with chmod o+x", cred.Uid, dir)
 		}
 		if dir == filepath.Dir(dir) {
 			return nil
@@ -188,19 +219,24 @@ func (p *Postgres) handOver() error {
 
 // Restart starts the server again after Kill, on the same port.
 func (p *Postgres) Restart(ctx context.Context) error {
-	args := []string{
-		"-D", p.data(), "-p", strconv.Itoa(p.config.Port),
-		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=" + p.dir,
+	args := []string{"-D", p.data(), "-p", strconv.Itoa(p.config.Port), "-c", "listen_addresses=127.0.0.1"}
+	// A longer path does not fit into a socket's address, and nothing here uses it.
+	const longest = 80
+	socket := p.dir
+	if len(socket) > longest {
+		socket = ""
 	}
+	args = append(args, "-c", "unix_socket_directories="+socket)
 	for name, value := range p.config.Settings {
 		args = append(args, "-c", name+"="+value)
 	}
 	// Right after a crash the dead server's backends may still hold its memory.
-	const patience = 15 * time.Second
+	const patience, pause = 15 * time.Second, 100 * time.Millisecond
 	for deadline := time.Now().Add(patience); ; {
 		ch, err := start(command{
 			name: "postgres", path: filepath.Join(p.bin, "postgres"), args: args,
-			dir: p.dir, stop: "INT", temp: tempDir(p.config.Dir, p.dir), cred: p.cred, log: p.config.Log,
+			dir: p.dir, temp: tempDir(p.config.Dir, p.dir), cred: p.cred, log: p.config.Log,
+			stops: []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL}, // fast, then immediate shutdown
 		})
 		if err != nil {
 			return err
@@ -209,10 +245,15 @@ func (p *Postgres) Restart(ctx context.Context) error {
 			p.child = ch
 			return nil
 		}
-		err = errors.Join(err, ch.stop(syscall.SIGKILL))
+		err = errors.Join(err, ch.kill())
 		inUse := strings.Contains(ch.out.String(), "still in use") || strings.Contains(ch.out.String(), "already in use")
 		if !inUse || time.Now().After(deadline) {
 			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, context.Cause(ctx))
+		case <-time.After(pause):
 		}
 	}
 }
@@ -248,15 +289,50 @@ func (p *Postgres) Port() int { return p.config.Port }
 // PID is the postmaster's process.
 func (p *Postgres) PID() int { return p.child.pid }
 
-// Kill ends the postmaster with SIGKILL, as a crash of the server would.
-func (p *Postgres) Kill() error { return p.child.stop(syscall.SIGKILL) }
-
-// Close stops it and removes a directory of its own.
-func (p *Postgres) Close() error {
-	select {
-	case <-p.child.done:
-		return p.remove()
-	default:
+// Kill ends the postmaster with SIGKILL, as a crash of the server would, and
+// waits until its backends are gone. Those that wait for something see its death
+// at once; one that computes would not for as long as it does, and keep the
+// shared memory from the next server, so it is killed as well.
+func (p *Postgres) Kill() error {
+	if p.child.ended() {
+		return nil
 	}
-	return errors.Join(p.child.stop(syscall.SIGINT), p.remove())
+	backends := childrenOf(p.child.pid)
+	started := time.Now()
+	if err := p.child.kill(); err != nil {
+		return err
+	}
+	if time.Since(started) < outputDelay {
+		return nil // the output is closed, so nobody is left who holds it
+	}
+	for _, pid := range backends {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("kill backend %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// childrenOf lists the children of a process, as far as ps is there to tell.
+func childrenOf(parent int) []int {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "ps", "-A", "-o", "pid=", "-o", "ppid=").Output()
+	if err != nil {
+		return nil
+	}
+	var children []int
+	for line := range strings.Lines(string(out)) {
+		var pid, ppid int
+		if _, err := fmt.Sscan(line, &pid, &ppid); err == nil && ppid == parent {
+			children = append(children, pid)
+		}
+	}
+	return children
+}
+
+// Close stops it and removes a directory of its own. Closing twice, or after
+// Kill, is fine.
+func (p *Postgres) Close() error {
+	return errors.Join(p.child.signal(syscall.SIGCONT), p.child.stop(), p.remove())
 }

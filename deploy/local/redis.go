@@ -58,7 +58,8 @@ func StartRedis(ctx context.Context, c RedisConfig) (_ *Redis, err error) {
 	return r, nil
 }
 
-// Restart starts the server again after Kill, on the same port.
+// Restart starts the server again after Kill, on the same port. Only one that
+// was given a Dir finds its data again.
 func (r *Redis) Restart(ctx context.Context) error {
 	keep := "no"
 	if r.config.Dir != "" {
@@ -69,13 +70,14 @@ func (r *Redis) Restart(ctx context.Context) error {
 		"--save", "", "--appendonly", keep, "--daemonize", "no",
 	}, r.config.Args...)
 	ch, err := start(command{
-		name: "redis-server", path: r.path, args: args, dir: r.dir, stop: "TERM", temp: tempDir(r.config.Dir, r.dir), log: r.config.Log,
+		name: "redis-server", path: r.path, args: args, dir: r.dir, temp: tempDir(r.config.Dir, r.dir), log: r.config.Log,
+		stops: []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL},
 	})
 	if err != nil {
 		return err
 	}
 	if err := until(ctx, ch, r.ping); err != nil {
-		return errors.Join(err, ch.stop(syscall.SIGKILL))
+		return errors.Join(err, ch.kill())
 	}
 	r.child = ch
 	return nil
@@ -121,7 +123,7 @@ func (r *Redis) Port() int { return r.config.Port }
 func (r *Redis) PID() int { return r.child.pid }
 
 // Kill ends it with SIGKILL.
-func (r *Redis) Kill() error { return r.child.stop(syscall.SIGKILL) }
+func (r *Redis) Kill() error { return r.child.kill() }
 
 // Signal sends a signal, such as SIGSTOP.
 func (r *Redis) Signal(s os.Signal) error {
@@ -132,12 +134,8 @@ func (r *Redis) Signal(s os.Signal) error {
 	return r.child.signal(n)
 }
 
-// Close stops it and removes what it kept in a directory of its own.
+// Close stops it and removes what it kept in a directory of its own. Closing
+// twice, or after Kill, is fine.
 func (r *Redis) Close() error {
-	select {
-	case <-r.child.done:
-		return r.remove()
-	default:
-	}
-	return errors.Join(r.child.signal(syscall.SIGCONT), r.child.stop(syscall.SIGTERM), r.remove())
+	return errors.Join(r.child.signal(syscall.SIGCONT), r.child.stop(), r.remove())
 }

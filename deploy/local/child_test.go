@@ -1,0 +1,37 @@
+package local
+
+import (
+	"bufio"
+	"io"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestStopGoesOnToTheNextSignal(t *testing.T) {
+	out, log := io.Pipe()
+	c, err := start(command{
+		name: "deaf", path: "/bin/sh", args: []string{"-c", `trap "" TERM; echo deaf; exec sleep 600`}, log: log,
+		stops: []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	if _, err := lines.ReadString('\n'); err != nil { // before that, TERM would do
+		t.Fatal(err)
+	}
+	var drain sync.WaitGroup // of what the watchdog says of the end
+	drain.Go(func() { _, _ = io.Copy(io.Discard, lines) })
+	defer drain.Wait()
+	defer func() { _ = log.Close() }()
+	c.grace = 100 * time.Millisecond
+	if err := c.stop(); err != nil {
+		t.Error(err)
+	}
+	const killed = 128 + int(syscall.SIGKILL) // as a shell tells it
+	if got := c.cmd.ProcessState.ExitCode(); got != killed {
+		t.Errorf("it ended with %d, want %d", got, killed)
+	}
+}
