@@ -184,10 +184,17 @@ func (p *Proxy) pass(c net.Conn) bool {
 		<-changed
 		p.mu.Lock()
 	}
-	delay, ok := p.delay, !p.cut && !p.closed && !swallowed
+	delay, ok, changed := p.delay, !p.cut && !p.closed && !swallowed, p.changed
 	p.mu.Unlock()
-	if ok && delay > 0 {
-		time.Sleep(delay)
+	if !ok || delay == 0 {
+		return ok
 	}
-	return ok
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-changed:
+		return p.pass(c) // by the rules of now
+	}
 }
