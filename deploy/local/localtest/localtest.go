@@ -5,6 +5,7 @@ package localtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -101,8 +102,12 @@ func makeTemplate(ctx context.Context, migrate func(ctx context.Context, url str
 	if err := admin(ctx, "CREATE DATABASE "+template); err != nil {
 		return err
 	}
+	if err := migrate(ctx, shared.server.URL(template)); err != nil {
+		// Half a template would fail the tests that come next for a reason of its own.
+		return errors.Join(err, admin(ctx, "DROP DATABASE "+template+" WITH (FORCE)"))
+	}
 	shared.templated = true
-	return migrate(ctx, shared.server.URL(template))
+	return nil
 }
 
 // admin takes turns: Postgres copies a template only while nobody else does.
