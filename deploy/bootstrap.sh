@@ -5,11 +5,11 @@
 set -euo pipefail
 
 have_postgres() {
-  command -v initdb >/dev/null 2>&1 && return 0
   local dir
-  for dir in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/local/pgsql/bin \
+  for dir in "$(dirname "$(command -v initdb || true)")" "$(pg_config --bindir 2>/dev/null || true)" \
+    /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/local/pgsql/bin \
     /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin /Library/PostgreSQL/*/bin; do
-    [ -x "$dir/initdb" ] && return 0
+    [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && return 0
   done
   return 1
 }
@@ -27,7 +27,7 @@ check_go() {
   local version
   version=$(go env GOVERSION) # go1.26.8
   case "$version" in
-    go1.[0-9] | go1.[0-9].* | go1.1[0-9]* | go1.2[0-5] | go1.2[0-5].*)
+    go1.[0-9] | go1.[0-9].* | go1.1[0-9]* | go1.2[0-5]*)
       give_up "Go 1.26 or newer is needed, this is $version."
       ;;
   esac
@@ -45,17 +45,17 @@ as_root() {
 
 # The packages would start servers and make a cluster of their own; nothing here
 # needs those, so the services are kept from starting while they are installed.
+# The trap takes the policy away after an interruption, too.
 install_apt() {
-  local policy=/usr/sbin/policy-rc.d made=""
+  local policy=/usr/sbin/policy-rc.d
   if [ ! -e "$policy" ]; then
+    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
     printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
     as_root chmod 755 "$policy"
-    made=1
   fi
   local status=0
   { as_root apt-get update -q &&
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; } || status=$?
-  if [ -n "$made" ]; then as_root rm -f "$policy"; fi
   [ "$status" -eq 0 ] || give_up "apt-get could not install: $*"
 }
 
