@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/lxzan/gws"
@@ -55,7 +54,9 @@ type Gateway struct {
 	lookAtHeads chan struct{}
 
 	sessions sync.WaitGroup // goroutines of sockets
-	draining atomic.Bool
+
+	admission sync.Mutex // no session is added once draining is set
+	draining  bool
 }
 
 // New prepares a gateway; Run starts it, Register gives it its routes.
@@ -109,7 +110,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 // Ready tells why a load balancer should send nobody, or nil. A gateway whose
 // Redis is away stays ready: a shared dependency must not empty the balancer.
 func (g *Gateway) Ready() error {
-	if g.draining.Load() {
+	if g.isDraining() {
 		return errors.New("draining")
 	}
 	if !g.health.everConnected() {
@@ -121,9 +122,28 @@ func (g *Gateway) Ready() error {
 // Degraded tells why live updates are delayed, or "".
 func (g *Gateway) Degraded() string { return g.health.reason() }
 
+// admit counts a socket that is about to be opened; false: the gateway drains.
+// The caller owes a sessions.Done.
+func (g *Gateway) admit() bool {
+	g.admission.Lock()
+	defer g.admission.Unlock()
+	if !g.draining {
+		g.sessions.Add(1)
+	}
+	return !g.draining
+}
+
+func (g *Gateway) isDraining() bool {
+	g.admission.Lock()
+	defer g.admission.Unlock()
+	return g.draining
+}
+
 // drain closes all clients. It returns when they are gone.
 func (g *Gateway) drain() {
-	g.draining.Store(true)
+	g.admission.Lock()
+	g.draining = true
+	g.admission.Unlock()
 	g.wheel.each(func(s *session) { s.handOver() })
 	g.sessions.Wait()
 }

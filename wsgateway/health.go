@@ -82,6 +82,15 @@ func (h *health) reason() string {
 	return h.told
 }
 
+// greet calls f with what a new client must be told. No change of it can come
+// between, so the last status frame that a client gets is always the one that
+// holds. f must not block.
+func (h *health) greet(f func(why string)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f(h.told)
+}
+
 // look finds out why live updates are delayed. h.mu is held.
 func (h *health) look(now time.Time) string {
 	patience := now.Add(-listenerPatience)
@@ -116,18 +125,21 @@ func (h *health) run(ctx context.Context) error {
 // tell sends a status frame to every client when the reason has changed.
 func (h *health) tell(now time.Time) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	why := h.look(now)
-	changed := why != h.told
-	h.told = why
-	h.mu.Unlock()
-	if !changed {
+	if why == h.told {
 		return
 	}
+	h.told = why
 	if why == "" {
 		h.gateway.log.Info().Msg("live updates are in time")
 	} else {
 		h.gateway.log.Warn().Str("reason", why).Msg("live updates are delayed")
 	}
 	f := statusFrame(why)
-	h.gateway.wheel.each(func(s *session) { s.push(f) })
+	h.gateway.wheel.each(func(s *session) {
+		if s.begun.Load() { // else greet tells it, behind its connected frame
+			s.push(f)
+		}
+	})
 }

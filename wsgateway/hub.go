@@ -110,6 +110,9 @@ func (h *hub) load(ctx context.Context) error {
 		return err
 	}
 	head := heads[0]
+	if h.above(epoch, head) {
+		return errors.Join(errHeadBelow, h.gateway.redis.AskForReset(ctx, epoch))
+	}
 	same, partial := h.resumable(epoch, head)
 	if same && !partial {
 		if err := h.repair(ctx); !errors.Is(err, broker.ErrExpired) {
@@ -146,6 +149,14 @@ func (h *hub) load(ctx context.Context) error {
 	return nil
 }
 
+// above tells whether the hub has delivered more of the epoch than its head: the
+// epoch is damaged.
+func (h *hub) above(epoch string, head uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.epoch == epoch && h.offset > head
+}
+
 // resumable tells whether the hub was live in this epoch already, as after a
 // false alarm: then nothing starts over, unless its state was partial and can be
 // completed. A hub that comes here from a repair has learned that the log lacks
@@ -153,7 +164,7 @@ func (h *hub) load(ctx context.Context) error {
 func (h *hub) resumable(epoch string, head uint64) (same, partial bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.phase == loading && h.epoch == epoch && head >= h.offset, h.state.partial
+	return h.phase == loading && h.epoch == epoch, h.state.partial
 }
 
 // repair reads what is missing from the log and makes the hub live.
@@ -185,7 +196,7 @@ func (h *hub) repair(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s := range h.clients {
-		if !s.begun { // it came while the hub was loading
+		if !s.begun.Load() { // it came while the hub was loading
 			s.begin(h, reasonNew, h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}))
 		}
 	}
@@ -342,9 +353,6 @@ func (h *hub) join(s *session) {
 	h.joining--
 	h.clients[s] = struct{}{}
 	if h.phase == loading {
-		if why := h.gateway.health.reason(); why != "" {
-			s.push(statusFrame(why))
-		}
 		return
 	}
 	// A hub that repairs has a state too, and the tail follows for everybody.

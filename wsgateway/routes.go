@@ -41,11 +41,12 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		problem(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	if g.draining.Load() {
+	if !g.admit() {
 		w.Header().Set("Retry-After", "1")
 		problem(w, http.StatusServiceUnavailable, "this gateway is shutting down; connect again")
 		return
 	}
+	defer g.sessions.Done()
 	g.upgrade(w, r, streamID)
 }
 
@@ -109,7 +110,7 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID strin
 		s.conn.ReadLoop()
 		s.leave() // OnClose does not come for every end
 	})
-	if g.draining.Load() { // it came too late to be handed over with the others
+	if g.isDraining() { // it came too late to be handed over with the others
 		s.handOver()
 	}
 }

@@ -19,7 +19,7 @@ type session struct {
 	out     *outbox
 	heard   atomic.Int64 // when the client last sent anything, in Unix nanoseconds
 
-	begun bool // has got a state; guarded by the hub's lock
+	begun atomic.Bool // has got connected and a state; set under the health's lock
 
 	mu   sync.Mutex
 	hub  *hub
@@ -29,8 +29,8 @@ type session struct {
 // begin starts the stream over: connected, then the state. It is called with
 // the hub's lock held, as is push.
 func (s *session) begin(h *hub, reason string, state []*frame) {
-	if !s.begun {
-		s.begun, reason = true, reasonNew
+	if !s.begun.Load() {
+		reason = reasonNew
 	}
 	var id *event.ID
 	if len(state) == 0 {
@@ -39,10 +39,13 @@ func (s *session) begin(h *hub, reason string, state []*frame) {
 	frames := make([]*frame, 0, 2+len(state))
 	frames = append(frames, newConnected(h.id, reason, id))
 	frames = append(frames, state...)
-	if why := s.gateway.health.reason(); why != "" {
-		frames = append(frames, statusFrame(why))
-	}
-	s.push(frames...)
+	s.gateway.health.greet(func(why string) {
+		if why != "" {
+			frames = append(frames, statusFrame(why))
+		}
+		s.begun.Store(true)
+		s.push(frames...)
+	})
 }
 
 // push queues frames, and closes a client that does not take them.
