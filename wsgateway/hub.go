@@ -113,7 +113,7 @@ func (h *hub) load(ctx context.Context) error {
 	if h.above(epoch, head) {
 		return errors.Join(errHeadBelow, h.gateway.redis.AskForReset(ctx, epoch))
 	}
-	same, partial := h.resumable(epoch, head)
+	same, partial := h.resumable(epoch)
 	if same && !partial {
 		if err := h.repair(ctx); !errors.Is(err, broker.ErrExpired) {
 			return err
@@ -161,7 +161,7 @@ func (h *hub) above(epoch string, head uint64) bool {
 // false alarm: then nothing starts over, unless its state was partial and can be
 // completed. A hub that comes here from a repair has learned that the log lacks
 // what it needs.
-func (h *hub) resumable(epoch string, head uint64) (same, partial bool) {
+func (h *hub) resumable(epoch string) (same, partial bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.phase == loading && h.epoch == epoch, h.state.partial

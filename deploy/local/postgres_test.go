@@ -33,7 +33,7 @@ func TestNewestVersionIsFound(t *testing.T) {
 			if version == "16" && program == "postgres" {
 				continue // initdb alone is a client package's leftover, and no server
 			}
-			if err := os.WriteFile(filepath.Join(dir, program), nil, 0o700); err != nil { //nolint:gosec // a program
+			if err := os.WriteFile(filepath.Join(dir, program), nil, 0o700); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -61,10 +61,10 @@ func TestVersionIn(t *testing.T) {
 func TestClosedDirectoryIsNamed(t *testing.T) {
 	closed := filepath.Join(t.TempDir(), "closed")
 	inside := filepath.Join(closed, "inside")
-	if err := os.MkdirAll(inside, 0o755); err != nil { //nolint:gosec // the one above is what matters
+	if err := os.MkdirAll(inside, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(closed, 0o700); err != nil { //nolint:gosec // closed for others, not for us
+	if err := os.Chmod(closed, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	const nobody = 65534
