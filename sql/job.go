@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,18 +14,21 @@ import (
 // contract's tables, with the contract's columns and no other. The simulator,
 // the bench and the tests write through it.
 type JobRows struct {
-	Streams   []StreamRow
-	Summaries []SummaryRow
-	Viewers   []ViewerRow
-	Moments   []MomentRow
+	Streams      []StreamRow
+	Summaries    []SummaryRow
+	Viewers      []ViewerRow
+	Moments      []MomentRow
+	Transactions []TransactionRow
 }
 
 // Len is the number of rows.
 func (r *JobRows) Len() int {
-	return len(r.Streams) + len(r.Summaries) + len(r.Viewers) + len(r.Moments)
+	return len(r.Streams) + len(r.Summaries) + len(r.Viewers) + len(r.Moments) + len(r.Transactions)
 }
 
-// StreamRow is written as an upsert: a stream has one row.
+// StreamRow is written as an upsert: a stream has one row. Its created_at is
+// that of the first write. An upsert needs SELECT on stream_id, besides INSERT
+// and UPDATE.
 type StreamRow struct {
 	StreamID, Title string
 	IsLive          bool
@@ -49,13 +53,23 @@ type ViewerRow struct {
 	ViewerCount, UniqueViewers int32
 }
 
-// MomentRow is a moment; its id is made by the table.
+// MomentRow is a moment. The writer gives the id, so that a moment is not
+// written twice (see AlreadyWritten); a UUID also suits an adopted uuid column.
 type MomentRow struct {
-	StreamID                       string
+	ID, StreamID                   string
 	At                             time.Time
 	Type, Description, MetricName  string
 	MetricValue, Threshold, ZScore float64
 	Metadata                       []byte // JSON
+}
+
+// TransactionRow is money that a viewer has spent. For its id the same holds as
+// for that of a moment.
+type TransactionRow struct {
+	ID, StreamID, UserID string
+	Cents                int64 // hundredths of the currency
+	Currency, Type       string
+	At                   time.Time
 }
 
 const (
@@ -72,8 +86,12 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 INSERT INTO public.viewer_timeseries (stream_id, "timestamp", viewer_count, unique_viewers) VALUES ($1, $2, $3, $4)`
 
 	insertMomentSQL = `
-INSERT INTO public.moments (stream_id, "timestamp", moment_type, description, metric_name, metric_value, threshold, z_score, metadata)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+INSERT INTO public.moments (moment_id, stream_id, "timestamp", moment_type, description, metric_name, metric_value, threshold, z_score, metadata)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+
+	insertTransactionSQL = `
+INSERT INTO public.transactions (transaction_id, stream_id, user_id, amount, currency, transaction_type, "timestamp")
+VALUES ($1, $2, $3, $4::bigint * 0.01, $5, $6, $7)`
 )
 
 // Queue adds the statements of the rows to a batch: a job that sends it in one
@@ -94,7 +112,11 @@ func (r *JobRows) Queue(b *pgx.Batch) {
 	}
 	for i := range r.Moments {
 		m := &r.Moments[i]
-		b.Queue(insertMomentSQL, m.StreamID, m.At, m.Type, m.Description, m.MetricName, m.MetricValue, m.Threshold, m.ZScore, m.Metadata)
+		b.Queue(insertMomentSQL, m.ID, m.StreamID, m.At, m.Type, m.Description, m.MetricName, m.MetricValue, m.Threshold, m.ZScore, m.Metadata)
+	}
+	for i := range r.Transactions {
+		t := &r.Transactions[i]
+		b.Queue(insertTransactionSQL, t.ID, t.StreamID, t.UserID, t.Cents, t.Currency, t.Type, t.At)
 	}
 }
 
@@ -112,6 +134,17 @@ func WriteJob(ctx context.Context, to Sender, rows *JobRows) error {
 		return fmt.Errorf("write %d rows: %w", rows.Len(), err)
 	}
 	return nil
+}
+
+// uniqueViolation is https://www.postgresql.org/docs/current/errcodes-appendix.html.
+const uniqueViolation = "23505"
+
+// AlreadyWritten tells whether rows were refused because a moment or transaction
+// with an id of theirs is there. For a writer that repeats what it got no answer
+// to, it means that the first attempt had committed.
+func AlreadyWritten(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == uniqueViolation
 }
 
 // InsertSummary writes one row as a transaction of its own.

@@ -20,12 +20,19 @@ const (
 	viewersEvery = time.Minute
 	streamEvery  = 20 * time.Minute
 	// firstSpike is when the first stream has its first spike.
-	firstSpike    = 150 * time.Second
-	spikesAnHour  = 3.0
-	shortestSpike = time.Minute
-	longestSpike  = 4 * time.Minute
+	firstSpike      = 150 * time.Second
+	spikesAnHour    = 3.0
+	shortestSpike   = time.Minute
+	longestSpike    = 4 * time.Minute
+	purchasesAnHour = 6.0
+	// offlineOdds is how rarely a stream that tells of itself goes offline.
+	offlineOdds     = 20
+	shortestOffline = 10 * time.Minute
+	longestOffline  = 40 * time.Minute
 	// anomalyAt is the z-score from which a window is an anomaly.
 	anomalyAt = 3.0
+	// memory is how long the usual chat rate remembers.
+	memory = 1000 * time.Second
 )
 
 var emotes = [...]string{"Kappa", "PogChamp", "LUL", "KEKW", "monkaS", "FeelsGoodMan", "BibleThump", "HeyGuys", "NotLikeThis", "GG"}
@@ -35,8 +42,11 @@ var titles = [...]string{
 	"Drum and bass set", "World building", "Morning talk", "Retro night", "Painting miniatures",
 }
 
+var currencies = [...]string{"USD", "EUR", "GBP"}
+
 // Model makes the rows of any number of streams from a seed. It has no clock and
-// does no I/O: the same seed gives the same rows.
+// does no I/O: the same seed, start and steps give the same rows. Another start
+// gives other ids, so that a run can follow another one in the same tables.
 type Model struct {
 	streams []stream
 	next    int
@@ -46,6 +56,7 @@ type Model struct {
 type stream struct {
 	id, title string
 	rng       *rand.Rand
+	ids       *rand.Rand // for moments and transactions
 	now       time.Time
 	began     time.Time
 
@@ -59,19 +70,22 @@ type stream struct {
 	spiked     bool
 
 	viewersAt, streamAt time.Time // when they were last written
+	offlineUntil        time.Time // zero: live
 
-	window   time.Time
-	messages float64 // in the window so far
-	chatters float64
+	window, counted time.Time // counted: how much of the window is in the figures
+	messages        float64   // in the window so far
+	chatters        float64
+	emotes          []string // the most used ones of the window
 
 	mean, variance float64 // of the chat rate, moving
 }
 
-// NewModel returns a model of n streams whose first windows begin at start.
+// NewModel returns a model of n streams whose first window is that of start.
 func NewModel(n int, seed uint64, start time.Time) *Model {
 	m := &Model{streams: make([]stream, n)}
 	for i := range m.streams {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		ids := rand.New(rand.NewPCG(seed^uint64(start.UnixNano()), uint64(i)))
 		id := DemoStream
 		if i > 0 {
 			id = fmt.Sprintf("stream_%03d", i+1)
@@ -81,8 +95,8 @@ func NewModel(n int, seed uint64, start time.Time) *Model {
 			scale = 1200
 		}
 		m.streams[i] = stream{
-			id: id, title: titles[rng.IntN(len(titles))], rng: rng,
-			now: start.Truncate(windowLength), began: start.Truncate(windowLength), streamAt: start,
+			id: id, title: titles[rng.IntN(len(titles))], rng: rng, ids: ids,
+			now: start, began: start, streamAt: start,
 			scale: scale, phase: rng.Float64(), mean: -1,
 		}
 	}
@@ -102,20 +116,24 @@ func (m *Model) Streams() sql.JobRows {
 func (m *Model) Now() time.Time { return m.streams[m.next].now }
 
 // Step adds what happens in the stream whose turn it is, after simulated time d
-// of it: one row at least. A window is written again with each step until it is
-// over, as a sliding window is.
+// of it: one row at least, unless it is offline, which the first stream never is.
+// A window is written again with each step until it is over, as a sliding window
+// is.
 func (m *Model) Step(rows *sql.JobRows, d time.Duration) {
 	m.streams[m.next].step(rows, d)
 	m.next = (m.next + 1) % len(m.streams)
 }
 
 func (s *stream) row() sql.StreamRow {
-	return sql.StreamRow{StreamID: s.id, Title: s.title, IsLive: true, At: s.now}
+	return sql.StreamRow{StreamID: s.id, Title: s.title, IsLive: s.offlineUntil.IsZero(), At: s.now}
 }
 
 func (s *stream) step(rows *sql.JobRows, d time.Duration) {
-	if s.window.IsZero() || !s.now.Before(s.window.Add(windowLength)) {
-		s.window, s.messages, s.chatters = s.now.Truncate(windowLength), 0, 0
+	if s.offline(rows, d) {
+		return
+	}
+	if !s.now.Before(s.window.Add(windowLength)) {
+		s.open()
 	}
 	s.now = s.now.Add(d)
 	s.spike(d)
@@ -125,18 +143,17 @@ func (s *stream) step(rows *sql.JobRows, d time.Duration) {
 	if s.spiking("chat_spike") {
 		rate *= s.spikeBy
 	}
-	s.messages += rate * d.Seconds()
-	s.chatters += 0.35 * rate * d.Seconds()
+	s.count(rate)
 	sentiment := math.Tanh(0.25 + 0.3*s.rng.NormFloat64())
 	if s.spiking("sentiment_shift") {
-		sentiment = -0.8 + 0.05*s.rng.NormFloat64()
+		sentiment = max(-0.8+0.05*s.rng.NormFloat64(), -1)
 	}
-	z := s.zScore(rate)
+	z := s.zScore(rate, d)
 
 	rows.Summaries = append(rows.Summaries, sql.SummaryRow{
 		StreamID: s.id, WindowStart: s.window, WindowEnd: s.window.Add(windowLength),
 		ChatCount: int32(s.messages), UniqueChatters: int32(min(s.chatters, viewers)),
-		TopEmotes: s.emotes(), AvgSentiment: round(sentiment, 3), ChatRate: round(rate, 2),
+		TopEmotes: s.emotes[:min(len(s.emotes), int(s.messages))], AvgSentiment: round(sentiment, 3), ChatRate: round(rate, 2),
 		AvgViewers: round(viewers, 1), ZScore: round(z, 2), IsAnomaly: math.Abs(z) >= anomalyAt,
 	})
 	if s.now.Sub(s.viewersAt) >= viewersEvery {
@@ -145,17 +162,70 @@ func (s *stream) step(rows *sql.JobRows, d time.Duration) {
 			StreamID: s.id, At: s.now, ViewerCount: int32(viewers), UniqueViewers: int32(viewers * 1.3),
 		})
 	}
-	if s.now.Sub(s.streamAt) >= streamEvery {
-		s.streamAt = s.now
-		if s.rng.IntN(4) == 0 {
-			s.title = titles[s.rng.IntN(len(titles))]
-		}
-		rows.Streams = append(rows.Streams, s.row())
-	}
 	if s.spiking(s.spikeKind) && !s.told {
 		s.told = true
 		rows.Moments = append(rows.Moments, s.moment(z, rate, viewers, sentiment))
 	}
+	if s.rng.Float64() < purchasesAnHour*d.Hours() {
+		rows.Transactions = append(rows.Transactions, s.purchase())
+	}
+	if s.now.Sub(s.streamAt) >= streamEvery {
+		s.tell(rows)
+	}
+}
+
+// offline lets simulated time pass in a stream that is offline: nothing is
+// written but that it is live again.
+func (s *stream) offline(rows *sql.JobRows, d time.Duration) bool {
+	if s.offlineUntil.IsZero() {
+		return false
+	}
+	s.now = s.now.Add(d)
+	if !s.now.Before(s.offlineUntil) {
+		s.offlineUntil, s.streamAt = time.Time{}, s.now
+		rows.Streams = append(rows.Streams, s.row())
+	}
+	return true
+}
+
+// tell writes the stream's row: now and then with another title, and rarely that
+// it goes offline.
+func (s *stream) tell(rows *sql.JobRows) {
+	s.streamAt = s.now
+	if s.rng.IntN(4) == 0 {
+		s.title = titles[s.rng.IntN(len(titles))]
+	}
+	if s.id != DemoStream && s.rng.IntN(offlineOdds) == 0 {
+		s.offlineUntil = s.now.Add(shortestOffline + time.Duration(s.rng.Int64N(int64(longestOffline-shortestOffline))))
+	}
+	rows.Streams = append(rows.Streams, s.row())
+}
+
+// open begins the window of the present.
+func (s *stream) open() {
+	s.window = s.now.Truncate(windowLength)
+	s.counted, s.messages, s.chatters = s.window, 0, 0
+	favourite := s.rng.IntN(len(emotes))
+	s.emotes = nil // rows have the last one's
+	for i := range 3 {
+		name := emotes[(favourite+i*i)%len(emotes)]
+		for range 1 + s.rng.IntN(4-i) {
+			s.emotes = append(s.emotes, name)
+		}
+	}
+}
+
+// count adds the messages since the last step, up to the window's end: those of
+// the next window are counted when it opens.
+func (s *stream) count(rate float64) {
+	until := s.window.Add(windowLength)
+	if s.now.Before(until) {
+		until = s.now
+	}
+	n := rate * until.Sub(s.counted).Seconds()
+	s.counted = until
+	s.messages += n
+	s.chatters += 0.35 * n
 }
 
 func (s *stream) spiking(kind string) bool {
@@ -192,24 +262,24 @@ func (s *stream) viewers() float64 {
 	return max(v, 1)
 }
 
-// zScore holds a rate against its moving mean and deviation.
-func (s *stream) zScore(rate float64) float64 {
+// zScore holds a rate against its moving mean and deviation. What is unusual
+// hardly becomes the usual in the minutes of a spike, but what lasts does.
+func (s *stream) zScore(rate float64, d time.Duration) float64 {
 	if s.mean < 0 {
 		s.mean, s.variance = rate, 0.04*rate*rate
 		return 0
 	}
-	z := (rate - s.mean) / max(math.Sqrt(s.variance), 1e-6)
-	const weight = 0.02
-	if math.Abs(z) < anomalyAt { // what is unusual must not become the usual
-		d := rate - s.mean
-		s.mean += weight * d
-		s.variance += weight * (d*d - s.variance)
-	}
+	deviation := max(math.Sqrt(s.variance), 0.01*s.mean, 1e-6)
+	z := (rate - s.mean) / deviation
+	weight := min(d.Seconds()/memory.Seconds(), 0.5)
+	off := max(min(z, anomalyAt), -anomalyAt) * deviation
+	s.mean += weight * off
+	s.variance += weight * (off*off - s.variance)
 	return max(min(z, 50), -50)
 }
 
 func (s *stream) moment(z, rate, viewers, sentiment float64) sql.MomentRow {
-	m := sql.MomentRow{StreamID: s.id, At: s.now, Type: s.spikeKind, Threshold: anomalyAt, ZScore: round(z, 2)}
+	m := sql.MomentRow{ID: s.newID(), StreamID: s.id, At: s.now, Type: s.spikeKind, Threshold: anomalyAt, ZScore: round(max(z, anomalyAt), 2)}
 	switch s.spikeKind {
 	case "viewer_spike":
 		m.MetricName, m.MetricValue = "viewer_count", math.Round(viewers)
@@ -223,26 +293,36 @@ func (s *stream) moment(z, rate, viewers, sentiment float64) sql.MomentRow {
 		m.MetricName, m.MetricValue = "chat_rate", round(rate, 2)
 		m.Description = fmt.Sprintf("Chat is at %.1f times its usual rate", rate/max(s.mean, 1e-6))
 	}
-	metadata, err := json.Marshal(map[string]any{
-		"window_start": s.window.Format(time.RFC3339), "usual_rate": round(s.mean, 2), "top_emote": s.emotes()[0],
-	})
-	if err == nil {
-		m.Metadata = metadata
-	}
+	// No value of these can be refused: all are finite.
+	m.Metadata, _ = json.Marshal(struct {
+		WindowStart time.Time `json:"window_start"`
+		UsualRate   float64   `json:"usual_rate"`
+		TopEmote    string    `json:"top_emote"`
+		Viewers     int       `json:"viewers"`
+	}{s.window, round(s.mean, 2), s.emotes[0], int(viewers)})
 	return m
 }
 
-// emotes are the names as often as they were used, about ten in all.
-func (s *stream) emotes() []string {
-	favourite := s.rng.IntN(len(emotes))
-	var out []string
-	for i := range 3 {
-		name := emotes[(favourite+i*i)%len(emotes)]
-		for range 1 + s.rng.IntN(5-i) {
-			out = append(out, name)
-		}
+func (s *stream) purchase() sql.TransactionRow {
+	t := sql.TransactionRow{
+		ID: s.newID(), StreamID: s.id, UserID: s.newID(), At: s.now,
+		Currency: currencies[s.rng.IntN(len(currencies))], Type: "subscription", Cents: 499,
 	}
-	return out
+	switch s.rng.IntN(4) {
+	case 0:
+		t.Type, t.Cents = "donation", 100*(1+s.rng.Int64N(50))
+	case 1:
+		t.Type, t.Cents = "bits", 100+s.rng.Int64N(900)
+	}
+	return t
+}
+
+// newID is a random UUID (RFC 9562, version 4): it suits text and uuid columns.
+func (s *stream) newID() string {
+	high, low := s.ids.Uint64(), s.ids.Uint64()
+	high = high&^0xf000 | 0x4000
+	low = low&^(0b11<<62) | 0b10<<62
+	return fmt.Sprintf("%08x-%04x-%04x-%04x-%012x", high>>32, high>>16&0xffff, high&0xffff, low>>48, low&0xffffffffffff)
 }
 
 func round(v float64, digits int) float64 {

@@ -1,10 +1,14 @@
 package simulate
 
 import (
+	"encoding/json"
+	"math"
+	"regexp"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/telemetra/telemetra/sql"
 )
@@ -37,46 +41,182 @@ func TestFirstStreamIsTheDemo(t *testing.T) {
 	}
 }
 
-func TestWindowsSlideAndAscend(t *testing.T) {
+func TestWindowsSlide(t *testing.T) {
 	r := rows(1, 1, 600, 12*time.Second)
-	var last sql.SummaryRow
 	again := 0
-	for i, s := range r.Summaries {
-		if s.WindowStart.Before(last.WindowStart) {
-			t.Fatalf("row %d: window %s after %s", i, s.WindowStart, last.WindowStart)
-		}
-		if i > 0 && s.WindowStart.Equal(last.WindowStart) {
+	for i, s := range r.Summaries[1:] {
+		if s.WindowStart.Equal(r.Summaries[i].WindowStart) {
 			again++
-			if s.ChatCount < last.ChatCount {
-				t.Errorf("row %d: a window shrinks from %d to %d messages", i, last.ChatCount, s.ChatCount)
-			}
 		}
-		if got := s.WindowEnd.Sub(s.WindowStart); got != time.Minute {
-			t.Errorf("row %d: a window of %s", i, got)
-		}
-		last = s
 	}
 	if want := 600 * 4 / 5; again != want {
 		t.Errorf("%d rows write a window again, want %d", again, want)
 	}
 }
 
-func TestValuesArePlausible(t *testing.T) {
-	r := rows(3, 5, 20_000, 10*time.Second)
-	anomalies := 0
-	for _, s := range r.Summaries {
-		if s.ChatCount < 0 || s.UniqueChatters < 0 || s.AvgViewers < 1 || s.AvgSentiment < -1 || s.AvgSentiment > 1 || len(s.TopEmotes) == 0 {
-			t.Fatalf("%+v", s)
+// Whatever the seed and the steps: the rows are those of a job that counts.
+func TestRowsAreConsistent(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := NewModel(rapid.IntRange(1, 4).Draw(t, "streams"), rapid.Uint64().Draw(t, "seed"), start.Add(time.Duration(rapid.Int64Range(0, 1e11).Draw(t, "start"))))
+		r := m.Streams()
+		for _, ms := range rapid.SliceOfN(rapid.Int64Range(50, 150_000), 1, 200).Draw(t, "steps") {
+			m.Step(&r, time.Duration(ms)*time.Millisecond)
 		}
-		if s.IsAnomaly {
-			anomalies++
+		last := map[string]sql.SummaryRow{}
+		for _, s := range r.Summaries {
+			l, known := last[s.StreamID]
+			last[s.StreamID] = s
+			checkSummary(t, s)
+			switch {
+			case known && s.WindowStart.Before(l.WindowStart):
+				t.Fatalf("window %s after %s", s.WindowStart, l.WindowStart)
+			case known && s.WindowStart.Equal(l.WindowStart) && (s.ChatCount < l.ChatCount || len(s.TopEmotes) < len(l.TopEmotes)):
+				t.Fatalf("the window shrinks from %+v to %+v", l, s)
+			}
+		}
+		checkIDs(t, r)
+		for _, s := range r.Streams {
+			if s.StreamID == DemoStream && !s.IsLive {
+				t.Fatal("the demo stream is offline")
+			}
+		}
+	})
+}
+
+func checkSummary(t *rapid.T, s sql.SummaryRow) {
+	t.Helper()
+	if s.WindowEnd.Sub(s.WindowStart) != time.Minute || !s.WindowStart.Equal(s.WindowStart.Truncate(time.Minute)) {
+		t.Fatalf("a window from %s to %s", s.WindowStart, s.WindowEnd)
+	}
+	if s.ChatCount < 0 || s.UniqueChatters < 0 || s.UniqueChatters > s.ChatCount || s.ChatRate < 0 || s.AvgViewers < 1 || math.Abs(s.AvgSentiment) > 1 {
+		t.Fatalf("%+v", s)
+	}
+	if len(s.TopEmotes) > 10 || len(s.TopEmotes) > int(s.ChatCount) {
+		t.Fatalf("%d emotes in %d messages", len(s.TopEmotes), s.ChatCount)
+	}
+}
+
+func checkIDs(t *rapid.T, r sql.JobRows) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, m := range r.Moments {
+		seen[m.ID] = true
+		if math.Abs(m.ZScore) < m.Threshold || !json.Valid(m.Metadata) || m.Description == "" || m.MetricName == "" {
+			t.Fatalf("%+v", m)
 		}
 	}
-	if share := float64(anomalies) / float64(len(r.Summaries)); share < 0.005 || share > 0.3 {
-		t.Errorf("%.3f of the windows are anomalies", share)
+	for _, p := range r.Transactions {
+		seen[p.ID] = true
+		if p.Cents <= 0 || len(p.Currency) != 3 || p.Type == "" {
+			t.Fatalf("%+v", p)
+		}
 	}
-	if hours := 20_000 * 10.0 / 3600; float64(len(r.Moments)) < hours || float64(len(r.Moments)) > 4*hours {
-		t.Errorf("%d moments in %.0f hours of streams", len(r.Moments), hours)
+	for id := range seen {
+		if !uuidForm.MatchString(id) {
+			t.Fatalf("id %q", id)
+		}
+	}
+	if got, want := len(seen), len(r.Moments)+len(r.Transactions); got != want {
+		t.Fatalf("%d ids for %d rows", got, want)
+	}
+}
+
+var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+
+// Steps that do not divide a window neither lose its messages nor count those of
+// its neighbours.
+func TestWindowsCountAllTheirTime(t *testing.T) {
+	for _, step := range []time.Duration{7 * time.Second, 59 * time.Second, 25 * time.Second, 10 * time.Minute} {
+		r := rows(1, 1, 3000, step)
+		var counted, expected float64
+		for i, s := range r.Summaries[:len(r.Summaries)-1] {
+			if !s.WindowStart.Equal(r.Summaries[i+1].WindowStart) { // its last write
+				counted += float64(s.ChatCount)
+				expected += 60 * s.ChatRate
+			}
+		}
+		if share := counted / expected; math.Abs(share-1) > 0.1 {
+			t.Errorf("steps of %s: windows count %.2f of their messages", step, share)
+		}
+	}
+}
+
+func TestAnotherStartGivesOtherIDs(t *testing.T) {
+	seen := map[string]int{}
+	for i := range 3 {
+		m := NewModel(3, 1, start.Add(time.Duration(i)*time.Minute))
+		var r sql.JobRows
+		for range 5000 {
+			m.Step(&r, 10*time.Second)
+		}
+		for _, row := range r.Moments {
+			seen[row.ID]++
+		}
+		for _, row := range r.Transactions {
+			seen[row.ID]++
+		}
+	}
+	for id, n := range seen {
+		if n > 1 {
+			t.Errorf("%d rows with id %s", n, id)
+		}
+	}
+}
+
+func TestSpikesAreSeldomAndSeen(t *testing.T) {
+	for _, step := range []time.Duration{time.Second, 10 * time.Second, 20 * time.Second} {
+		const streams, hours = 5, 24
+		r := rows(3, streams, int(streams*hours*time.Hour/step), step)
+		anomalies, kinds := 0, map[string]int{}
+		for _, s := range r.Summaries {
+			if s.IsAnomaly {
+				anomalies++
+			}
+		}
+		for _, m := range r.Moments {
+			kinds[m.Type]++
+		}
+		if share := float64(anomalies) / float64(len(r.Summaries)); share < 0.02 || share > 0.3 {
+			t.Errorf("steps of %s: %.3f of the windows are anomalies", step, share)
+		}
+		if n := len(r.Moments); n < streams*hours || n > 4*streams*hours {
+			t.Errorf("steps of %s: %d moments in %d hours of streams", step, n, streams*hours)
+		}
+		if n := len(r.Transactions); n < streams*hours || n > 12*streams*hours {
+			t.Errorf("steps of %s: %d transactions in %d hours of streams", step, n, streams*hours)
+		}
+		for _, kind := range []string{"chat_spike", "viewer_spike", "sentiment_shift"} {
+			if kinds[kind] < 10 {
+				t.Errorf("steps of %s: %d moments of type %s", step, kinds[kind], kind)
+			}
+		}
+	}
+}
+
+func TestOfflineStreamsAreSilent(t *testing.T) {
+	const hours = 200
+	m := NewModel(2, 1, start)
+	live, changes, written := true, 0, 0
+	for i := range 2 * hours * 60 {
+		var r sql.JobRows
+		m.Step(&r, time.Minute)
+		if i%2 == 0 {
+			continue // demo_stream
+		}
+		was := live
+		for _, s := range r.Streams {
+			live = s.IsLive
+		}
+		if live != was {
+			changes++
+		}
+		if !was && len(r.Summaries)+len(r.Viewers)+len(r.Moments)+len(r.Transactions) > 0 {
+			t.Fatalf("an offline stream has %+v", r)
+		}
+		written += len(r.Summaries)
+	}
+	if changes < 4 || written < hours*60*3/4 {
+		t.Errorf("%d changes between live and offline, %d windows in %d hours", changes, written, hours)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,7 +21,7 @@ type Config struct {
 	Rate      float64       `default:"20" help:"Rows a second, over all streams."`
 	Batch     int           `default:"1" help:"Rows in a transaction, about."`
 	Duration  time.Duration `default:"0" help:"How long to write; 0: until stopped."`
-	Seed      uint64        `default:"1" help:"The same seed gives the same rows."`
+	Seed      uint64        `default:"1" help:"Seed of the made-up traffic: which streams there are, and what happens in them."`
 	TimeLapse float64       `name:"time-lapse" default:"60" help:"How many times faster than the clock simulated time passes, until it has reached the clock; 60: a window of a minute closes each second."`
 }
 
@@ -46,13 +47,17 @@ type Simulator struct {
 	config   Config
 	db       *sql.DB
 	log      zerolog.Logger
+	to       sql.Sender // the pool
 	progress io.Writer
+	terminal bool // progress is one
 
-	rows, moments int
-	began         time.Time
+	model                *Model
+	steps, rows, moments int
+	began                time.Time
 }
 
-// New prepares a simulator. progress gets a line about once a second; nil: none.
+// New prepares a simulator. progress is told how far it has come: once a second
+// when it is a terminal, else every ten seconds; nil: never.
 func New(c Config, db *sql.DB, log zerolog.Logger, progress io.Writer) (*Simulator, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -60,7 +65,19 @@ func New(c Config, db *sql.DB, log zerolog.Logger, progress io.Writer) (*Simulat
 	if progress == nil {
 		progress = io.Discard
 	}
-	return &Simulator{config: c, db: db, log: log.With().Str("component", "simulator").Logger(), progress: progress}, nil
+	return &Simulator{
+		config: c, db: db, log: log.With().Str("component", "simulator").Logger(),
+		to: db.Pool, progress: progress, terminal: isTerminal(progress),
+	}, nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // lapseFor is how long lapsed time takes to reach the clock: it begins so far in
@@ -78,7 +95,7 @@ func (s *Simulator) Run(ctx context.Context) error {
 	}
 	err := s.write(ctx)
 	if parent.Err() != nil || ctx.Err() != nil {
-		s.line(time.Now(), time.Time{}, "\n")
+		s.finish()
 		return nil
 	}
 	return err
@@ -89,55 +106,64 @@ func (s *Simulator) write(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	model := NewModel(s.config.Streams, s.config.Seed, start)
-	streams := model.Streams()
+	s.model = NewModel(s.config.Streams, s.config.Seed, start)
+	streams := s.model.Streams()
 	if err := s.insist(ctx, &streams); err != nil {
 		return err
 	}
 	s.began = time.Now()
-	shown := s.began
+	shown := report{at: s.began}
 	// The schedule is kept by counting what is owed: a late transaction is made
 	// up for by the next ones.
-	tick := time.NewTicker(max(min(time.Duration(float64(s.config.Batch)/s.config.Rate*float64(time.Second)), time.Second), time.Millisecond))
+	batch := float64(s.config.Batch)
+	tick := time.NewTicker(max(min(time.Duration(batch/s.config.Rate*float64(time.Second)), time.Second), time.Millisecond))
 	defer tick.Stop()
-	owed, last := float64(s.config.Batch), s.began
+	owed, last := batch, s.began
 	for {
-		for owed >= float64(s.config.Batch) {
-			step := s.step(model.Now())
-			var rows sql.JobRows
-			for rows.Len() < s.config.Batch {
-				model.Step(&rows, step)
-			}
+		for owed >= batch {
+			rows := s.next()
 			if err := s.insist(ctx, &rows); err != nil {
 				return err
 			}
 			s.rows += rows.Len()
 			s.moments += len(rows.Moments)
 			owed -= float64(rows.Len())
-		}
-		if now := time.Now(); now.Sub(shown) >= time.Second {
-			shown = now
-			s.line(now, model.Now(), "\r")
+			shown = s.show(shown)
 		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case now := <-tick.C:
 			// A debt of more than a second is an outage, not lateness.
-			owed = min(owed+now.Sub(last).Seconds()*s.config.Rate, max(s.config.Rate, float64(s.config.Batch)))
+			owed = min(owed+now.Sub(last).Seconds()*s.config.Rate, max(s.config.Rate, batch))
 			last = now
 		}
 	}
 }
 
-// step is how much simulated time passes between two rows of a stream, so that
-// all streams together have Rate rows a second of the clock.
-func (s *Simulator) step(simulated time.Time) time.Duration {
-	lapse := s.config.TimeLapse
-	if simulated.After(time.Now()) {
-		lapse = 1
+// next makes the rows of a transaction.
+func (s *Simulator) next() (rows sql.JobRows) {
+	for rows.Len() < s.config.Batch {
+		s.model.Step(&rows, s.step(time.Since(s.model.Now()), s.rows+rows.Len()))
+		s.steps++
 	}
-	return time.Duration(lapse * float64(s.config.Streams) / s.config.Rate * float64(time.Second))
+	return rows
+}
+
+// step is how much simulated time passes between two turns of a stream, so that
+// all streams together have Rate rows a second of the clock: so many rows came of
+// the steps so far. It ends at the clock. What is ahead of it, because streams
+// went offline and wrote less than before, waits for it in small steps; what an
+// outage has left behind is made up for slowly when time is not lapsed.
+func (s *Simulator) step(behind time.Duration, rows int) time.Duration {
+	const slow, fast = 0.1, 1.25
+	perStep := 1.0
+	if s.steps > 0 {
+		perStep = max(float64(rows)/float64(s.steps), 0.1)
+	}
+	turn := perStep * float64(s.config.Streams) / s.config.Rate // seconds of the clock
+	d := min(behind.Seconds(), max(s.config.TimeLapse, fast)*turn)
+	return time.Duration(max(d, slow*turn) * float64(time.Second)).Round(time.Microsecond)
 }
 
 // start is where simulated time begins: behind what is there, or in the past, so
@@ -148,7 +174,7 @@ func (s *Simulator) start(ctx context.Context) (time.Time, error) {
 		newest, err = s.db.NewestWindow(ctx, DemoStream)
 		return err
 	})
-	start := time.Now().UTC()
+	start := time.Now().UTC().Truncate(time.Microsecond) // as a timestamptz
 	start = start.Add(-time.Duration((s.config.TimeLapse - 1) * float64(lapseFor)))
 	if next := newest.Add(windowLength); next.After(start) {
 		start = next
@@ -157,9 +183,19 @@ func (s *Simulator) start(ctx context.Context) (time.Time, error) {
 }
 
 // insist writes the rows as one transaction, again and again while Postgres is
-// away.
+// away. When it went away between a commit and its answer, rows with an id are not
+// written twice, and the other rows of their transaction neither; a summary or
+// viewers may be, which the tables allow.
 func (s *Simulator) insist(ctx context.Context, rows *sql.JobRows) error {
-	return s.retry(ctx, func() error { return sql.WriteJob(ctx, s.db.Pool, rows) })
+	again := false
+	return s.retry(ctx, func() error {
+		err := sql.WriteJob(ctx, s.to, rows)
+		if again && sql.AlreadyWritten(err) {
+			return nil
+		}
+		again = true
+		return err
+	})
 }
 
 func (s *Simulator) retry(ctx context.Context, work func() error) error {
@@ -193,15 +229,40 @@ func (s *Simulator) retry(ctx context.Context, work func() error) error {
 	}
 }
 
-// line shows how far it has come.
-func (s *Simulator) line(now, simulated time.Time, end string) {
+// report is when the progress was shown, and what it was.
+type report struct {
+	at   time.Time
+	rows int
+}
+
+// show writes a progress line when one is due since the last one.
+func (s *Simulator) show(last report) report {
+	every, format := 10*time.Second, "%s\n"
+	if s.terminal {
+		every, format = time.Second, "\r%s\x1b[K" // to the line's end: what a longer one has left
+	}
+	now := time.Now()
+	if now.Sub(last.at) < every {
+		return last
+	}
+	_, _ = fmt.Fprintf(s.progress, format, s.line(now.Sub(last.at), s.rows-last.rows)) // a terminal that is gone is no reason to stop
+	return report{at: now, rows: s.rows}
+}
+
+// finish writes the last progress line, with the rate of the whole run.
+func (s *Simulator) finish() {
 	if s.began.IsZero() {
 		return
 	}
-	at := ""
-	if !simulated.IsZero() {
-		at = ", simulated time " + simulated.Format("2006-01-02 15:04:05")
+	format := "%s\n"
+	if s.terminal {
+		format = "\r%s\x1b[K\n"
 	}
-	_, _ = fmt.Fprintf(s.progress, "%d rows, %.1f rows/s, %d moments%s   %s", // a terminal that is gone is no reason to stop
-		s.rows, float64(s.rows)/max(now.Sub(s.began).Seconds(), 1e-3), s.moments, at, end)
+	_, _ = fmt.Fprintf(s.progress, format, s.line(time.Since(s.began), s.rows)) // as in show
+}
+
+// line is how far it has come, with the rate of so many rows in so long.
+func (s *Simulator) line(d time.Duration, rows int) string {
+	return fmt.Sprintf("%d rows, %.1f rows/s, %d moments, simulated time %s",
+		s.rows, float64(rows)/max(d.Seconds(), 1e-3), s.moments, s.model.Now().Format("2006-01-02 15:04:05"))
 }

@@ -2,10 +2,20 @@ package simulate
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net/url"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 
 	"github.com/telemetra/telemetra/deploy/local/localtest"
@@ -14,13 +24,27 @@ import (
 
 func TestMain(m *testing.M) { localtest.Main(m) }
 
-func TestSimulatorKeepsItsRateAndGoesOn(t *testing.T) {
-	url := localtest.Postgres(t, sql.Migrate)
-	db, err := sql.Open(t.Context(), sql.Config{DatabaseURL: url, PoolMax: 4, TimeZone: "UTC"})
+func open(t *testing.T, databaseURL string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(t.Context(), sql.Config{DatabaseURL: databaseURL, PoolMax: 4, TimeZone: "UTC"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(db.Close)
+	return db
+}
+
+// count reads how many rows a table has.
+func count(t *testing.T, db *sql.DB, table string) (n int) {
+	t.Helper()
+	if err := db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM `+pgx.Identifier{table}.Sanitize()).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestSimulatorKeepsItsRateAndGoesOn(t *testing.T) {
+	db := open(t, localtest.Postgres(t, sql.Migrate))
 	run := func() (rows int, newest time.Time, progress string) {
 		t.Helper()
 		var out bytes.Buffer
@@ -41,10 +65,237 @@ func TestSimulatorKeepsItsRateAndGoesOn(t *testing.T) {
 	if rows < 200 || rows > 500 {
 		t.Errorf("%d rows in two seconds, want about 400", rows)
 	}
-	if !strings.Contains(progress, "rows/s") {
-		t.Errorf("progress is %q", progress)
+	if lines := strings.Count(progress, "\n"); lines != 1 || !strings.Contains(progress, "rows/s") {
+		t.Errorf("progress is %q, want one line: this is no terminal", progress)
 	}
 	if _, second, _ := run(); !second.After(first) {
 		t.Errorf("the second run's newest window is %s, want one after %s", second, first)
 	}
+}
+
+// output is a log that a test reads while it is written.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) count(text string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Count(o.buf.String(), text)
+}
+
+func TestSimulatorOutlivesPostgres(t *testing.T) {
+	direct := localtest.Postgres(t, sql.Migrate)
+	watcher := open(t, direct)
+	u, err := url.Parse(direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := localtest.Proxy(t, u.Host)
+	u.Host = proxy.Addr()
+
+	var log output
+	s, err := New(Config{Streams: 2, Rate: 300, Batch: 2, Seed: 1, TimeLapse: 60}, open(t, u.String()), zerolog.New(&log), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}()
+	written := 0
+	more := func() bool {
+		n := count(t, watcher, "chat_summary_minute")
+		return n > written+20
+	}
+	localtest.Eventually(t, "rows", more)
+	for outage := 1; outage <= 3; outage++ {
+		proxy.Cut()
+		localtest.Eventually(t, "the log tells that Postgres is away", func() bool { return log.count("cannot write") == outage })
+		written = count(t, watcher, "chat_summary_minute")
+		proxy.Heal()
+		localtest.Eventually(t, "rows after the outage", more)
+	}
+	if away, back := log.count("cannot write"), log.count("writing again"); away != 3 || back != 3 {
+		t.Errorf("%d lines of being away and %d of being back in 3 outages", away, back)
+	}
+	proxy.Cut() // and it ends while Postgres is away
+	localtest.Eventually(t, "the log tells that Postgres is away", func() bool { return log.count("cannot write") == 4 })
+}
+
+// forgetful commits, and loses the answer to the first attempt of what holds a
+// moment or transaction.
+type forgetful struct {
+	sql.Sender
+	lost map[string]bool // by id
+}
+
+type lostAnswer struct{ pgx.BatchResults }
+
+func (l lostAnswer) Close() error { return errors.Join(l.BatchResults.Close(), io.ErrUnexpectedEOF) }
+
+func (f *forgetful) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	lose := false
+	for _, q := range b.QueuedQueries {
+		if id, ok := q.Arguments[0].(string); ok && uuidForm.MatchString(id) && !f.lost[id] {
+			f.lost[id], lose = true, true
+		}
+	}
+	r := f.Sender.SendBatch(ctx, b)
+	if lose {
+		return lostAnswer{r}
+	}
+	return r
+}
+
+func TestCommitWithoutAnAnswerIsNotRepeated(t *testing.T) {
+	db := open(t, localtest.Postgres(t, sql.Migrate))
+	s, err := New(Config{Streams: 3, Rate: 1000, Batch: 20, Duration: 2 * time.Second, Seed: 1, TimeLapse: 3600}, db, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &forgetful{s.to, map[string]bool{}}
+	s.to = f
+	if err := s.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.lost) < 10 {
+		t.Fatalf("only %d rows with an id", len(f.lost))
+	}
+	if got, want := count(t, db, "moments")+count(t, db, "transactions"), len(f.lost); got != want {
+		t.Errorf("%d moments and transactions in the tables, want %d", got, want)
+	}
+	// The last transaction may have been cut off by the end of the run.
+	n := 0
+	for _, table := range []string{"streams", "chat_summary_minute", "viewer_timeseries", "moments", "transactions"} {
+		n += count(t, db, table)
+	}
+	if most := s.rows + s.config.Streams + s.config.Batch + 4; n > most {
+		t.Errorf("%d rows in the tables, want at most %d", n, most)
+	}
+}
+
+func TestRetryTellsChangesOfState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := &Simulator{log: zerolog.New(&log)}
+		left := 20
+		began := time.Now()
+		err := s.retry(t.Context(), func() error {
+			if left--; left >= 0 {
+				return io.ErrUnexpectedEOF
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := strings.Count(log.String(), "\n"); lines != 2 {
+			t.Errorf("%d lines for one outage, want 2:\n%s", lines, &log)
+		}
+		if d := time.Since(began); d < 10*time.Second || d > time.Minute {
+			t.Errorf("20 attempts in %s", d)
+		}
+	})
+}
+
+func TestRefusedRowsEndTheRun(t *testing.T) {
+	s := &Simulator{log: zerolog.Nop()}
+	attempts := 0
+	err := s.retry(t.Context(), func() error { attempts++; return &pgconn.PgError{Code: "42501"} })
+	if err == nil || attempts != 1 {
+		t.Errorf("%v after %d attempts, want an error after the first", err, attempts)
+	}
+}
+
+func TestRetryEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		s := &Simulator{log: zerolog.Nop()}
+		if err := s.retry(ctx, func() error { return io.ErrUnexpectedEOF }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+		}
+	})
+}
+
+// write makes rows for so long, as if Postgres took no time.
+func write(s *Simulator, d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		rows := s.next()
+		s.rows += rows.Len()
+		<-time.After(time.Duration(float64(rows.Len()) / s.config.Rate * float64(time.Second)))
+	}
+}
+
+func TestLapsedTimePassesAsManyTimesFaster(t *testing.T) {
+	for _, c := range []Config{
+		{Streams: 5, Rate: 20, Batch: 1, TimeLapse: 60},
+		{Streams: 5, Rate: 20, Batch: 10, TimeLapse: 60},
+		{Streams: 100, Rate: 20, Batch: 1, TimeLapse: 10},
+		{Streams: 1, Rate: 100, Batch: 3, TimeLapse: 600},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			begin := time.Now().Add(-10_000 * time.Hour)
+			s := &Simulator{config: c, model: NewModel(c.Streams, 1, begin)}
+			write(s, 5*time.Minute)
+			if got := s.model.Now().Sub(begin).Minutes() / 5; math.Abs(got/c.TimeLapse-1) > 0.1 {
+				t.Errorf("%+v: simulated time passes %.1f times faster", c, got)
+			}
+		})
+	}
+}
+
+func TestSimulatedTimeStaysAtTheClock(t *testing.T) {
+	for _, lapse := range []float64{1, 60} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &Simulator{config: Config{Streams: 5, Rate: 20, Batch: 1, TimeLapse: lapse}, model: NewModel(5, 1, time.Now().Add(-time.Minute))}
+			const near = time.Second
+			behind := func() time.Duration { return time.Since(s.model.Now()).Abs() }
+			write(s, 10*time.Minute)
+			if d := behind(); d > near {
+				t.Errorf("time-lapse %v: %s from the clock", lapse, d)
+			}
+			<-time.After(time.Minute) // an outage
+			write(s, 10*time.Minute)
+			if d := behind(); d > near {
+				t.Errorf("time-lapse %v: %s from the clock some time after an outage", lapse, d)
+			}
+		})
+	}
+}
+
+func TestProgressOnATerminalIsOneLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		s := &Simulator{progress: &out, terminal: true, model: NewModel(1, 1, start), began: time.Now()}
+		shown := report{at: s.began}
+		for range 35 {
+			<-time.After(100 * time.Millisecond)
+			s.rows += 2
+			shown = s.show(shown)
+		}
+		s.finish()
+		if n := strings.Count(out.String(), "\r"); n != 4 {
+			t.Errorf("the line is written %d times in 3.5 s, want 3 and the last", n)
+		}
+		if n := strings.Count(out.String(), "\n"); n != 1 || !strings.HasSuffix(out.String(), "\n") {
+			t.Errorf("%q, want one line", &out)
+		}
+		if all := regexp.MustCompile(`20\.0 rows/s`).FindAllString(out.String(), -1); len(all) != 4 {
+			t.Errorf("%q, want 20.0 rows/s each time", &out)
+		}
+	})
 }
