@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -73,7 +74,9 @@ FROM public.viewer_timeseries AS t`
 // in progress, so that an index range never walks over the rows of a
 // transaction that is still open. "gone": those that were in progress at the
 // position and are no longer. An OR of the two would be a sequential scan;
-// OFFSET 0 keeps each range an index range. xid8 has no arithmetic: bounds go
+// OFFSET 0 keeps each range an index range. A transaction that has rolled back is
+// left out by both, for its dead rows may be a million: "gone" asks for each, and
+// the ranges are also split at those of the suspects ($4) that rolled back. xid8 has no arithmetic: bounds go
 // through bigint.
 const changesSQL = `
 WITH snap AS MATERIALIZED (
@@ -82,6 +85,9 @@ WITH snap AS MATERIALIZED (
     SELECT pg_snapshot_xip(now)::text::bigint AS x FROM snap
     UNION
     SELECT pg_snapshot_xip($2::pg_snapshot)::text::bigint
+    UNION
+    SELECT x FROM unnest($4::bigint[]) AS x, snap
+    WHERE CASE WHEN x < pg_snapshot_xmax(now)::text::bigint THEN pg_xact_status(x::text::xid8) = 'aborted' END
 ), bound AS (
     SELECT pg_snapshot_xmax($1::pg_snapshot)::text::bigint - 1 AS x
     UNION
@@ -96,7 +102,8 @@ WITH snap AS MATERIALIZED (
     WHERE hi > lo + 1
 ), gone AS MATERIALIZED (
     SELECT ARRAY(SELECT x::text::xid8 FROM (
-        SELECT pg_snapshot_xip($1::pg_snapshot)::text::bigint AS x EXCEPT SELECT x FROM open) AS o) AS xids
+        SELECT pg_snapshot_xip($1::pg_snapshot)::text::bigint AS x EXCEPT SELECT x FROM open) AS o, snap
+        WHERE CASE WHEN x < pg_snapshot_xmax(now)::text::bigint THEN pg_xact_status(x::text::xid8) IS DISTINCT FROM 'aborted' END) AS xids
 )
 SELECT 0::smallint AS kind, -1::bigint AS change_id, NULL::bigint AS xid, statement_timestamp() AS changed_at, NULL::text AS stream_id, NULL::text AS key,
        NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, NULL::bigint AS n1, NULL::bigint AS n2, NULL::text[] AS names,
@@ -133,6 +140,35 @@ SELECT set_config('enable_seqscan', 'off', false),
 type Drainer struct {
 	conn     *pgx.Conn
 	systemID string
+
+	// suspects are transactions above the position that have been open for
+	// long: they may leave many dead rows.
+	suspects  []int64
+	sample    Snapshot // of sampledAt
+	sampledAt time.Time
+}
+
+const (
+	sampleEvery  = time.Second
+	mostSuspects = 16 // each splits a range of each table
+)
+
+// suspect notes what has been open since the sample, and forgets what the
+// position has passed: its own list tells of those.
+func (d *Drainer) suspect(now Snapshot, at time.Time, passed XID) {
+	d.suspects = slices.DeleteFunc(d.suspects, func(x int64) bool { return XID(x) < passed }) //nolint:gosec // a transaction id is never negative
+	if at.Sub(d.sampledAt) < sampleEvery {
+		return
+	}
+	for _, x := range now.XIP {
+		if x < passed || len(d.suspects) == mostSuspects || slices.Contains(d.suspects, int64(x)) { //nolint:gosec // far below 2^63
+			continue
+		}
+		if _, open := slices.BinarySearch(d.sample.XIP, x); open {
+			d.suspects = append(d.suspects, int64(x)) //nolint:gosec // far below 2^63
+		}
+	}
+	d.sample, d.sampledAt = now, at
 }
 
 // Drainer opens a session for reading changes.
@@ -195,6 +231,7 @@ type Changes struct {
 	// Cluster is where it was taken.
 	Cluster Cluster
 
+	now     Snapshot
 	rows    pgx.Rows
 	scanner rowScanner
 	change  event.Change
@@ -212,7 +249,7 @@ func (d *Drainer) Changes(ctx context.Context, pos Position) (*Changes, error) {
 		text := pos.Target.String()
 		target, lastChange = &text, pos.LastChange
 	}
-	rows, err := d.conn.Query(ctx, changesSQL, pos.Seen.String(), target, lastChange)
+	rows, err := d.conn.Query(ctx, changesSQL, pos.Seen.String(), target, lastChange, d.suspects)
 	if err != nil {
 		return nil, fmt.Errorf("read changes: %w", err)
 	}
@@ -222,6 +259,7 @@ func (d *Drainer) Changes(ctx context.Context, pos Position) (*Changes, error) {
 		return nil, fmt.Errorf("read changes: %w", err)
 	}
 	c.Cluster.SystemID = d.systemID
+	d.suspect(c.now, c.At, pos.Seen.XMax)
 	return c, nil
 }
 
@@ -242,7 +280,7 @@ func (c *Changes) readHeader(pos Position) error {
 	}
 	c.Cluster.Timeline = s.s3.String
 	c.At = s.changedAt.Time
-	c.Target = now
+	c.now, c.Target = now, now
 	if pos.Target != nil {
 		c.Target = pos.Target.And(now)
 	}

@@ -160,7 +160,8 @@ func explain(tb testing.TB, d *Drainer, pos Position) plan {
 	if pos.Target != nil {
 		target, last = "'"+pos.Target.String()+"'", pos.LastChange
 	}
-	statement := fmt.Sprintf(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE changes ('%s', %s, %d)`, pos.Seen, target, last)
+	suspects := strings.NewReplacer("[", "'{", "]", "}'", " ", ",").Replace(fmt.Sprint(d.suspects))
+	statement := fmt.Sprintf(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE changes ('%s', %s, %d, %s)`, pos.Seen, target, last, suspects)
 	var out string
 	if err := d.conn.QueryRow(tb.Context(), statement, pgx.QueryExecModeSimpleProtocol).Scan(&out); err != nil {
 		tb.Fatal(err)
@@ -236,8 +237,31 @@ func TestDrainReadsWhatIsNewAndNothingElse(t *testing.T) {
 	exec(t, conn, `ANALYZE viewer_timeseries`)
 	check(t, "analyzed", r.pos, 1)
 	exec(t, open, `ROLLBACK`)
+	check(t, "dead rows of a transaction that the position knows", r.pos, 1)
 	if got, want := len(r.drain(t)), 1; got != want {
 		t.Errorf("after the rollback: got %d changes, want %d", got, want)
+	}
+
+	// Nothing is published above the next one, so the position does not know it.
+	exec(t, open, `BEGIN`)
+	bulk(open, 100_000)
+	exec(t, conn, `SELECT pg_current_xact_id()`) // somebody else comes after it
+	for range 2 { // it is open in one sample and in the next
+		r.d.sampledAt = time.Time{}
+		r.drain(t)
+	}
+	if got := len(r.d.suspects); got != 1 {
+		t.Fatalf("got %d suspects, want the open transaction", got)
+	}
+	exec(t, open, `ROLLBACK`)
+	check(t, "dead rows of a transaction above the position", r.pos, 0)
+	addViewers(t, conn, 5)
+	if got, want := len(r.drain(t)), 1; got != want {
+		t.Errorf("after the second rollback: got %d changes, want %d", got, want)
+	}
+	r.drain(t)
+	if got := len(r.d.suspects); got != 0 {
+		t.Errorf("got %d suspects, want none above the new position", got)
 	}
 }
 

@@ -97,7 +97,7 @@ type bench struct {
 func withServers(ctx context.Context, c Config, log io.Writer, measure func(context.Context, *bench) ([]Figure, error)) (figures []Figure, err error) {
 	b := &bench{config: c, log: log}
 	b.postgres, err = local.StartPostgres(ctx, local.PostgresConfig{Settings: map[string]string{
-		"max_connections": "200", "shared_buffers": "256MB", "max_wal_size": "4GB",
+		"max_connections": "200", "shared_buffers": "1GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h",
 	}})
 	if err != nil {
 		return nil, err
