@@ -246,7 +246,7 @@ func TestDrainReadsWhatIsNewAndNothingElse(t *testing.T) {
 	exec(t, open, `BEGIN`)
 	bulk(open, 100_000)
 	exec(t, conn, `SELECT pg_current_xact_id()`) // somebody else comes after it
-	for range 2 { // it is open in one sample and in the next
+	for range 2 {                                // it is open in one sample and in the next
 		r.d.sampledAt = time.Time{}
 		r.drain(t)
 	}
