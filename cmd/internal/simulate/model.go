@@ -19,8 +19,11 @@ const (
 	windowLength = time.Minute
 	viewersEvery = time.Minute
 	streamEvery  = 20 * time.Minute
-	// firstSpike is when the first stream has its first spike.
+	// firstSpike is when the first stream has its first spike, longestQuiet what
+	// passes at most between the end of one and the next: whoever comes to look
+	// sees one soon.
 	firstSpike      = 150 * time.Second
+	longestQuiet    = 5 * time.Minute
 	spikesAnHour    = 3.0
 	shortestSpike   = time.Minute
 	longestSpike    = 4 * time.Minute
@@ -67,7 +70,6 @@ type stream struct {
 	spikeKind  string
 	spikeBy    float64
 	told       bool // the moment of this spike is written
-	spiked     bool
 
 	viewersAt, streamAt time.Time // when they were last written
 	offlineUntil        time.Time // zero: live
@@ -232,22 +234,26 @@ func (s *stream) spiking(kind string) bool {
 	return s.spikeKind == kind && s.now.Before(s.spikeUntil)
 }
 
-// spike lets something unusual begin: a few times an hour, and soon after the
-// start of the first stream, so that whoever looks sees one.
+// spike lets something unusual begin: a few times an hour, and more often in the
+// first stream.
 func (s *stream) spike(d time.Duration) {
 	if s.now.Before(s.spikeUntil) {
 		return
 	}
 	kinds := [...]string{"chat_spike", "viewer_spike", "sentiment_shift"}
-	first := s.id == DemoStream && !s.spiked && s.now.Sub(s.began) >= firstSpike
-	if s.rng.Float64() > spikesAnHour*d.Hours() && !first {
+	first := s.spikeUntil.IsZero()
+	due := s.spikeUntil.Add(longestQuiet)
+	if first {
+		due = s.began.Add(firstSpike)
+	}
+	late := s.id == DemoStream && !s.now.Before(due)
+	if s.rng.Float64() > spikesAnHour*d.Hours() && !late {
 		return
 	}
 	s.spikeKind, s.told = kinds[s.rng.IntN(len(kinds))], false
-	if first {
+	if first && late {
 		s.spikeKind = kinds[0]
 	}
-	s.spiked = true
 	s.spikeUntil = s.now.Add(shortestSpike + time.Duration(s.rng.Int64N(int64(longestSpike-shortestSpike))))
 	s.spikeBy = 2.5 + 3*s.rng.Float64()
 }

@@ -219,10 +219,17 @@ func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
 }
 
 func TestDemoHasAMomentSoon(t *testing.T) {
+	const longest = longestQuiet + longestSpike + time.Minute // ten seconds of the demo
 	for seed := range uint64(20) {
-		r := rows(seed, 1, 15, 12*time.Second) // three minutes: three seconds of the demo
-		if len(r.Moments) == 0 {
-			t.Errorf("seed %d: no moment in the first three minutes", seed)
+		last := start.Add(3*time.Minute - longest)
+		for _, moment := range rows(seed, 1, 1000, 12*time.Second).Moments {
+			if quiet := moment.At.Sub(last); quiet > longest {
+				t.Errorf("seed %d: no moment for %s before %s", seed, quiet, moment.At)
+			}
+			last = moment.At
+		}
+		if end := start.Add(1000 * 12 * time.Second); end.Sub(last) > longest {
+			t.Errorf("seed %d: no moment after %s", seed, last)
 		}
 	}
 }
