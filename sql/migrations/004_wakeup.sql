@@ -30,6 +30,21 @@ BEGIN
 END
 $$;
 
+-- Tells whether this is the transaction's first captured row. The setting is local
+-- to the transaction: the first row sets it, the others find it set, and a rollback
+-- to a savepoint takes it back together with what the first row has queued. A
+-- function, because Postgres parses a WHEN clause anew in each statement: as an
+-- expression this took 4.5 µs of an insert, as a call it takes 2.7.
+CREATE OR REPLACE FUNCTION telemetra.first_row() RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN current_setting('telemetra.woken', true) IS DISTINCT FROM
+           set_config('telemetra.woken', pg_current_xact_id()::text, true);
+END
+$$;
+-- The clause runs with the rights of the writer.
+GRANT EXECUTE ON FUNCTION telemetra.first_row() TO PUBLIC;
+
 -- Runs in the commit phase. NOTIFY takes a lock on the whole cluster that is
 -- held through the commit, so commits would queue up behind it: the try-lock
 -- lets one transaction in flight notify, and nobody waits. The listener looks
@@ -72,12 +87,8 @@ BEGIN
                        ' EXECUTE FUNCTION telemetra.stamp()', tab);
         EXECUTE format('CREATE TRIGGER zz_telemetra_update BEFORE UPDATE ON public.%I FOR EACH ROW'
                        ' EXECUTE FUNCTION telemetra.stamp_update()', tab);
-        -- The setting is local to the transaction: the first row queues the trigger, the
-        -- others see the setting. A rollback to a savepoint takes back both.
         EXECUTE format('CREATE CONSTRAINT TRIGGER zz_telemetra_wake AFTER INSERT OR UPDATE ON public.%I'
-                       ' DEFERRABLE INITIALLY DEFERRED FOR EACH ROW'
-                       ' WHEN (current_setting(''telemetra.woken'', true) IS DISTINCT FROM'
-                       '       set_config(''telemetra.woken'', pg_current_xact_id()::text, true))'
+                       ' DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (telemetra.first_row())'
                        ' EXECUTE FUNCTION telemetra.wake()', tab);
         EXECUTE format('ALTER TABLE public.%I ENABLE ALWAYS TRIGGER zz_telemetra_insert,'
                        ' ENABLE ALWAYS TRIGGER zz_telemetra_update,'
@@ -106,6 +117,7 @@ BEGIN
 END
 $$;
 
+DROP FUNCTION IF EXISTS telemetra.first_row();
 DROP FUNCTION IF EXISTS telemetra.wake();
 DROP FUNCTION IF EXISTS telemetra.stamp_update();
 DROP FUNCTION IF EXISTS telemetra.stamp();
