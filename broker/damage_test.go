@@ -30,9 +30,12 @@ var damages = map[string]func(p Position) [][]any{
 	"heads and logs are gone": func(p Position) [][]any {
 		return [][]any{{"DEL", headsKey(p.Epoch), logKey(p.Epoch, "a"), logKey(p.Epoch, "b")}}
 	},
-	"heads are a string":     func(p Position) [][]any { return [][]any{{"SET", headsKey(p.Epoch), "x"}} },
-	"one head is gone":       func(p Position) [][]any { return [][]any{{"HDEL", headsKey(p.Epoch), "a"}} },
-	"last head is gone":      func(p Position) [][]any { return [][]any{{"HDEL", headsKey(p.Epoch), "b"}} },
+	"heads are a string": func(p Position) [][]any { return [][]any{{"SET", headsKey(p.Epoch), "x"}} },
+	"one head is gone":   func(p Position) [][]any { return [][]any{{"HDEL", headsKey(p.Epoch), "a"}} },
+	"last head is gone":  func(p Position) [][]any { return [][]any{{"HDEL", headsKey(p.Epoch), "b"}} },
+	"head of list is no number": func(p Position) [][]any {
+		return [][]any{{"HSET", headsKey(p.Epoch), ListHead, "x"}}
+	},
 	"head is no number":      func(p Position) [][]any { return [][]any{{"HSET", headsKey(p.Epoch), "b", "x"}} },
 	"head is behind its log": func(p Position) [][]any { return [][]any{{"HSET", headsKey(p.Epoch), "b", "1"}} },
 	"sizes are a string":     func(p Position) [][]any { return [][]any{{"SET", sizesKey(p.Epoch), "x"}} },

@@ -25,20 +25,24 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 	index := make(map[string]int, len(batch))
 	keys := []string{positionKey, headsKey(expect.Epoch), sizesKey(expect.Epoch)}
 	var streams []string
+	listing := "0"
 	for i := range batch {
 		id := batch[i].StreamID
+		if batch[i].Kind == event.KindStream {
+			listing = "1"
+		}
 		if _, ok := index[id]; !ok {
 			streams = append(streams, id)
 			index[id] = len(streams)
 			keys = append(keys, logKey(expect.Epoch, id))
 		}
 	}
-	args := make([]any, 0, 11+len(streams)+3*len(batch))
+	args := make([]any, 0, 12+len(streams)+3*len(batch))
 	args = append(args,
 		expect.Epoch, strconv.FormatUint(expect.Token, 10), b.runID(),
 		strconv.FormatUint(next.Token, 10), state,
 		b.Limits.Events, b.Limits.Bytes, int(b.Limits.TTL.Seconds()),
-		eventPrefix, headsChannel, len(streams))
+		eventPrefix, headsChannel, listing, len(streams))
 	for _, id := range streams {
 		args = append(args, id)
 	}

@@ -5,7 +5,8 @@
 --        4 new token, 5 new state of the position
 --        6 most events and 7 most bytes of a log, 8 its time to live in seconds
 --        9 prefix of event channels, 10 channel of heads
---        11 number of streams n, then n stream ids,
+--        11 '1' when an event of the batch is about a stream itself, else '0'
+--        12 number of streams n, then n stream ids,
 --        then for each event: index of its stream, head, tail
 -- Reply  {'ok'} | {'conflict'} | {'damaged', why}
 -- Cost   one XADD and one PUBLISH an event; a log that outgrows its bytes is
@@ -15,8 +16,9 @@ local epoch, token, run = ARGV[1], ARGV[2], ARGV[3]
 local next_token, state = ARGV[4], ARGV[5]
 local max_events, max_bytes, ttl = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local event_prefix, heads_channel = ARGV[9], ARGV[10]
-local n = tonumber(ARGV[11])
-local first = 11 + n + 1
+local listing = ARGV[11] == '1'
+local n = tonumber(ARGV[12])
+local first = 12 + n + 1
 
 local function type_of(key) return redis.call('TYPE', key).ok end
 
@@ -37,10 +39,13 @@ local heads_type, sizes_type = type_of(heads), type_of(sizes)
 if heads_type ~= 'hash' and (heads_type ~= 'none' or published > 0) then return {'damaged', 'heads are ' .. heads_type} end
 if sizes_type ~= 'hash' and sizes_type ~= 'none' then return {'damaged', 'sizes are ' .. sizes_type} end
 
+local list = tonumber(redis.call('HGET', heads, '') or 0)
+if not list then return {'damaged', 'head of the list is no number'} end
+
 local offset, size = {}, {}
 for i = 1, n do
-  offset[i] = tonumber(redis.call('HGET', heads, ARGV[11 + i]) or 0)
-  size[i] = tonumber(redis.call('HGET', sizes, ARGV[11 + i]) or 0)
+  offset[i] = tonumber(redis.call('HGET', heads, ARGV[12 + i]) or 0)
+  size[i] = tonumber(redis.call('HGET', sizes, ARGV[12 + i]) or 0)
   if not offset[i] or not size[i] then return {'damaged', 'head is no number'} end
   local log_type = type_of(KEYS[3 + i])
   if log_type == 'stream' then
@@ -57,7 +62,7 @@ for i = first, #ARGV, 3 do
   local id = epoch .. '-' .. place
   local message = id .. ARGV[i + 1] .. id .. ARGV[i + 2]
   redis.call('XADD', KEYS[3 + s], 'MAXLEN', max_events, place .. '-0', 'm', message)
-  redis.call('PUBLISH', event_prefix .. ARGV[11 + s], message)
+  redis.call('PUBLISH', event_prefix .. ARGV[12 + s], message)
   size[s] = size[s] + #message
 end
 
@@ -82,14 +87,19 @@ for i = 1, n do
   end
   redis.call('EXPIRE', log, ttl)
   local head = string.format('%.0f', offset[i])
-  redis.call('HSET', heads, ARGV[11 + i], head)
-  redis.call('HSET', sizes, ARGV[11 + i], string.format('%.0f', size[i]))
-  moved[ARGV[11 + i]] = offset[i]
+  redis.call('HSET', heads, ARGV[12 + i], head)
+  redis.call('HSET', sizes, ARGV[12 + i], string.format('%.0f', size[i]))
+  moved[ARGV[12 + i]] = offset[i]
+end
+
+if listing then
+  -- The head of the list of streams stands where no stream's can: ids are not empty.
+  moved[''] = list + 1
+  redis.call('HSET', heads, '', string.format('%.0f', list + 1))
 end
 
 redis.call('HSET', position, 'token', next_token, 'state', state,
   'published', string.format('%.0f', published + (#ARGV - first + 1) / 3))
-if n > 0 then
-  redis.call('PUBLISH', heads_channel, cjson.encode({epoch = epoch, token = next_token, heads = moved}))
-end
+-- Also of a batch without events: tokens without a gap tell that no message was missed.
+redis.call('PUBLISH', heads_channel, cjson.encode({epoch = epoch, token = next_token, heads = n > 0 and moved or nil}))
 return {'ok'}

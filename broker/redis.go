@@ -25,11 +25,13 @@ func (c *Config) Validate() error {
 	return err
 }
 
-func (c *Config) options() (*redis.Options, error) {
-	o, err := redis.ParseURL(c.URL)
+func (c *Config) options() (*redis.Options, error) { return parseURL("REDIS_URL", c.URL) }
+
+func parseURL(variable, text string) (*redis.Options, error) {
+	o, err := redis.ParseURL(text)
 	if err != nil {
 		// The URL may hold a password, and so may the error's text.
-		return nil, errors.New("REDIS_URL is not a URL of Redis; allowed are redis://user:password@host:port/db, rediss://… and unix://…")
+		return nil, fmt.Errorf("%s is not a URL of Redis; allowed are redis://user:password@host:port/db, rediss://… and unix://…", variable)
 	}
 	return o, nil
 }
@@ -74,16 +76,21 @@ func Open(c Config) (*Redis, error) {
 		return nil, err
 	}
 	b := &Redis{Limits: Limits{Events: 512, Bytes: 4 << 20, TTL: time.Hour}}
+	bound(o)
+	o.OnConnect = b.onConnect
+	b.client = redis.NewClient(o)
+	return b, nil
+}
+
+// bound makes a client give up in time.
+func bound(o *redis.Options) {
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = dependencyTimeout, dependencyTimeout, dependencyTimeout
 	o.ContextTimeoutEnabled = true
 	// Callers of ours retry with what they know; a retry inside would repeat a
 	// publication whose answer was lost.
 	o.MaxRetries = -1
 	o.DialerRetries = 1
-	o.OnConnect = b.onConnect
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	b.client = redis.NewClient(o)
-	return b, nil
 }
 
 // LogClientTo sends what the client library logs to a debug log: it repeats, in

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -30,6 +31,28 @@ type Follower interface {
 	Connected(err error)
 }
 
+// HeadsFollower is a Follower that is also told which heads each batch has
+// moved. It counts as connected when both channels are followed.
+type HeadsFollower interface {
+	Follower
+	// Moved brings what a batch has moved.
+	Moved(m Moved)
+}
+
+// Moved says which heads a batch has moved, and where the position is since then.
+type Moved struct {
+	Epoch string `json:"epoch"`
+	// Token counts up by one with each batch: a gap means that one was missed.
+	Token uint64 `json:"token,string"`
+	// Heads has the offset of the newest event of each stream of the batch, and
+	// under ListHead that of the list of streams.
+	Heads map[string]uint64 `json:"heads"`
+}
+
+// ListHead stands among the heads for the list of streams: its head counts the
+// batches that brought a change of a stream itself.
+const ListHead = ""
+
 // Subscriber follows the channels of any number of streams over one connection,
 // which it replaces when it breaks or falls silent.
 type Subscriber struct {
@@ -42,6 +65,9 @@ type Subscriber struct {
 
 	redis    *Redis
 	follower Follower
+	// base are the channels of every connection; with the last one of them
+	// acknowledged, it counts as connected.
+	base []string
 
 	mu        sync.Mutex
 	streams   map[string]struct{}
@@ -58,10 +84,15 @@ type change struct {
 
 // NewSubscriber returns a subscriber that connects when it is run.
 func (b *Redis) NewSubscriber(f Follower) *Subscriber {
-	return &Subscriber{
+	s := &Subscriber{
 		Silence: 3 * time.Second, Deaf: 10 * time.Second,
 		redis: b, follower: f, streams: make(map[string]struct{}), changed: make(chan struct{}, 1),
+		base: []string{controlChannel},
 	}
+	if _, ok := f.(HeadsFollower); ok {
+		s.base = append(s.base, headsChannel)
+	}
+	return s
 }
 
 // Subscribe adds a stream's channel. It returns at once, whatever Redis does;
@@ -127,7 +158,7 @@ var (
 // follow serves one connection until it breaks.
 func (s *Subscriber) follow(ctx context.Context) error {
 	pubsub := s.redis.client.Subscribe(ctx)
-	if err := pubsub.Subscribe(ctx, controlChannel); err != nil { // connects
+	if err := pubsub.Subscribe(ctx, s.base...); err != nil { // connects
 		return errors.Join(fmt.Errorf("subscribe: %w", err), ignoreClosed(pubsub.Close()))
 	}
 	var heard, beat atomic.Int64
@@ -232,6 +263,10 @@ func (s *Subscriber) receive(ctx context.Context, pubsub *redis.PubSub, heard, b
 				s.follower.Received(id, []byte(m.Payload))
 				continue
 			}
+			if m.Channel == headsChannel {
+				s.moved(m.Payload)
+				continue
+			}
 			c, err := parseControl(m.Payload)
 			if err != nil {
 				continue // somebody else's message on our channel
@@ -248,11 +283,20 @@ func (s *Subscriber) subscribed(m *redis.Subscription) {
 	if m.Kind != "subscribe" {
 		return
 	}
-	if m.Channel == controlChannel {
+	if m.Channel == s.base[len(s.base)-1] {
 		s.follower.Connected(nil)
 		return
 	}
 	if id, ok := strings.CutPrefix(m.Channel, eventPrefix); ok {
 		s.follower.Subscribed(id)
 	}
+}
+
+func (s *Subscriber) moved(text string) {
+	var m Moved
+	f, ok := s.follower.(HeadsFollower)
+	if !ok || json.Unmarshal([]byte(text), &m) != nil {
+		return // somebody else's message on our channel
+	}
+	f.Moved(m)
 }

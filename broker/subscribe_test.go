@@ -61,7 +61,7 @@ func (h *heard) look(f func() bool) func() bool {
 	}
 }
 
-// follow runs a subscriber for the life of the test.
+// follow runs a subscriber that writes down what it hears.
 func follow(tb testing.TB, b *Redis, change func(*Subscriber)) (*Subscriber, *heard) {
 	tb.Helper()
 	h := &heard{acked: make(map[string]int), received: make(map[string][]string)}
@@ -70,6 +70,13 @@ func follow(tb testing.TB, b *Redis, change func(*Subscriber)) (*Subscriber, *he
 	if change != nil {
 		change(s)
 	}
+	run(tb, s)
+	return s, h
+}
+
+// run runs a subscriber for the life of the test.
+func run(tb testing.TB, s *Subscriber) {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -84,7 +91,6 @@ func follow(tb testing.TB, b *Redis, change func(*Subscriber)) (*Subscriber, *he
 			tb.Error("run does not end with its context")
 		}
 	})
-	return s, h
 }
 
 // proxied puts a proxy before a Redis.

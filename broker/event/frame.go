@@ -32,6 +32,7 @@ type Change struct {
 // A gateway reads the first line and hands out the JSON as it is.
 type Pending struct {
 	StreamID string
+	Kind     Kind
 	Head     []byte
 	Tail     []byte
 }
@@ -71,7 +72,7 @@ func Encode(c *Change) (Pending, error) {
 	if len(tail) > MaxFrame {
 		return Pending{}, fmt.Errorf("frame has %d bytes; allowed are %d", len(tail), MaxFrame)
 	}
-	return Pending{StreamID: row.Stream(), Head: head, Tail: tail}, nil
+	return Pending{StreamID: row.Stream(), Kind: row.Kind(), Head: head, Tail: tail}, nil
 }
 
 // appendRest writes a frame from after its id to its end.
