@@ -24,6 +24,14 @@ const minVersion = 130000
 // wantVersion is the number of the newest migration.
 const wantVersion = 4
 
+// role is what a server is wanted for.
+type role uint8
+
+const (
+	primary role = iota // the one that is written to
+	reading             // a standby will do
+)
+
 // to_regclass answers null instead of an error where the table is not there.
 const serverSQL = `
 SELECT current_setting('server_version_num')::int,
@@ -33,7 +41,7 @@ SELECT current_setting('server_version_num')::int,
 
 const versionSQL = `SELECT version FROM telemetra.schema_version`
 
-func checkServer(ctx context.Context, conn *pgx.Conn) error {
+func checkServer(ctx context.Context, conn *pgx.Conn, as role) error {
 	var (
 		number             int
 		name               string
@@ -45,7 +53,7 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 	switch {
 	case number < minVersion:
 		return &RefusedError{Reason: fmt.Sprintf("Postgres is version %s; 13 or newer is needed", name)}
-	case standby:
+	case standby && as == primary:
 		return &RefusedError{Reason: "Postgres is a standby (in recovery); connect to the primary"}
 	case !hasSchema:
 		return notMigrated()

@@ -27,6 +27,7 @@ type Config struct {
 	SSLMode     string `name:"postgres-sslmode" env:"POSTGRES_SSLMODE" default:"prefer" enum:"disable,allow,prefer,require,verify-ca,verify-full" help:"TLS to Postgres (${enum})."`
 	PoolMin     int32  `name:"db-pool-min-size" env:"DB_POOL_MIN_SIZE" default:"5" help:"Connections that are kept open."`
 	PoolMax     int32  `name:"db-pool-max-size" env:"DB_POOL_MAX_SIZE" default:"20" help:"Most connections of the pool."`
+	ReplicaURL  string `name:"database-replica-url" env:"DATABASE_REPLICA_URL" help:"A standby for REST reads; it is asked only while it is not behind the events." secret:"url"`
 	TimeZone    string `name:"source-timezone" env:"SOURCE_TIMEZONE" default:"UTC" help:"Time zone in which adopted columns of type timestamp are read."`
 }
 
@@ -75,6 +76,9 @@ func (c *Config) Validate() error {
 	if _, err := pgx.ParseConfig(c.URL()); err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", redact(err))
 	}
+	if _, err := pgx.ParseConfig(c.ReplicaURL); err != nil {
+		return fmt.Errorf("DATABASE_REPLICA_URL: %w", redact(err))
+	}
 	return nil
 }
 
@@ -93,8 +97,9 @@ type DB struct {
 	// Pool serves short statements. Its sessions have passed check.
 	Pool *pgxpool.Pool
 
-	config *pgxpool.Config
-	zone   string
+	config  *pgxpool.Config
+	zone    string
+	replica *replica // nil: there is none
 }
 
 // Open prepares the pool and does not connect: Postgres may be away when a
@@ -103,26 +108,46 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	pc, err := pgxpool.ParseConfig(c.URL())
-	if err != nil {
-		return nil, redact(err)
+	db := &DB{zone: c.TimeZone}
+	var err error
+	if db.config, err = poolConfig(c.URL(), c.PoolMin, c.PoolMax); err != nil {
+		return nil, err
 	}
-	db := &DB{config: pc, zone: c.TimeZone}
-	pc.MinConns, pc.MaxConns = c.PoolMin, c.PoolMax
-	pc.MaxConnIdleTime = 5 * time.Minute
-	pc.ConnConfig.ConnectTimeout = connectTimeout
-	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
-		pc.ConnConfig.RuntimeParams["application_name"] = "telemetra"
-	}
-	pc.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.prepare(ctx, conn) }
-	if db.Pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
+	db.config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.prepare(ctx, conn, primary) }
+	if db.Pool, err = pgxpool.NewWithConfig(ctx, db.config); err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	if c.ReplicaURL == "" {
+		return db, nil
+	}
+	if db.replica, err = db.openReplica(ctx, c.ReplicaURL, c.PoolMax); err != nil {
+		db.Pool.Close()
+		return nil, err
 	}
 	return db, nil
 }
 
-// Close closes the pool.
-func (db *DB) Close() { db.Pool.Close() }
+func poolConfig(url string, least, most int32) (*pgxpool.Config, error) {
+	c, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, redact(err)
+	}
+	c.MinConns, c.MaxConns = least, most
+	c.MaxConnIdleTime = 5 * time.Minute
+	c.ConnConfig.ConnectTimeout = connectTimeout
+	if c.ConnConfig.RuntimeParams["application_name"] == "" {
+		c.ConnConfig.RuntimeParams["application_name"] = "telemetra"
+	}
+	return c, nil
+}
+
+// Close closes the pools.
+func (db *DB) Close() {
+	if db.replica != nil {
+		db.replica.pool.Close()
+	}
+	db.Pool.Close()
+}
 
 // Session opens a connection beside the pool, for the caller to own: the
 // listener's LISTEN and its drains. It is set up and checked like the pool's.
@@ -133,7 +158,7 @@ func (db *DB) Session(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := db.prepare(ctx, conn); err != nil {
+	if err := db.prepare(ctx, conn, primary); err != nil {
 		_ = conn.Close(ctx) // the reason to give up is the one to report
 		return nil, err
 	}
@@ -147,11 +172,11 @@ SELECT set_config('row_security', 'off', false),
 
 // prepare makes a fresh connection a session of ours, or says why this server
 // cannot serve.
-func (db *DB) prepare(ctx context.Context, conn *pgx.Conn) error {
+func (db *DB) prepare(ctx context.Context, conn *pgx.Conn, as role) error {
 	if _, err := conn.Exec(ctx, setupSQL, db.zone); err != nil {
 		return fmt.Errorf("set up session: %w", err)
 	}
-	return checkServer(ctx, conn)
+	return checkServer(ctx, conn, as)
 }
 
 // Check tells whether this server can serve. A *RefusedError will not heal by
@@ -169,7 +194,7 @@ func (db *DB) Check(ctx context.Context) error {
 	if err := checkPooler(ctx, conn, db.config.ConnConfig); err != nil {
 		return err
 	}
-	return db.prepare(ctx, conn)
+	return db.prepare(ctx, conn, primary)
 }
 
 // IsUnavailable tells whether an error means that Postgres is away, starting

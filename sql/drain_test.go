@@ -162,15 +162,7 @@ func explain(tb testing.TB, d *Drainer, pos Position) plan {
 	}
 	suspects := strings.NewReplacer("[", "'{", "]", "}'", " ", ",").Replace(fmt.Sprint(d.suspects))
 	statement := fmt.Sprintf(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE changes ('%s', %s, %d, %s)`, pos.Seen, target, last, suspects)
-	var out string
-	if err := d.conn.QueryRow(tb.Context(), statement, pgx.QueryExecModeSimpleProtocol).Scan(&out); err != nil {
-		tb.Fatal(err)
-	}
-	var plans []struct{ Plan plan }
-	if err := json.Unmarshal([]byte(out), &plans); err != nil || len(plans) != 1 {
-		tb.Fatalf("%v: %s", err, out)
-	}
-	return plans[0].Plan
+	return explainText(tb, d.conn, statement)
 }
 
 // The statement runs a hundred times a second beside whatever writers do: after

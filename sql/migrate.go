@@ -131,7 +131,7 @@ func (m *Migrator) connect(ctx context.Context) (*pgx.Conn, error) {
 func checkMigratable(ctx context.Context, conn *pgx.Conn) error {
 	var r *RefusedError
 	// Not being migrated is what a migration is for; the version is tern's to judge.
-	switch err := checkServer(ctx, conn); {
+	switch err := checkServer(ctx, conn, primary); {
 	case err == nil, errors.As(err, &r) && r.migration:
 		return nil
 	default:

@@ -27,6 +27,8 @@ type PostgresConfig struct {
 	Port int
 	// Settings go over those of postgresql.conf.
 	Settings map[string]string
+	// StandbyOf makes it a standby that follows this server; nil: a primary.
+	StandbyOf *Postgres
 	// Log gets the server's output; may be nil.
 	Log io.Writer
 }
@@ -167,12 +169,19 @@ func (p *Postgres) prepare(ctx context.Context) error {
 	if err := os.RemoveAll(unfinished); err != nil {
 		return fmt.Errorf("prepare postgres: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "initdb"),
-		"--pgdata", unfinished, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+	program, args := "initdb", []string{
+		"--pgdata", unfinished, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync",
+	}
+	if primary := p.config.StandbyOf; primary != nil {
+		program, args = "pg_basebackup", []string{
+			"--pgdata", unfinished, "--dbname", primary.URL("postgres"), "--write-recovery-conf", "--checkpoint", "fast", "--no-sync",
+		}
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, program), args...)
 	cmd.Dir = p.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.cred}
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(out)))
 	}
 	if err := os.Rename(unfinished, p.data()); err != nil {
 		return fmt.Errorf("prepare postgres: %w", err)

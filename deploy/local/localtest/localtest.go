@@ -127,7 +127,18 @@ func admin(ctx context.Context, statement string) error {
 // PostgresServer starts a server for the test alone, which may crash it.
 func PostgresServer(tb testing.TB) *local.Postgres {
 	tb.Helper()
-	p, err := local.StartPostgres(tb.Context(), local.PostgresConfig{Settings: settings})
+	return startPostgres(tb, local.PostgresConfig{Settings: settings})
+}
+
+// Standby starts a standby of a server for the test.
+func Standby(tb testing.TB, primary *local.Postgres) *local.Postgres {
+	tb.Helper()
+	return startPostgres(tb, local.PostgresConfig{Settings: settings, StandbyOf: primary})
+}
+
+func startPostgres(tb testing.TB, c local.PostgresConfig) *local.Postgres {
+	tb.Helper()
+	p, err := local.StartPostgres(tb.Context(), c)
 	if err != nil {
 		tb.Fatalf("start postgres: %v", err)
 	}

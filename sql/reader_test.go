@@ -1,0 +1,314 @@
+package sql
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+func TestMetricsAreTheNewestWritesOfTheNewestWindows(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	withStream(t, conn)
+	exec(t, conn, `INSERT INTO streams VALUES ('other')`)
+	add := func(window, count int) {
+		t.Helper()
+		exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start, chat_count) VALUES
+			('s', timestamptz '2026-01-01 00:00Z' + $1 * interval '1 minute', $2), ('other', now(), 0)`, window, count)
+	}
+	for window := range 10 {
+		add(window, 100+window)
+	}
+	add(3, 203)
+	add(5, 205)
+	add(3, 303)
+	exec(t, conn, `UPDATE chat_summary_minute SET chat_count = 405 WHERE chat_count = 105`) // the newest write is an update
+	// Older than the migration: no change ids.
+	exec(t, conn, `BEGIN; SET LOCAL telemetra.restoring = on;
+		UPDATE chat_summary_minute SET change_xid = NULL, change_id = NULL WHERE chat_count IN (107); COMMIT`)
+
+	at := func(minute int) time.Time { return time.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC) }
+	r := open(t, config(url)).Reader(t.Context(), 0)
+	for name, c := range map[string]struct {
+		span  Span
+		limit int
+		want  []int64
+	}{
+		"all":        {Span{}, 100, []int64{109, 108, 107, 106, 405, 104, 303, 102, 101, 100}},
+		"the newest": {Span{}, 3, []int64{109, 108, 107}},
+		"since":      {Span{Since: at(8)}, 100, []int64{109, 108}},
+		"until":      {Span{Until: at(2)}, 100, []int64{101, 100}},
+		"between":    {Span{Since: at(3), Until: at(6)}, 2, []int64{405, 104}},
+		"nothing":    {Span{Since: at(60)}, 100, []int64{}},
+	} {
+		rows, err := r.Metrics(t.Context(), "s", c.span, c.limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []int64{}
+		for _, row := range rows {
+			got = append(got, *row.ChatCount)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: got %v, want %v", name, got, c.want)
+		}
+	}
+	for id, want := range map[string]bool{"s": true, "nobody": false} {
+		if has, err := r.HasMetrics(t.Context(), id); err != nil || has != want {
+			t.Errorf("has %q metrics: %t, %v", id, has, err)
+		}
+	}
+}
+
+func TestMomentsByTypeAndTime(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	withStream(t, conn)
+	exec(t, conn, `INSERT INTO moments (moment_id, stream_id, "timestamp", moment_type)
+		SELECT n::text, 's', timestamptz '2026-01-01 00:00Z' + n * interval '1 minute', CASE WHEN n % 2 = 0 THEN 'even' ELSE 'odd' END
+		FROM generate_series(0, 9) AS n`)
+	exec(t, conn, `INSERT INTO moments (moment_id, stream_id, "timestamp") VALUES ('x', 's', '2026-01-01 00:09Z')`) // of no type, written last
+	at := func(minute int) time.Time { return time.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC) }
+	r := open(t, config(url)).Reader(t.Context(), 0)
+	for name, c := range map[string]struct {
+		kind  string
+		span  Span
+		limit int
+		want  string
+	}{
+		"all":       {"", Span{}, 50, "x9876543210"},
+		"newest":    {"", Span{}, 2, "x9"},
+		"of a type": {"odd", Span{}, 3, "975"},
+		"between":   {"even", Span{Since: at(2), Until: at(6)}, 50, "42"},
+		"unknown":   {"none", Span{}, 50, ""},
+	} {
+		rows, err := r.Moments(t.Context(), "s", c.kind, c.span, c.limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, row := range rows {
+			got += row.MomentID
+		}
+		if got != c.want {
+			t.Errorf("%s: got %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+func TestStreamsComeInPages(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	exec(t, conn, `INSERT INTO streams (stream_id, created_at, is_live)
+		SELECT 'live ' || n, timestamptz '2026-01-01Z' + n * interval '1 hour', CASE WHEN n % 2 = 0 THEN true END FROM generate_series(1, 5) AS n
+		UNION ALL SELECT 'ended', now(), false UNION ALL SELECT 'undated', NULL, true`)
+	exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start, window_end, avg_viewers) VALUES
+		('live 5', '2026-01-01 00:00Z', '2026-01-01 00:01Z', 10.4), ('live 5', '2026-01-01 00:01Z', '2026-01-01 00:02Z', 20.6),
+		('live 4', '2026-01-01 00:00Z', '2026-01-01 00:01Z', 'NaN'), ('live 3', '2026-01-01 00:00Z', NULL, 7)`)
+	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp", viewer_count) VALUES ('live 3', '2026-01-01Z', 1), ('live 3', '2026-01-02Z', 33)`)
+	r := open(t, config(url)).Reader(t.Context(), 0)
+	var got []string
+	for offset := int64(0); offset < 8; offset += 2 {
+		page, total, err := r.Streams(t.Context(), 2, offset)
+		if err != nil || total != 6 {
+			t.Fatalf("offset %d: %d streams in all, %v", offset, total, err)
+		}
+		for _, s := range page {
+			viewers, window := int64(-1), "none"
+			if s.ViewerCount != nil {
+				viewers = *s.ViewerCount
+			}
+			if s.LastWindowEnd.Valid {
+				window = s.LastWindowEnd.UTC().Format("15:04")
+			}
+			got = append(got, fmt.Sprint(s.StreamID, " ", viewers, " ", window))
+		}
+	}
+	want := []string{"live 5 21 00:02", "live 4 -1 00:01", "live 3 33 none", "live 2 -1 none", "live 1 -1 none", "undated -1 none"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	if s, err := r.Stream(t.Context(), "ended"); err != nil || s == nil || *s.IsLive {
+		t.Errorf("a stream that has ended: %+v, %v", s, err)
+	}
+	if s, err := r.Stream(t.Context(), "nobody"); s != nil || err != nil {
+		t.Errorf("an unknown stream: %+v, %v", s, err)
+	}
+}
+
+// No read may cost more than what it answers: by an index, before and after the
+// tables are analyzed, whatever Postgres knows of the parameters.
+func TestReadsTouchWhatTheyAnswer(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	for _, table := range captured {
+		exec(t, conn, `ALTER TABLE `+table+` SET (autovacuum_enabled = off)`)
+	}
+	exec(t, conn, `INSERT INTO streams (stream_id, created_at) SELECT 'stream ' || n, now() - n * interval '1 second' FROM generate_series(1, 5000) AS n`)
+	exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start, window_end, avg_viewers)
+		SELECT 'stream ' || s, now() - w * interval '1 minute', now(), 5 FROM generate_series(1, 5000) AS s, generate_series(1, 40) AS w`)
+	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp", viewer_count)
+		SELECT 'stream ' || s, now() - w * interval '1 minute', 5 FROM generate_series(1, 5000) AS s, generate_series(1, 5) AS w`)
+	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", moment_type)
+		SELECT 'stream ' || s, now() - w * interval '1 minute', 'chat_spike' FROM generate_series(1, 5000) AS s, generate_series(1, 5) AS w`)
+
+	reads := map[string]struct {
+		statement   string
+		args        string
+		mostBuffers int
+		mayScan     []string
+	}{
+		"streams":         {streamsSQL, `50, 0`, 1500, []string{"streams"}},
+		"stream":          {streamSQL, `'stream 77'`, 30, nil},
+		"metrics":         {metricsSQL, `'stream 77', 30`, 100, nil},
+		"metrics in span": {metricsInSpanSQL, `'stream 77', 30, '-infinity', now()`, 100, nil},
+		"moments":         {momentsSQL, `'stream 77', 50, NULL`, 40, nil},
+		"moments in span": {momentsInSpanSQL, `'stream 77', 50, 'chat_spike', now() - interval '3 minutes', 'infinity'`, 40, nil},
+		"state":           {stateSQL, `'stream 77', 50`, 60, nil},
+	}
+	for _, analyzed := range []bool{false, true} {
+		if analyzed {
+			exec(t, conn, `VACUUM ANALYZE`)
+		}
+		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			session, err := open(t, config(url)).Session(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			exec(t, session, `SET plan_cache_mode = `+mode)
+			for name, read := range reads {
+				exec(t, session, `PREPARE read AS `+read.statement)
+				p := explainText(t, session, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE read (`+read.args+`)`)
+				exec(t, session, `DEALLOCATE read`)
+				p.walk(func(node *plan) {
+					if strings.HasPrefix(node.Type, "Seq Scan") && !slices.Contains(read.mayScan, node.Relation) {
+						t.Errorf("%s, %s, analyzed %t: sequential scan of %s", name, mode, analyzed, node.Relation)
+					}
+				})
+				if got := p.Hit + p.Read; got > read.mostBuffers {
+					t.Errorf("%s, %s, analyzed %t: %d buffers, want %d at most", name, mode, analyzed, got, read.mostBuffers)
+				}
+			}
+			if err := session.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func explainText(tb testing.TB, conn *pgx.Conn, statement string) plan {
+	tb.Helper()
+	var out string
+	if err := conn.QueryRow(tb.Context(), statement, pgx.QueryExecModeSimpleProtocol).Scan(&out); err != nil {
+		tb.Fatalf("%s: %v", statement, err)
+	}
+	var plans []struct{ Plan plan }
+	if err := json.Unmarshal([]byte(out), &plans); err != nil || len(plans) != 1 {
+		tb.Fatalf("%v: %s", err, out)
+	}
+	return plans[0].Plan
+}
+
+// A replica answers while it has all that was asked for, and the primary else.
+func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
+	primary := localtest.PostgresServer(t)
+	if err := Migrate(t.Context(), primary.URL("postgres")); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, primary.URL("postgres"))
+	withStream(t, conn)
+	standby := localtest.Standby(t, primary)
+	replicaConn := connect(t, standby.URL("postgres"))
+	c := config(primary.URL("postgres"))
+	c.ReplicaURL = standby.URL("postgres")
+	db := open(t, c)
+	ctx := t.Context()
+
+	title := func(atLeast LSN) string {
+		t.Helper()
+		s, err := db.Reader(ctx, atLeast).Stream(ctx, "s")
+		if err != nil || s == nil {
+			t.Fatalf("read: %v, %v", s, err)
+		}
+		return *s.Title
+	}
+	lsn := func() LSN {
+		t.Helper()
+		place, err := ParseLSN(one[string](t, conn, `SELECT pg_current_wal_flush_lsn()::text`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return place
+	}
+	update := func(title string) LSN {
+		t.Helper()
+		exec(t, conn, `UPDATE streams SET title = $1`, title)
+		return lsn()
+	}
+
+	first := update("first")
+	localtest.Eventually(t, "the replica is asked", func() bool { return db.Reader(ctx, first).on != nil })
+	if got := title(first); got != "first" {
+		t.Errorf("got %q", got)
+	}
+	if db.Reader(ctx, 0).on != nil {
+		t.Error("the replica is asked although nobody knows how far it must be")
+	}
+
+	exec(t, replicaConn, `SELECT pg_wal_replay_pause()`)
+	localtest.Eventually(t, "the replay is paused", func() bool {
+		return one[string](t, replicaConn, `SELECT pg_get_wal_replay_pause_state()`) == "paused"
+	})
+	second := update("second")
+	if got := title(second); got != "second" {
+		t.Errorf("behind: got %q, want what the primary has", got)
+	}
+	if got := title(first); got != "first" {
+		t.Errorf("got %q: the replica was not asked for what it has", got)
+	}
+	exec(t, replicaConn, `SELECT pg_wal_replay_resume()`)
+	localtest.Eventually(t, "the replica has caught up", func() bool { return db.Reader(ctx, second).on != nil })
+
+	if err := replicaConn.Close(context.WithoutCancel(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if got := title(second); got != "second" {
+		t.Errorf("the replica is gone: got %q", got)
+	}
+	if err := standby.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "the replica is asked again", func() bool { return db.Reader(ctx, second).on != nil })
+}
+
+// What a writer may store and JSON may not reaches nobody as an error.
+func TestReadsTakeWhatIsStored(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	withStream(t, conn)
+	exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start, window_end, avg_viewers, z_score, top_emotes)
+		VALUES ('s', 'infinity', NULL, 'Infinity', 'NaN', '{a,NULL}'), ('s', '-infinity', NULL, NULL, NULL, NULL)`)
+	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", metadata) VALUES ('s', 'infinity', 'null')`)
+	r := open(t, config(url)).Reader(t.Context(), 0)
+	metrics, err := r.Metrics(t.Context(), "s", Span{}, 10)
+	if err != nil || len(metrics) != 2 || !metrics[0].WindowStart.Infinite || !slices.Equal(metrics[0].TopEmotes, []string{"a"}) {
+		t.Errorf("metrics: %+v, %v", metrics, err)
+	}
+	if moments, err := r.Moments(t.Context(), "s", "", Span{}, 10); err != nil || len(moments) != 1 {
+		t.Errorf("moments: %+v, %v", moments, err)
+	}
+	if s, err := r.Stream(t.Context(), "s"); err != nil || s.ViewerCount != nil {
+		t.Errorf("stream: %+v, %v", s, err)
+	}
+}

@@ -1,0 +1,70 @@
+package sql
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// streamsSQL reads a page of the live streams, newest first, and counts them
+// all. The page is cut from an index (telemetra_live_stream) before anything is
+// looked up; then each of its rows costs one probe of an index per column that
+// another table has. A stream whose is_live is null is live: the column's default
+// is true, and rows that are older than an added column have none.
+const streamsSQL = `
+WITH page AS MATERIALIZED (
+    SELECT t.* FROM public.streams AS t
+    WHERE t.is_live IS NOT FALSE
+    ORDER BY t.created_at DESC NULLS LAST, t.stream_id
+    LIMIT $1 OFFSET $2
+), total AS MATERIALIZED (
+    SELECT count(*) AS live FROM public.streams WHERE is_live IS NOT FALSE
+)
+SELECT total.live, ` + rowShape + `
+FROM total LEFT JOIN (SELECT ` + streamColumns + ` FROM page AS t) AS t ON true
+ORDER BY t1 DESC NULLS LAST, stream_id`
+
+// Streams reads a page of the live streams, newest first, and how many there
+// are in all.
+func (r *Reader) Streams(ctx context.Context, limit, offset int64) (page []*event.Stream, total int64, err error) {
+	err = r.run(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
+		rows, err := pool.Query(ctx, streamsSQL, limit, offset)
+		if err != nil {
+			return err
+		}
+		var (
+			s    rowScanner
+			kind pgtype.Int2 // null when the page is empty
+		)
+		page = nil
+		_, err = pgx.ForEachRow(rows, append([]any{&total, &kind}, s.targets()[1:]...), func() error {
+			if s.kind = kind.Int16; kind.Valid {
+				if stream, ok := s.row().(*event.Stream); ok {
+					page = append(page, stream)
+				}
+			}
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("read streams: %w", err)
+	}
+	return page, total, nil
+}
+
+const streamSQL = `SELECT ` + rowShape + ` FROM (` + selectStreams + ` WHERE t.stream_id = $1 LIMIT 1) AS stream`
+
+// Stream reads one stream; nil when it is unknown.
+func (r *Reader) Stream(ctx context.Context, streamID string) (*event.Stream, error) {
+	streams, err := collect[*event.Stream](ctx, r, streamSQL, streamID)
+	if err != nil || len(streams) == 0 {
+		return nil, err
+	}
+	return streams[0], nil
+}
