@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/julienschmidt/httprouter"
 	"github.com/lxzan/gws"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
@@ -27,6 +26,7 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local" //nolint:depguard // its proxy
 	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/httpapi/router"
 )
 
 func TestMain(m *testing.M) { localtest.Main(m) }
@@ -128,13 +128,9 @@ func newWorld(tb testing.TB, options ...option) *world {
 	ctx, stop := context.WithCancel(w.context())
 	w.stop = stop
 	go func() { w.ended <- w.gateway.Run(ctx) }()
-	router := httprouter.New()
-	router.RedirectTrailingSlash, router.RedirectFixedPath = false, false
-	w.gateway.Register(router)
-	http := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		r.URL.Path, r.URL.RawPath = r.URL.EscapedPath(), "" // as the command does
-		router.ServeHTTP(rw, r)
-	}))
+	routes := router.New(zerolog.Nop(), prometheus.NewRegistry(), nil)
+	w.gateway.Register(routes)
+	http := httptest.NewServer(routes)
 	w.url = http.URL
 	tb.Cleanup(func() {
 		stop()

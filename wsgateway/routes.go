@@ -10,11 +10,12 @@ import (
 	"github.com/julienschmidt/httprouter"
 
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/httpapi/problem"
+	"github.com/telemetra/telemetra/httpapi/router"
 )
 
-// Register adds the gateway's routes. The router must match the escaped path:
-// an escaped slash belongs to a stream's id.
-func (g *Gateway) Register(r *httprouter.Router) {
+// Register adds the gateway's routes.
+func (g *Gateway) Register(r *router.Router) {
 	r.GET("/ws/live/:stream_id", g.serveLive)
 }
 
@@ -30,7 +31,7 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		}
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
-		problem(w, http.StatusUpgradeRequired, "this address speaks WebSocket; connect with an upgrade")
+		problem.Write(w, http.StatusUpgradeRequired, "this address speaks WebSocket; connect with an upgrade")
 		return
 	}
 	streamID, err := url.PathUnescape(escaped)
@@ -38,12 +39,12 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		err = event.CheckStreamID(streamID)
 	}
 	if err != nil {
-		problem(w, http.StatusBadRequest, err.Error())
+		problem.Write(w, http.StatusBadRequest, err.Error())
 		return
 	}
 	if !g.admit() {
 		w.Header().Set("Retry-After", "1")
-		problem(w, http.StatusServiceUnavailable, "this gateway is shutting down; connect again")
+		problem.Write(w, http.StatusServiceUnavailable, "this gateway is shutting down; connect again")
 		return
 	}
 	defer g.sessions.Done()
@@ -82,18 +83,18 @@ func headerHas(h http.Header, name, token string) bool {
 
 func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID string) {
 	if why := handshakeProblem(r); why != "" {
-		problem(w, http.StatusBadRequest, why)
+		problem.Write(w, http.StatusBadRequest, why)
 		return
 	}
 	if r.Header.Get("Sec-WebSocket-Version") != "13" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
-		problem(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
+		problem.Write(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
 		return
 	}
 	netConn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		g.log.Error().Err(err).Msg("take over connection")
-		problem(w, http.StatusInternalServerError, "the connection cannot be upgraded")
+		problem.Write(w, http.StatusInternalServerError, "the connection cannot be upgraded")
 		return
 	}
 	_ = netConn.SetDeadline(time.Time{}) // the server's own deadlines end here
@@ -132,14 +133,4 @@ func (g *Gateway) serveHealth(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(answer) // the client has gone
-}
-
-// problem answers with an error as RFC 9457 has it.
-func problem(w http.ResponseWriter, status int, detail string) {
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{ // the client has gone
-		"title": http.StatusText(status), "status": status, "detail": detail,
-	})
 }

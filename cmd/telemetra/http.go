@@ -17,6 +17,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
+
+	"github.com/telemetra/telemetra/httpapi/problem"
+	"github.com/telemetra/telemetra/httpapi/router"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 type httpConfig struct {
@@ -24,6 +28,8 @@ type httpConfig struct {
 	Port    int    `env:"PORT" default:"8000" help:"Port to listen on; 0 takes a free one."`
 	TLSCert string `name:"tls-cert" env:"TLS_CERT" help:"File of the certificate chain; with it, TLS is spoken."`
 	TLSKey  string `name:"tls-key" env:"TLS_KEY" help:"File of the certificate's key."`
+
+	Access access.Config `embed:""`
 }
 
 func (c *httpConfig) validate() error {
@@ -33,7 +39,7 @@ func (c *httpConfig) validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("TLS_CERT and TLS_KEY must be set together")
 	}
-	return nil
+	return c.Access.Validate()
 }
 
 // Bounds against clients that are slow or mean.
@@ -48,8 +54,8 @@ const (
 
 // httpServer is the one HTTP server of a process.
 type httpServer struct {
-	// Router gets the routes of the services. It matches escaped paths.
-	Router *httprouter.Router
+	// Router gets the routes of the services.
+	Router *router.Router
 
 	log      zerolog.Logger
 	listener net.Listener
@@ -66,6 +72,10 @@ type readiness struct {
 
 // newHTTPServer binds the address; Run serves.
 func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.Logger, registry *prometheus.Registry) (*httpServer, error) {
+	origins, err := c.Access.Origins()
+	if err != nil {
+		return nil, err
+	}
 	address := net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -80,48 +90,24 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 		})
 	}
-	s := &httpServer{Router: newRouter(), log: log, listener: l}
+	s := &httpServer{Router: router.New(log, registry, origins.CORS), log: log, listener: l}
 	s.server = &http.Server{
-		Handler:           matchEscaped(s.Router),
+		Handler:           s.Router,
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 	}
 	s.Router.GET("/health", s.serveHealth)
 	s.Router.GET("/readyz", s.serveReady)
-	s.Router.Handler(http.MethodGet, "/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
+	s.Router.GET("/metrics", handle(promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry})))
 	if debug {
 		s.Router.GET("/debug/pprof/*profile", serveProfile)
 	}
 	return s, nil
 }
 
-// newRouter switches off what httprouter does by itself and the contract does
-// not want: redirects, answers to OPTIONS, errors in plain text.
-func newRouter() *httprouter.Router {
-	r := httprouter.New()
-	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS = false, false, false
-	r.NotFound = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusNotFound, "there is nothing at this path")
-	})
-	r.MethodNotAllowed = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusMethodNotAllowed, "this path has other methods; see the header Allow")
-	})
-	return r
-}
-
-// matchEscaped makes the router see the path as it was sent: with the decoded
-// one an escaped slash in a stream's id would be a separator.
-func matchEscaped(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if escaped := r.URL.EscapedPath(); escaped != r.URL.Path {
-			u := *r.URL
-			u.Path, u.RawPath = escaped, ""
-			clone := *r
-			clone.URL = &u
-			r = &clone
-		}
-		next.ServeHTTP(w, r)
-	})
+// handle makes a handler a route of its own.
+func handle(h http.Handler) httprouter.Handle {
+	return func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { h.ServeHTTP(w, r) }
 }
 
 // ready adds a reason why the process may not be ready.
@@ -160,21 +146,21 @@ func (s *httpServer) Close() error {
 }
 
 func (s *httpServer) serveHealth(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
-	writeJSON(w, http.StatusOK, "application/json", map[string]string{"status": "ok"})
+	writeJSON(w, map[string]string{"status": "ok"})
 }
 
 func (s *httpServer) serveReady(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
 	if s.stopping.Load() {
-		problem(w, http.StatusServiceUnavailable, "draining")
+		problem.Write(w, http.StatusServiceUnavailable, "draining")
 		return
 	}
 	for _, c := range s.checks {
 		if err := c.check(); err != nil {
-			problem(w, http.StatusServiceUnavailable, c.name+": "+err.Error())
+			problem.Write(w, http.StatusServiceUnavailable, c.name+": "+err.Error())
 			return
 		}
 	}
-	writeJSON(w, http.StatusOK, "application/json", map[string]string{"status": "ready"})
+	writeJSON(w, map[string]string{"status": "ready"})
 }
 
 // serveProfile is the debugger's door; it is there with DEBUG only.
@@ -193,16 +179,8 @@ func serveProfile(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 	}
 }
 
-// problem answers with an error as RFC 9457 has it.
-func problem(w http.ResponseWriter, status int, detail string) {
-	writeJSON(w, status, "application/problem+json", map[string]any{
-		"title": http.StatusText(status), "status": status, "detail": detail,
-	})
-}
-
-func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
-	w.Header().Set("Content-Type", contentType)
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client has gone
 }

@@ -1,0 +1,87 @@
+package access_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/telemetra/telemetra/wsgateway/access"
+)
+
+func origins(t *testing.T, setting string) *access.Origins {
+	t.Helper()
+	c := access.Config{CORSOrigins: setting}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	o, err := c.Origins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func TestWrongOriginsAreNamed(t *testing.T) {
+	for _, setting := range []string{"app.example.com", "https://a.example/", "https://", "ftp://a", "https://u:p@a", "https://a?x", "https://a, ,b", "null"} {
+		c := access.Config{CORSOrigins: setting}
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "CORS_ORIGINS has ") || !strings.Contains(err.Error(), "allowed are") {
+			t.Errorf("%q: %v", setting, err)
+		}
+	}
+}
+
+func TestCORS(t *testing.T) {
+	for _, c := range []struct {
+		setting, origin    string
+		allow, credentials string
+		vary               string
+	}{
+		{"", "https://a.example", "", "", ""},
+		{"https://a.example", "", "", "", "Origin"},
+		{"https://a.example, http://b:3000", "https://a.example", "https://a.example", "true", "Origin"},
+		{"https://a.example,http://b:3000", "http://b:3000", "http://b:3000", "true", "Origin"},
+		{"https://A.example", "https://a.example", "https://a.example", "true", "Origin"},
+		{"https://a.example", "https://a.example.evil", "", "", "Origin"},
+		{"https://a.example", "http://a.example", "", "", "Origin"},
+		{"https://a.example", "null", "", "", "Origin"},
+		{"*", "https://a.example", "*", "", ""},
+		{"*,https://a.example", "https://a.example", "https://a.example", "true", "Origin"},
+		{"*,https://a.example", "https://b.example", "*", "", "Origin"},
+	} {
+		next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodOptions {
+				w.WriteHeader(http.StatusNoContent)
+			}
+		})
+		h := origins(t, c.setting).CORS(next)
+		for _, preflight := range []bool{false, true} {
+			req := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
+			if preflight {
+				req = httptest.NewRequest(http.MethodOptions, "/", http.NoBody)
+				req.Header.Set("Access-Control-Request-Method", "GET")
+			}
+			if c.origin != "" {
+				req.Header.Set("Origin", c.origin)
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, req)
+			got := w.Header()
+			if got.Get("Access-Control-Allow-Origin") != c.allow || got.Get("Access-Control-Allow-Credentials") != c.credentials || got.Get("Vary") != c.vary {
+				t.Errorf("%q, origin %q: %v", c.setting, c.origin, got)
+			}
+			exposed, methods := got.Get("Access-Control-Expose-Headers"), got.Get("Access-Control-Allow-Methods")
+			if (exposed != "") != (c.allow != "" && !preflight) || (methods != "") != (c.allow != "" && preflight) {
+				t.Errorf("%q, origin %q, preflight %t: %v", c.setting, c.origin, preflight, got)
+			}
+			for _, name := range []string{"ETag", "Link", "X-Total-Count", "X-Cache", "X-Event-Id"} {
+				if exposed != "" && !strings.Contains(exposed, name) {
+					t.Errorf("%s is not exposed: %s", name, exposed)
+				}
+			}
+			if preflight && w.Code != http.StatusNoContent {
+				t.Errorf("preflight: %d", w.Code)
+			}
+		}
+	}
+}
