@@ -15,6 +15,7 @@ import (
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/cmd/internal/simulate"
 	"github.com/telemetra/telemetra/deploy/local"
+	"github.com/telemetra/telemetra/httpapi"
 	"github.com/telemetra/telemetra/sql"
 	"github.com/telemetra/telemetra/wsgateway"
 )
@@ -25,6 +26,7 @@ type demoCmd struct {
 	Port     int              `env:"PORT" default:"8000" help:"Port to listen on; when it is taken, a free one is."`
 	Keep     string           `type:"path" placeholder:"DIR" help:"Keep the data in this directory and go on from it the next time."`
 	Gateway  wsgateway.Config `embed:""`
+	API      httpapi.Config   `embed:""`
 	Simulate simulate.Config  `embed:""`
 }
 
@@ -53,6 +55,7 @@ func (c *demoCmd) Run(ctx context.Context, out output) (err error) {
 			Redis:    broker.Config{URL: p.redisURL},
 		},
 		Gateway: c.Gateway,
+		API:     c.API,
 	}
 	process, err := serve.build(ctx)
 	if err != nil {
@@ -74,6 +77,8 @@ func (c *demoCmd) greet(out output, address string, p *demoServers) error {
 	_, err := fmt.Fprintf(out, `Telemetra runs with made-up traffic of %d streams. Ctrl-C ends it.
 
   live events  ws://%[2]s/ws/live/%[3]s
+  history      http://%[2]s/api/v1/streams/%[3]s/metrics
+  API          http://%[2]s/docs
   who listens  http://%[2]s/ws/live/health
   metrics      http://%[2]s/metrics
   Postgres     %[4]s

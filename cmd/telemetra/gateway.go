@@ -24,5 +24,6 @@ func (c *gatewayCmd) Run(ctx context.Context) error {
 	if err := p.addGateway(c.Gateway); err != nil {
 		return errors.Join(err, p.close())
 	}
+	wsgateway.RegisterDocs(p.http.Router)
 	return p.run(ctx)
 }

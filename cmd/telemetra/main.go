@@ -18,9 +18,10 @@ var version = "dev"
 
 // cli has a field for each command; its file is named after it.
 type cli struct {
-	Serve    serveCmd    `cmd:"" help:"Run listener and gateway in one process."`
+	Serve    serveCmd    `cmd:"" help:"Run listener, gateway and api in one process."`
 	Listener listenerCmd `cmd:"" help:"Carry committed changes from Postgres to Redis."`
 	Gateway  gatewayCmd  `cmd:"" help:"Push events to WebSocket clients."`
+	API      apiCmd      `cmd:"" name:"api" help:"Answer REST reads."`
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to the newest version."`
 	Demo     demoCmd     `cmd:"" help:"Run everything with private servers and made-up traffic."`
 	Simulate simulateCmd `cmd:"" help:"Write rows as an aggregation job would."`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/telemetra/telemetra/httpapi"
 	"github.com/telemetra/telemetra/listener"
 	"github.com/telemetra/telemetra/wsgateway"
 )
@@ -11,6 +12,7 @@ import (
 type serveCmd struct {
 	Process processConfig    `embed:""`
 	Gateway wsgateway.Config `embed:""`
+	API     httpapi.Config   `embed:""`
 }
 
 // Run serves until it is told to stop.
@@ -23,7 +25,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 }
 
 func (c *serveCmd) validate() error {
-	return errors.Join(c.Process.validate(), c.Gateway.Validate())
+	return errors.Join(c.Process.validate(), c.Gateway.Validate(), c.API.Validate())
 }
 
 // build opens everything and starts nothing.
@@ -36,9 +38,10 @@ func (c *serveCmd) build(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	p.addListener()
-	if err := p.addGateway(c.Gateway); err != nil {
+	if err := errors.Join(p.addGateway(c.Gateway), p.addAPI(c.API)); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
+	wsgateway.RegisterDocs(p.http.Router)
 	return p, nil
 }
 

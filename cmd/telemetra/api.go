@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/telemetra/telemetra/httpapi"
+	"github.com/telemetra/telemetra/wsgateway"
+)
+
+type apiCmd struct {
+	Process processConfig  `embed:""`
+	API     httpapi.Config `embed:""`
+}
+
+// Run answers reads until it is told to stop.
+func (c *apiCmd) Run(ctx context.Context) error {
+	if err := c.API.Validate(); err != nil {
+		return err
+	}
+	p, err := newProcess(ctx, &c.Process)
+	if err != nil {
+		return err
+	}
+	if err := p.addAPI(c.API); err != nil {
+		return errors.Join(err, p.close())
+	}
+	wsgateway.RegisterDocs(p.http.Router)
+	return p.run(ctx)
+}
+
+// addAPI makes the process answer reads.
+func (p *process) addAPI(c httpapi.Config) error {
+	a, err := httpapi.New(c, version, p.db, p.redis, p.log, p.registry)
+	if err != nil {
+		return err
+	}
+	p.onStop("api", a.Close)
+	p.serve("api", a.Run)
+	p.http.ready("api", a.Ready)
+	return a.Register(p.http.Router)
+}

@@ -1,0 +1,211 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humahttprouter"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/httpapi/problem"
+	"github.com/telemetra/telemetra/httpapi/router"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// Config says how reads are answered.
+type Config struct {
+	Title      string             `name:"api-title" env:"API_TITLE" default:"Telemetra" help:"Name of the API in its documentation."`
+	TTLMetrics int                `name:"cache-ttl-metrics" env:"CACHE_TTL_METRICS" default:"60" help:"Seconds for which an answer with metrics or moments may be served again while no event says otherwise."`
+	TTLStreams int                `name:"cache-ttl-streams" env:"CACHE_TTL_STREAMS" default:"300" help:"Seconds for which an answer with a stream may be served again while no event says otherwise; the list of streams for 5 at most."`
+	Cache      broker.CacheConfig `embed:""`
+}
+
+// Validate names the setting that cannot work, its value, and what is allowed.
+func (c *Config) Validate() error {
+	const longest = 86400
+	switch {
+	case c.Title == "":
+		return errors.New("API_TITLE is empty; allowed is any other text")
+	case c.TTLMetrics < 0 || c.TTLMetrics > longest:
+		return fmt.Errorf("CACHE_TTL_METRICS is %d; allowed are 0 to %d seconds", c.TTLMetrics, longest)
+	case c.TTLStreams < 0 || c.TTLStreams > longest:
+		return fmt.Errorf("CACHE_TTL_STREAMS is %d; allowed are 0 to %d seconds", c.TTLStreams, longest)
+	}
+	return c.Cache.Validate()
+}
+
+// API answers the reads of one process. Any number of processes may serve it.
+type API struct {
+	config  Config
+	version string
+	log     zerolog.Logger
+	redis   *broker.Redis
+	db      *sql.DB
+	ladder  *ladder
+	spec    *huma.OpenAPI // set by Register
+}
+
+// New prepares the API; Run starts it, Register gives it its routes, and Close
+// ends it after Run. It owns neither db nor redis.
+func New(c Config, version string, db *sql.DB, redis *broker.Redis, log zerolog.Logger, reg prometheus.Registerer) (*API, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	cache, err := redis.OpenCache(c.Cache)
+	if err != nil {
+		return nil, err
+	}
+	l := newMemory()
+	m := newMetrics(reg, l)
+	return &API{
+		config: c, version: version, db: db, redis: redis,
+		log: log.With().Str("component", "api").Logger(),
+		ladder: &ladder{
+			db: db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: l, metrics: m,
+			questions: make(chan struct{}, mostQuestions),
+		},
+	}, nil
+}
+
+// Run follows the heads of streams, and how Postgres is, until the context ends.
+func (a *API) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.redis.NewSubscriber(a.ladder.heads).Run(ctx) })
+	g.Go(func() error { return a.probe(ctx) })
+	return g.Wait()
+}
+
+// Close waits for the reads under way and closes the cache.
+func (a *API) Close() error {
+	a.ladder.flying.Wait()
+	return a.ladder.cache.Close()
+}
+
+// probeEvery is how often a Postgres that nobody reads from is asked for a sign.
+const probeEvery = time.Second
+
+// probe finds out that Postgres is back, or away, also when nobody asks.
+func (a *API) probe(ctx context.Context) error {
+	ticker := time.NewTicker(probeEvery)
+	defer ticker.Stop()
+	for {
+		b := &a.ladder.postgres
+		if b.allow() {
+			err := a.pingPostgres(ctx)
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // the process is to stop
+			}
+			b.done(err != nil, errors.Is(err, context.DeadlineExceeded))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Ready tells why a load balancer should send nobody, or nil: an API is of use
+// as long as Postgres or a cache can answer.
+func (a *API) Ready() error {
+	if !a.ladder.postgres.down() || !a.ladder.caching.down() && a.ladder.heads.connected() {
+		return nil
+	}
+	if answers, _ := a.ladder.memory.usage(); answers > 0 {
+		return nil
+	}
+	return errors.New("postgres and redis are not reachable, and no answer is kept")
+}
+
+// Register adds the API's routes and those of its documentation.
+func (a *API) Register(r *router.Router) error {
+	config := huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title: a.config.Title, Version: a.version,
+				Description: "What live dashboards start from. Connect a socket with the X-Event-Id of an answer as `since`, and everything newer arrives.",
+				License:     &huma.License{Name: "MIT", Identifier: "MIT"},
+			},
+			Components: &huma.Components{Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)},
+			Tags: []*huma.Tag{
+				{Name: "reads", Description: "Streams, their metrics and their moments."},
+				{Name: "operations", Description: "How the service is."},
+			},
+		},
+		// The paths of documents and schemas are empty: huma's own would come from
+		// another origin.
+		Formats: huma.DefaultFormats, DefaultFormat: "application/json",
+	}
+	api := humahttprouter.New(r.Routes, config)
+	a.registerStreams(api)
+	a.registerMetrics(api)
+	a.registerMoments(api)
+	a.registerHealth(api)
+	a.spec = api.OpenAPI()
+	return a.registerDocs(r)
+}
+
+// operation completes what all reads share: the quick way, errors, headers.
+func (a *API) operation(api huma.API, op huma.Operation, answerOf any) huma.Operation {
+	op.Method = http.MethodGet
+	op.Tags = []string{"reads"}
+	op.Middlewares = huma.Middlewares{a.quick}
+	op.SkipValidateBody = true
+	schema := schemaOf(api, answerOf, op.OperationID)
+	op.Responses = map[string]*huma.Response{
+		"200": {Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: schema}}, Headers: map[string]*huma.Param{
+			"ETag":    header("Weak validator of the body.", huma.TypeString),
+			"X-Cache": header("hit: an earlier answer that still holds. miss: read now. bypass: read now, Redis is away. stale: an earlier answer, the database is away.", huma.TypeString),
+			"Age":     header("Seconds since a stale answer was read.", huma.TypeInteger),
+			"Warning": header("110, with a stale answer.", huma.TypeString),
+		}},
+		"304": {Description: "The validator in If-None-Match is that of the answer."},
+	}
+	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusServiceUnavailable)
+	return op
+}
+
+func header(description, kind string) *huma.Param {
+	return &huma.Param{Description: description, Schema: &huma.Schema{Type: kind}}
+}
+
+// quick answers from process memory before parameters are parsed.
+func (a *API) quick(ctx huma.Context, next func(huma.Context)) {
+	r, w, _ := humahttprouter.Unwrap(ctx)
+	router.SetRoute(w, ctx.Operation().Path)
+	if d := a.ladder.quick(r.RequestURI); d != nil {
+		d.write(w, r, hit)
+		return
+	}
+	next(unescaped{ctx})
+}
+
+// answer finds the answer to a question and writes it.
+func (a *API) answer(ctx context.Context, q *read) (*huma.StreamResponse, error) {
+	d, from, err := a.ladder.find(ctx, q)
+	return &huma.StreamResponse{Body: func(hctx huma.Context) {
+		r, w, _ := humahttprouter.Unwrap(hctx)
+		switch {
+		case err == nil:
+			a.ladder.memory.remember(r.RequestURI, q.key)
+			d.write(w, r, from)
+		case ctx.Err() != nil:
+			const clientClosedRequest = 499 // as nginx logs it
+			w.WriteHeader(clientClosedRequest)
+		case errors.Is(err, errUnavailable):
+			w.Header().Set("Retry-After", "2")
+			problem.Write(w, http.StatusServiceUnavailable, errUnavailable.Error())
+		default:
+			a.log.Error().Err(err).Str("request_id", router.RequestID(w)).Msg("read failed")
+			problem.Write(w, http.StatusInternalServerError, "the read failed; the server's log has the request id")
+		}
+	}}, nil
+}

@@ -1,0 +1,59 @@
+package httpapi
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// breakFor is how long a dependency that has failed is left alone.
+	breakFor = 500 * time.Millisecond
+	// breakAfter is how many timeouts in a row count as a failure: a single one may
+	// be the fault of the question.
+	breakAfter = 3
+)
+
+// breaker keeps requests from waiting for a dependency that is down: after it
+// has failed, one request in a while tries it.
+type breaker struct {
+	mu       sync.Mutex
+	until    time.Time
+	timeouts int
+}
+
+// allow tells whether a request may ask the dependency. Who is allowed to owes a
+// call of done.
+func (b *breaker) allow() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if b.until.IsZero() {
+		return true
+	}
+	if now.Before(b.until) {
+		return false
+	}
+	b.until = now.Add(climbWithin) // the others do not wait for this one
+	return true
+}
+
+// done notes what became of a question.
+func (b *breaker) done(failed, timedOut bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case !failed:
+		b.until, b.timeouts = time.Time{}, 0
+	case timedOut && b.until.IsZero() && b.timeouts+1 < breakAfter:
+		b.timeouts++
+	default:
+		b.until = time.Now().Add(breakFor)
+	}
+}
+
+// down tells whether the dependency is left alone.
+func (b *breaker) down() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.until.IsZero()
+}

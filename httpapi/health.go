@@ -1,0 +1,112 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humahttprouter"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/httpapi/router"
+)
+
+// Health is how the parts of the service are.
+type Health struct {
+	Status    string         `json:"status" enum:"ok,degraded" doc:"degraded: reads or live updates may be late."`
+	Timestamp time.Time      `json:"timestamp"`
+	Version   string         `json:"version"`
+	Database  string         `json:"database" enum:"ok,unavailable"`
+	Redis     string         `json:"redis" enum:"ok,unavailable"`
+	Listener  ListenerHealth `json:"listener"`
+}
+
+// ListenerHealth is what the newest heartbeat of a listener says.
+type ListenerHealth struct {
+	Status      string     `json:"status" enum:"ok,degraded,unavailable" doc:"degraded: it lives and cannot publish. unavailable: none has been heard for 5 seconds."`
+	Reason      string     `json:"reason,omitempty" doc:"Why it is not ok: what it does not reach, or starting."`
+	LagSeconds  *float64   `json:"lag_seconds" doc:"How late the newest events were; null when none has been heard."`
+	PublishedAt *time.Time `json:"published_at" doc:"When a batch of events was last published."`
+}
+
+// probeWithin bounds each question to a dependency.
+const probeWithin = time.Second
+
+const (
+	statusOK          = "ok"
+	statusDegraded    = "degraded"
+	statusUnavailable = "unavailable"
+)
+
+type getHealth struct{ Exact }
+
+type healthOutput struct {
+	CacheControl string `header:"Cache-Control"`
+	Body         Health
+}
+
+func (a *API) registerHealth(api huma.API) {
+	huma.Register(api, huma.Operation{
+		OperationID: "get-health", Method: http.MethodGet, Path: "/api/v1/health",
+		Summary: "How the database, Redis and the listener are", Tags: []string{"operations"},
+		Description: "Always 200: this process lives. For load balancers there is /readyz.",
+		Errors:      []int{http.StatusUnprocessableEntity},
+		Middlewares: huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
+			_, w, _ := humahttprouter.Unwrap(ctx)
+			router.SetRoute(w, ctx.Operation().Path)
+			next(ctx)
+		}},
+	}, func(ctx context.Context, _ *getHealth) (*healthOutput, error) {
+		return &healthOutput{CacheControl: "no-store", Body: a.health(ctx)}, nil
+	})
+}
+
+// health asks all dependencies at the same time.
+func (a *API) health(ctx context.Context) Health {
+	h := Health{Status: statusOK, Timestamp: time.Now().UTC(), Version: a.version, Database: statusOK, Redis: statusOK}
+	var g errgroup.Group
+	g.Go(func() error {
+		if a.pingPostgres(ctx) != nil {
+			h.Database = statusUnavailable
+		}
+		return nil
+	})
+	g.Go(func() error {
+		ctx, cancel := context.WithTimeout(ctx, probeWithin)
+		defer cancel()
+		if a.redis.Ping(ctx) != nil {
+			h.Redis = statusUnavailable
+		}
+		return nil
+	})
+	_ = g.Wait() // none returns an error
+	h.Listener = listenerHealth(a.ladder.heads.heartbeat())
+	if h.Database != statusOK || h.Redis != statusOK || h.Listener.Status != statusOK {
+		h.Status = statusDegraded
+	}
+	return h
+}
+
+func listenerHealth(c broker.Control, heardAt time.Time) ListenerHealth {
+	if time.Since(heardAt) > aliveFor {
+		return ListenerHealth{Status: statusUnavailable, Reason: "no listener is heard"}
+	}
+	l := ListenerHealth{Status: statusOK, LagSeconds: &c.LagSeconds}
+	if part, _, _ := strings.Cut(c.Reason, ":"); part != "" { // the rest is for the log
+		l.Status, l.Reason = statusDegraded, part
+	}
+	if c.PublishedAt != 0 {
+		t := time.UnixMilli(c.PublishedAt).UTC()
+		l.PublishedAt = &t
+	}
+	return l
+}
+
+func (a *API) pingPostgres(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeWithin)
+	defer cancel()
+	return a.db.Pool.Ping(ctx)
+}

@@ -1,0 +1,322 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/sql"
+)
+
+const metricsPath = "/api/v1/streams/s/metrics"
+
+func withStream(w *world) {
+	w.exec(`INSERT INTO streams (stream_id, title) VALUES ('s', 'a title')`)
+	w.publish(&event.Stream{StreamID: "s"})
+}
+
+func TestAnswersHoldUntilAnEventComes(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a, b := w.serve(), w.serve()
+	first := a.expect(metricsPath, 200, "miss", `"chat_count":1,`)
+	a.expect(metricsPath, 200, "hit", `"chat_count":1,`)
+	a.expect(metricsPath+"?limit=100", 200, "hit", `"chat_count":1,`) // the same question
+	b.expect(metricsPath, 200, "hit", `"chat_count":1,`)              // from Redis
+	b.expect(metricsPath, 200, "hit", `"chat_count":1,`)
+
+	for count := 2; count < 6; count++ {
+		w.window(count)
+		part := fmt.Sprintf(`"chat_count":%d,`, count)
+		for _, s := range []*served{a, b} {
+			localtest.Eventually(t, "the event", func() bool { return s.ladder.heads.known("s").Offset == uint64(count)+1 })
+			r := s.get(metricsPath)
+			if !strings.Contains(r.body, part) {
+				t.Errorf("after the event: %s", r.body)
+			}
+			id, err := event.ParseID(r.header.Get("X-Event-Id"))
+			if err != nil || id.Epoch != w.at.Epoch || id.Offset != uint64(count)+1 {
+				t.Errorf("X-Event-Id %q, want offset %d", r.header.Get("X-Event-Id"), count+1)
+			}
+			s.expect(metricsPath, 200, "hit", part)
+		}
+	}
+	if first.header.Get("X-Event-Id") != event.ID(event.ID{Epoch: w.at.Epoch, Offset: 2}).String() {
+		t.Errorf("X-Event-Id %q", first.header.Get("X-Event-Id"))
+	}
+
+	// Another stream's event leaves this one's answers alone; one of no row that an
+	// answer has still makes it be read anew.
+	w.publish(&event.Metric{StreamID: "other"})
+	w.publish(&event.Stream{StreamID: "new"})
+	a.expect(metricsPath, 200, "hit", `"chat_count":5,`)
+}
+
+// Reader loads v1, writer commits v2, reader stores v1: v1 is never served.
+func TestSlowReaderStoresNothingThatHolds(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a := w.serve()
+	loaded, store := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	a.ladder.loaded = func(string) {
+		if first.CompareAndSwap(false, true) {
+			close(loaded)
+			<-store
+		}
+	}
+	slow := make(chan reply, 1)
+	go func() {
+		r, err := a.try(http.MethodGet, metricsPath)
+		if err != nil {
+			t.Error(err)
+		}
+		slow <- r
+	}()
+	<-loaded
+	w.window(2)
+	localtest.Eventually(t, "the event", func() bool { return a.ladder.heads.known("s").Offset == 3 })
+	// Who asks now does not join the slow reader.
+	a.expect(metricsPath, 200, "miss", `"chat_count":2,`)
+	close(store)
+	if r := <-slow; !strings.Contains(r.body, `"chat_count":1,`) {
+		t.Errorf("the slow reader got %s", r.body)
+	}
+	for range 3 {
+		a.expect(metricsPath, 200, "hit", `"chat_count":2,`)
+	}
+	w.serve().eventually(metricsPath, 200, "hit", `"chat_count":2,`) // whatever Redis keeps
+}
+
+func TestListIsReadAnewWhenAStreamChanges(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	a := w.serve()
+	a.expect("/api/v1/streams", 200, "miss", "a title")
+	w.window(1) // no change of a stream itself
+	localtest.Eventually(t, "the event", func() bool { a.get(metricsPath); return a.ladder.heads.known("s").Offset == 2 })
+	a.expect("/api/v1/streams", 200, "hit", "a title")
+	w.exec(`UPDATE streams SET title = 'another'`)
+	w.publish(&event.Stream{StreamID: "s"})
+	localtest.Eventually(t, "the event", func() bool { return a.ladder.heads.known(broker.ListHead).Offset == 2 })
+	r := a.expect("/api/v1/streams", 200, "miss", "another")
+	if r.header.Get("X-Event-Id") != "" {
+		t.Error("a list has an event id")
+	}
+	// And after five seconds in any case.
+	d := a.ladder.memory.get("/api/v1/streams?limit=100&offset=0")
+	if now := time.Now(); !a.ladder.heads.fresh(d, now) || a.ladder.heads.fresh(d, now.Add(listFor)) {
+		t.Error("the list does not hold for five seconds")
+	}
+}
+
+func TestNothingHoldsWithoutAListener(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a := w.serve()
+	a.expect(metricsPath, 200, "miss", "")
+	a.expect(metricsPath, 200, "hit", "")
+	w.hush(true)
+	localtest.Eventually(t, "heartbeats stay away", func() bool { return !a.ladder.heads.tellable(time.Now()) })
+	a.expect(metricsPath, 200, "miss", "")
+	w.exec(`UPDATE chat_summary_minute SET chat_count = 2`)
+	a.expect(metricsPath, 200, "miss", `"chat_count":2,`)
+	w.hush(false)
+	localtest.Eventually(t, "heartbeats", func() bool { return a.ladder.heads.tellable(time.Now()) })
+	a.eventually(metricsPath, 200, "hit", "")
+}
+
+func TestTTL(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a := w.serve(func(c *Config, _ *sql.Config, _ *broker.Config) { c.TTLMetrics, c.TTLStreams = 0, 0 })
+	for _, path := range []string{metricsPath, "/api/v1/streams/s", "/api/v1/streams", "/api/v1/streams/s/moments"} {
+		a.expect(path, 200, "miss", "")
+		a.expect(path, 200, "miss", "")
+	}
+}
+
+// Questions that are asked at the same time are asked once.
+func TestQuestionsAreAskedOnce(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a := w.serve()
+	var questions atomic.Int64
+	all := make(chan struct{})
+	a.ladder.loaded = func(string) { questions.Add(1); <-all }
+	const clients = 50
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			if r, err := a.try(http.MethodGet, metricsPath); err != nil || r.status != 200 {
+				t.Errorf("%d, %v", r.status, err)
+			}
+		})
+	}
+	localtest.Eventually(t, "a question", func() bool { return questions.Load() > 0 })
+	close(all)
+	wg.Wait()
+	// Two: those who came before the head was known, and those after.
+	if got := questions.Load(); got > 2 {
+		t.Errorf("%d clients cost %d questions", clients, got)
+	}
+}
+
+// The ladder of degradation, with real servers that stop and come back.
+func TestLadder(t *testing.T) {
+	postgres := localtest.PostgresServer(t)
+	databaseURL := postgres.URL("postgres")
+	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
+		t.Fatal(err)
+	}
+	redis := localtest.DurableRedis(t)
+	w := newWorldOn(t, databaseURL, redis.URL())
+	withStream(w)
+	w.window(1)
+	a := w.serve()
+	uncached := 1
+	other := func() string { uncached++; return metricsPath + "?limit=" + strconv.Itoa(uncached) }
+	stop, start := func(kill func() error) {
+		t.Helper()
+		if err := kill(); err != nil {
+			t.Fatal(err)
+		}
+	}, func() {
+		t.Helper()
+		if err := postgres.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.expect(metricsPath, 200, "miss", `"chat_count":1,`)
+	a.expect("/api/v1/streams", 200, "miss", "a title")
+
+	t.Log("Postgres is away")
+	w.hush(true)
+	stop(postgres.Kill)
+	localtest.Eventually(t, "the listener's silence", func() bool { return !a.ladder.heads.tellable(time.Now()) })
+	for _, path := range []string{metricsPath, "/api/v1/streams"} {
+		r := a.expect(path, 200, "stale", "")
+		age, err := strconv.Atoi(r.header.Get("Age"))
+		if err != nil || age < 1 || age > 60 || !strings.HasPrefix(r.header.Get("Warning"), "110 ") {
+			t.Errorf("%s: Age %q, Warning %q", path, r.header.Get("Age"), r.header.Get("Warning"))
+		}
+		// A stale answer does not tell that nothing has changed.
+		if r := a.get(path, "If-None-Match", r.header.Get("ETag")); r.status != 200 || r.body == "" {
+			t.Errorf("%s: %d for a stale answer", path, r.status)
+		}
+	}
+	if r := a.expect(other(), 503, "", "cannot be reached"); r.header.Get("Retry-After") == "" || r.header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("no Retry-After: %v", r.header)
+	}
+	b := w.start() // a process that has nothing in memory
+	b.eventually(metricsPath, 200, "stale", `"chat_count":1,`)
+	if err := a.Ready(); err != nil {
+		t.Errorf("not ready although answers are kept: %v", err)
+	}
+
+	t.Log("both are away")
+	stop(redis.Kill)
+	localtest.Eventually(t, "the loss of Redis", func() bool { return !a.ladder.heads.connected() && !b.ladder.heads.connected() })
+	a.expect(metricsPath, 200, "stale", `"chat_count":1,`)
+	a.expect(other(), 503, "", "cannot be reached")
+	if r := a.get("/api/v1/health"); r.status != 200 || !strings.Contains(r.body, `"database":"unavailable","redis":"unavailable"`) || !strings.Contains(r.body, `"status":"degraded"`) {
+		t.Errorf("health: %d %s", r.status, r.body)
+	}
+	c := w.start()
+	localtest.Eventually(t, "that nothing can answer", func() bool { return c.Ready() != nil })
+
+	t.Log("Redis is away")
+	start()
+	a.eventually(metricsPath, 200, "bypass", `"chat_count":1,`)
+	a.eventually(other(), 200, "bypass", `"chat_count":1,`)
+	if r := a.get(metricsPath); a.get(metricsPath, "If-None-Match", r.header.Get("ETag")).status != http.StatusNotModified {
+		t.Error("an answer that was just read is not validated")
+	}
+	localtest.Eventually(t, "readiness", func() bool { return a.Ready() == nil && c.Ready() == nil })
+
+	t.Log("both are back")
+	if err := redis.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.hush(false)
+	localtest.Eventually(t, "heads are told", func() bool { return a.ladder.heads.tellable(time.Now()) })
+	a.eventually(metricsPath, 200, "hit", `"chat_count":1,`)
+	localtest.Eventually(t, "health", func() bool { return strings.Contains(a.get("/api/v1/health").body, `"status":"ok"`) })
+}
+
+// A dependency that swallows everything delays no request beyond two seconds,
+// and leaves nothing behind.
+func TestBlackHoles(t *testing.T) {
+	databaseURL, redisURL := localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL()
+	postgresProxy, throughPostgres := proxied(t, databaseURL)
+	redisProxy, throughRedis := proxied(t, redisURL)
+	w := newWorldOn(t, databaseURL, redisURL)
+	withStream(w)
+	w.window(1)
+	a := w.serve(func(_ *Config, d *sql.Config, r *broker.Config) { d.DatabaseURL, r.URL = throughPostgres, throughRedis })
+	a.expect(metricsPath, 200, "miss", "")
+
+	// burst asks many different questions at the same time.
+	burst := func(what string, want ...int) {
+		t.Helper()
+		const clients = 200
+		var wg sync.WaitGroup
+		var longest atomic.Int64
+		for i := range clients {
+			wg.Go(func() {
+				began := time.Now()
+				r, err := a.try(http.MethodGet, metricsPath+"?limit="+strconv.Itoa(i+1))
+				took := time.Since(began)
+				for old := longest.Load(); int64(took) > old && !longest.CompareAndSwap(old, int64(took)); old = longest.Load() {
+				}
+				ok := false
+				for _, status := range want {
+					ok = ok || r.status == status
+				}
+				if err != nil || !ok {
+					t.Errorf("%s: %d, %v", what, r.status, err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Duration(longest.Load()); took > 2*time.Second {
+			t.Errorf("%s: a request took %s", what, took)
+		}
+	}
+	before := runtime.NumGoroutine()
+
+	postgresProxy.BlackHole()
+	w.hush(true)
+	localtest.Eventually(t, "the listener's silence", func() bool { return !a.ladder.heads.tellable(time.Now()) })
+	for range 3 {
+		burst("Postgres swallows", 503, 200)
+	}
+	a.expect(metricsPath, 200, "stale", "")
+	redisProxy.BlackHole()
+	burst("both swallow", 503, 200)
+	if n := a.db.Pool.Stat().TotalConns(); n > 8 {
+		t.Errorf("%d connections, the pool has 8", n)
+	}
+	postgresProxy.Heal()
+	a.eventually(metricsPath, 200, "bypass", "")
+	burst("Redis swallows", 200)
+	redisProxy.Heal()
+	w.hush(false)
+	a.eventually(metricsPath, 200, "hit", "")
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections() //nolint:forcetypeassert // its type
+	localtest.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() < before+40 })
+}
