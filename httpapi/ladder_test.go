@@ -317,6 +317,6 @@ func TestBlackHoles(t *testing.T) {
 	redisProxy.Heal()
 	w.hush(false)
 	a.eventually(metricsPath, 200, "hit", "")
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections() //nolint:forcetypeassert // its type
+	transport.CloseIdleConnections()
 	localtest.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() < before+40 })
 }

@@ -202,6 +202,9 @@ type reply struct {
 
 func (r *reply) cache() string { return r.header.Get("X-Cache") }
 
+// transport takes answers as they are: the default one asks for gzip by itself.
+var transport = &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 10}
+
 // get asks for a path; header are names and values.
 func (s *served) get(path string, header ...string) reply {
 	s.tb.Helper()
@@ -225,7 +228,7 @@ func (s *served) try(method, path string, header ...string) (reply, error) {
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Add(header[i], header[i+1])
 	}
-	res, err := http.DefaultTransport.RoundTrip(req)
+	res, err := transport.RoundTrip(req)
 	if err != nil {
 		return reply{}, err
 	}

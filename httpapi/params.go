@@ -88,8 +88,8 @@ type OfStream struct {
 
 // Resolve checks what a schema cannot say; see huma.Resolver.
 func (p *OfStream) Resolve(huma.Context) []error {
-	if utf8.RuneCountInString(p.StreamID) > event.MaxStreamIDLen {
-		return nil // the schema has said so
+	if n := utf8.RuneCountInString(p.StreamID); n == 0 || n > event.MaxStreamIDLen {
+		return nil // the schema says so
 	}
 	if err := event.CheckStreamID(p.StreamID); err != nil {
 		return []error{&huma.ErrorDetail{Location: "path.stream_id", Message: err.Error(), Value: p.StreamID}}
