@@ -37,6 +37,11 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 		{"REDIS_URL", "http://u:hunter2@h", "REDIS_URL is not a URL of Redis; allowed are"},
 		{"DATABASE_URL", "postgres://u:hunter2@h:port/d", "DATABASE_URL: not a connection string"},
 		{"WS_HEARTBEAT_INTERVAL", "0", "WS_HEARTBEAT_INTERVAL is 0; allowed are 1 to 3600 seconds"},
+		{"CORS_ORIGINS", "app.example.com", `CORS_ORIGINS has "app.example.com"; allowed are`},
+		{"CACHE_TTL_METRICS", "-1", "CACHE_TTL_METRICS is -1; allowed are 0 to 86400 seconds"},
+		{"CACHE_TTL_STREAMS", "86401", "CACHE_TTL_STREAMS is 86401; allowed are 0 to 86400 seconds"},
+		{"CACHE_REDIS_URL", "http://u:hunter2@h", "CACHE_REDIS_URL is not a URL of Redis; allowed are"},
+		{"DATABASE_REPLICA_URL", "postgres://u:hunter2@h:port/d", "DATABASE_REPLICA_URL: not a connection string"},
 		{"LOG_LEVEL", "loud", `LOG_LEVEL is "loud"; allowed are TRACE, DEBUG, INFO, WARN, ERROR`},
 		{"TLS_CERT", "cert.pem", "TLS_CERT and TLS_KEY must be set together"},
 	} {
@@ -54,6 +59,7 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 
 func TestConfigMasksSecrets(t *testing.T) {
 	code, out, stderr := command(t, map[string]string{
+		"CACHE_REDIS_URL": "rediss://:hunter2@cache", "DATABASE_REPLICA_URL": "postgres://me:hunter2@replica/db",
 		"POSTGRES_PASSWORD": "hunter2", "REDIS_URL": "redis://user:hunter2@cache:6379/3", "DATABASE_URL": "host=db password='hunter2' user=me",
 	}, "config", "--port=9000")
 	if code != 0 {
@@ -103,20 +109,77 @@ func TestServeAnswersOverHTTP(t *testing.T) {
 		status int
 		body   string
 	}{
-		"/health":          {http.StatusOK, `{"status":"ok"}`},
-		"/readyz":          {http.StatusOK, `{"status":"ready"}`},
-		"/ws/live/health":  {http.StatusOK, `"total_connections":0`},
-		"/ws/live/a":       {http.StatusUpgradeRequired, `"status":426`},
-		"/ws/live/a%2Fb":   {http.StatusUpgradeRequired, `"status":426`},
-		"/ws/live/a/b":     {http.StatusNotFound, `"status":404`},
-		"/HEALTH":          {http.StatusNotFound, `"status":404`},
-		"/metrics":         {http.StatusOK, "telemetra_listener_epochs_opened_total"},
-		"/debug/pprof/":    {http.StatusNotFound, `"status":404`},
-		"/health/":         {http.StatusNotFound, `"status":404`},
-		"/nothing/is/here": {http.StatusNotFound, `"status":404`},
+		"/health":                         {http.StatusOK, `{"status":"ok"}`},
+		"/readyz":                         {http.StatusOK, `{"status":"ready"}`},
+		"/ws/live/health":                 {http.StatusOK, `"total_connections":0`},
+		"/ws/live/a":                      {http.StatusUpgradeRequired, `"status":426`},
+		"/ws/live/a%2Fb":                  {http.StatusUpgradeRequired, `"status":426`},
+		"/ws/live/a/b":                    {http.StatusNotFound, `"status":404`},
+		"/HEALTH":                         {http.StatusNotFound, `"status":404`},
+		"/metrics":                        {http.StatusOK, "telemetra_listener_epochs_opened_total"},
+		"/debug/pprof/":                   {http.StatusNotFound, `"status":404`},
+		"/health/":                        {http.StatusNotFound, `"status":404`},
+		"/nothing/is/here":                {http.StatusNotFound, `"status":404`},
+		"/":                               {http.StatusOK, `"docs":"/docs","health":"/api/v1/health"`},
+		"/api/v1/health":                  {http.StatusOK, `"database":"ok","redis":"ok"`},
+		"/api/v1/streams":                 {http.StatusOK, `[]`},
+		"/openapi.json":                   {http.StatusOK, `"openapi":"3.1.0"`},
+		"/asyncapi.yaml":                  {http.StatusOK, `asyncapi: 3.0.0`},
+		"/docs":                           {http.StatusOK, `swagger-ui`},
+		"/redoc":                          {http.StatusOK, `redoc`},
+		"/" + strings.Repeat("x", 30_000): {http.StatusRequestHeaderFieldsTooLarge, ""},
 	} {
 		if status, body := p.get(t, path); status != want.status || !strings.Contains(body, want.body) {
 			t.Errorf("%s: %d %s, want %d %s", path, status, body, want.status, want.body)
 		}
+	}
+}
+
+// An api process alone needs no listener to answer, and tells that there is none.
+func TestAPIAlone(t *testing.T) {
+	databaseURL := localtest.Postgres(t, sql.Migrate)
+	t.Setenv("CORS_ORIGINS", "https://app.example.com")
+	p := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "api")
+	p.awaitReady(t)
+	writeOdd(t, databaseURL)
+	request := func(method, path string, header http.Header) *http.Response {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+p.addr+path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = header
+		res, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		return res
+	}
+	res := request(http.MethodGet, "/api/v1/streams/s?token=hunter2", http.Header{"Authorization": {"Bearer hunter2"}})
+	if res.StatusCode != http.StatusUnprocessableEntity {
+		t.Errorf("an unknown parameter: %d", res.StatusCode)
+	}
+	res = request(http.MethodGet, "/api/v1/streams/s", http.Header{"Origin": {"https://app.example.com"}, "X-Request-Id": {"from-me"}})
+	if res.StatusCode != http.StatusOK || res.Header.Get("X-Cache") != "miss" || res.Header.Get("X-Request-Id") != "from-me" ||
+		res.Header.Get("Access-Control-Allow-Origin") != "https://app.example.com" || !strings.Contains(res.Header.Get("Access-Control-Expose-Headers"), "X-Event-Id") {
+		t.Errorf("%d %v", res.StatusCode, res.Header)
+	}
+	if got := strings.Join(res.Header.Values("Vary"), ", "); got != "Origin, Accept-Encoding" {
+		t.Errorf("Vary: %q", got)
+	}
+	res = request(http.MethodOptions, "/api/v1/streams/s", http.Header{"Origin": {"https://app.example.com"}, "Access-Control-Request-Method": {"GET"}})
+	if res.StatusCode != http.StatusNoContent || res.Header.Get("Access-Control-Allow-Methods") == "" || res.Header.Get("Allow") != "GET, HEAD, OPTIONS" {
+		t.Errorf("preflight: %d %v", res.StatusCode, res.Header)
+	}
+	if _, body := p.get(t, "/api/v1/health"); !strings.Contains(body, `"listener":{"status":"unavailable"`) || !strings.Contains(body, `"status":"degraded"`) {
+		t.Errorf("health without a listener: %s", body)
+	}
+	if status, _ := p.get(t, "/ws/live/s"); status != http.StatusNotFound {
+		t.Errorf("an api process has sockets: %d", status)
+	}
+	localtest.Eventually(t, "the line of a request", func() bool { return strings.Contains(p.log.String(), `"cache":"miss","request_id":"from-me"`) })
+	if log := p.log.String(); strings.Contains(log, "hunter2") {
+		t.Errorf("a secret is logged:\n%s", log)
 	}
 }

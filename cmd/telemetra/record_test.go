@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -24,6 +25,8 @@ type frame struct {
 	State    bool            `json:"state"`
 	Reason   string          `json:"reason"`
 	Data     json.RawMessage `json:"data"`
+
+	text []byte
 }
 
 // record is all that one client has received.
@@ -70,6 +73,7 @@ func (r *record) OnMessage(_ *gws.Conn, m *gws.Message) {
 		r.errs = append(r.errs, fmt.Sprintf("%v: %.200q", err, m.Bytes()))
 		return
 	}
+	f.text = bytes.Clone(m.Bytes())
 	r.frames = append(r.frames, f)
 }
 
