@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -57,7 +59,6 @@ type httpServer struct {
 	// Router gets the routes of the services.
 	Router *router.Router
 
-	log      zerolog.Logger
 	listener net.Listener
 	server   *http.Server
 	checks   []readiness
@@ -90,11 +91,12 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 		})
 	}
-	s := &httpServer{Router: router.New(log, registry, origins.CORS), log: log, listener: l}
+	s := &httpServer{Router: router.New(log, registry, origins.CORS), listener: l}
 	s.server = &http.Server{
 		Handler:           s.Router,
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: stdlog.New(debugWriter{log}, "", 0),
 	}
 	s.Router.GET("/health", s.serveHealth)
 	s.Router.GET("/readyz", s.serveReady)
@@ -103,6 +105,14 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 		s.Router.GET("/debug/pprof/*profile", serveProfile)
 	}
 	return s, nil
+}
+
+// debugWriter logs what net/http has to say: broken handshakes, mostly.
+type debugWriter struct{ log zerolog.Logger }
+
+func (d debugWriter) Write(line []byte) (int, error) {
+	d.log.Debug().Str("component", "http").Msg(strings.TrimSpace(string(line)))
+	return len(line), nil
 }
 
 // handle makes a handler a route of its own.

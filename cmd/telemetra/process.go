@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mattn/go-isatty"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
@@ -43,7 +44,7 @@ func (c *logConfig) logger() (zerolog.Logger, error) {
 	}
 	zerolog.TimeFieldFormat = time.RFC3339Nano
 	log := zerolog.New(os.Stderr)
-	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+	if isatty.IsTerminal(os.Stderr.Fd()) {
 		log = log.Output(zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly})
 	}
 	return log.Level(l).With().Timestamp().Logger(), nil
@@ -119,12 +120,22 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 		return err
 	}
 	p.onStop("redis", p.redis.Close)
-	if p.http, err = newHTTPServer(ctx, &c.HTTP, c.Log.Debug, log, p.registry); err != nil {
+	if p.http, err = newHTTPServer(ctx, &c.HTTP, c.Log.Debug, p.accessLog(log), p.registry); err != nil {
 		return err
 	}
 	p.onStop("http", p.http.Close)
 	p.serve("http", p.http.Run)
 	return nil
+}
+
+// accessLog is where requests are logged: gathered, unless somebody looks.
+func (p *process) accessLog(log zerolog.Logger) zerolog.Logger {
+	if isatty.IsTerminal(os.Stderr.Fd()) {
+		return log
+	}
+	b := &logBuffer{to: os.Stderr}
+	p.onStop("access log", b.Close)
+	return log.Output(b)
 }
 
 func (p *process) checkPostgres(ctx context.Context) error {

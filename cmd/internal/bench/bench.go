@@ -21,10 +21,11 @@ import (
 
 // Config says what is measured and for how long.
 type Config struct {
-	Only     []string      `enum:"latency,writers,backlog" placeholder:"NAME" help:"Measure only these: latency, writers, backlog. Default: latency and writers."`
-	Duration time.Duration `default:"20s" help:"How long latency is measured."`
-	Round    time.Duration `default:"4s" help:"Length of one round of writers; each side has five."`
+	Only     []string      `enum:"latency,writers,rest,backlog" placeholder:"NAME" help:"Measure only these: latency, writers, rest, backlog. Default: all but backlog."`
+	Duration time.Duration `default:"20s" help:"How long latencies are measured."`
+	Round    time.Duration `default:"4s" help:"Length of one round where two sides are compared; each side has five."`
 	Rows     int           `default:"1000000" help:"Rows of the backlog, and of the open transaction beside which latency is measured."`
+	History  int           `default:"10000000" help:"Rows that REST reads are measured on, in 100000 streams."`
 	JSON     bool          `name:"json" help:"Print JSON instead of a table."`
 }
 
@@ -37,6 +38,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--round is %s; allowed are 100ms to 10m", c.Round)
 	case c.Rows < 1000 || c.Rows > 100_000_000:
 		return fmt.Errorf("--rows is %d; allowed are 1000 to 100000000", c.Rows)
+	case c.History < restStreams || c.History > 100_000_000:
+		return fmt.Errorf("--history is %d; allowed are %d to 100000000", c.History, restStreams)
 	}
 	return nil
 }
@@ -67,12 +70,12 @@ func Run(ctx context.Context, c Config, out, log io.Writer) error {
 		return err
 	}
 	if len(c.Only) == 0 {
-		c.Only = []string{"latency", "writers"}
+		c.Only = []string{"latency", "writers", "rest"}
 	}
 	var figures []Figure
 	for _, name := range c.Only {
 		measure := map[string]func(context.Context, *bench) ([]Figure, error){
-			"latency": latency, "writers": writers, "backlog": backlog,
+			"latency": latency, "writers": writers, "rest": rest, "backlog": backlog,
 		}[name]
 		_, _ = fmt.Fprintf(log, "measuring %s\n", name) // progress
 		some, err := withServers(ctx, c, log, measure)
@@ -127,14 +130,19 @@ type process struct {
 }
 
 // start runs a command of this very program on a free port and waits until it
-// serves.
+// publishes.
 func (b *bench) start(ctx context.Context, command string) (*process, error) {
+	return b.startWith(ctx, "publishing", nil, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO")
+}
+
+// startWith runs this very program and waits until it logs a message.
+func (b *bench) startWith(ctx context.Context, message string, env []string, args ...string) (*process, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO")
-	cmd.Env = append(os.Environ(), "DATABASE_URL="+b.url, "REDIS_URL="+b.redis.URL())
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(append(os.Environ(), "DATABASE_URL="+b.url, "REDIS_URL="+b.redis.URL()), env...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	stderr, err := cmd.StderrPipe()
@@ -145,28 +153,29 @@ func (b *bench) start(ctx context.Context, command string) (*process, error) {
 		return nil, err
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}
-	ready := make(chan string, 2)
+	ready := make(chan string, 1)
 	go func() {
 		defer close(p.done)
 		defer close(ready)
-		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		in := bufio.NewReader(stderr)
+		for waits := true; waits; {
+			line, err := in.ReadBytes('\n')
 			var entry struct{ Message, Address string }
-			if json.Unmarshal(lines.Bytes(), &entry) != nil {
-				continue
-			}
-			switch entry.Message {
-			case "started":
+			if json.Unmarshal(line, &entry) == nil && entry.Address != "" {
 				p.address = entry.Address
-			case "publishing":
+			}
+			if entry.Message == message {
 				ready <- entry.Message
 			}
+			waits = err == nil && entry.Message != message
 		}
+		discard(in)
 		_ = cmd.Wait() // it is ended by us
 	}()
 	select {
 	case _, ok := <-ready:
 		if !ok {
-			return nil, fmt.Errorf("telemetra %s did not start", command)
+			return nil, fmt.Errorf("telemetra %s did not start", args[0])
 		}
 		return p, nil
 	case <-ctx.Done():

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/mattn/go-isatty"
 	"github.com/rs/zerolog"
 
 	"github.com/telemetra/telemetra/sql"
@@ -73,11 +74,7 @@ func New(c Config, db *sql.DB, log zerolog.Logger, progress io.Writer) (*Simulat
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return ok && isatty.IsTerminal(f.Fd())
 }
 
 // lapseFor is how long lapsed time takes to reach the clock: it begins so far in

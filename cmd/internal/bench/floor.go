@@ -1,0 +1,54 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/julienschmidt/httprouter"
+)
+
+// floorETag is the validator of what a floor serves.
+const floorETag = `W/"floor"`
+
+// Floor serves the body that it reads from a file at every path of a stream's
+// metrics, by nothing but net/http and httprouter: what a read is measured
+// against. It prints its address, and ends with the context.
+func Floor(ctx context.Context, bodyFile string, out io.Writer) error {
+	body, err := os.ReadFile(bodyFile)
+	if err != nil {
+		return err
+	}
+	length := strconv.Itoa(len(body))
+	routes := httprouter.New()
+	routes.GET("/api/v1/streams/:stream_id/metrics", func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
+		h := w.Header()
+		h.Set("ETag", floorETag)
+		if r.Header.Get("If-None-Match") == floorETag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		h.Set("Content-Type", "application/json")
+		h.Set("Content-Length", length)
+		_, _ = w.Write(body) // the client has gone
+	})
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(out, `{"message":"started","address":%q}`+"\n", l.Addr()); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	server := &http.Server{Handler: routes} //nolint:gosec // a floor has no timeouts either
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
