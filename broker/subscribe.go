@@ -165,14 +165,20 @@ func (s *Subscriber) follow(ctx context.Context) error {
 	heard.Store(time.Now().UnixNano())
 	beat.Store(time.Now().UnixNano())
 
-	g, ctx := errgroup.WithContext(ctx)
+	// The cause is noted before the connection is closed: that it is closed is what
+	// the others say next, and perhaps first.
+	why, blame := context.WithCancelCause(ctx)
+	defer blame(nil)
+	g, ctx := errgroup.WithContext(why)
 	g.Go(func() error {
 		err := s.watch(ctx, pubsub, &heard, &beat)
-		return errors.Join(err, ignoreClosed(pubsub.Close())) // ends Receive
+		blame(err)
+		return ignoreClosed(pubsub.Close()) // ends Receive
 	})
 	g.Go(func() error { return s.receive(ctx, pubsub, &heard, &beat) })
 	g.Go(func() error { return s.tell(ctx, pubsub) })
-	return g.Wait()
+	_ = g.Wait() // the cause tells more
+	return context.Cause(why)
 }
 
 func ignoreClosed(err error) error {
