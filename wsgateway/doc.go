@@ -21,8 +21,9 @@
 // On one socket: in order, no gap, no duplicate. Pub/sub may lose messages:
 // offsets reveal it, the log repairs it, and a comparison of heads every few
 // seconds finds even a lost last message. What the log no longer has leads to a
-// new state, announced by a second "connected". After the first client of a
-// stream, clients that come cost Postgres nothing.
+// new state, announced by a second "connected". A client that comes back with the
+// last id it has seen gets exactly what it has missed (resume.go). After the first
+// client of a stream, clients that come cost Postgres nothing.
 //
 // # Clients
 //

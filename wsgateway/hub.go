@@ -39,6 +39,7 @@ type hub struct {
 	epoch    string
 	offset   uint64 // of the newest event that was delivered
 	state    state
+	ring     ring // of the newest events up to offset
 	clients  map[*session]struct{}
 	joining  int       // clients that are about to join
 	leftAt   time.Time // when the last one left
@@ -139,10 +140,14 @@ func (h *hub) load(ctx context.Context) error {
 			reason = reasonExpired
 		}
 	}
-	h.epoch, h.offset, h.state = epoch, head, st
+	h.epoch, h.offset, h.state, h.ring = epoch, head, st, ring{}
 	frames := h.state.frames(event.ID{Epoch: epoch, Offset: head})
 	for s := range h.clients {
-		s.begin(h, reason, frames)
+		if s.begun.Load() {
+			s.begin(h, reason, frames)
+		} else {
+			h.admit(s)
+		}
 	}
 	h.settle()
 	h.mu.Unlock()
@@ -197,7 +202,7 @@ func (h *hub) repair(ctx context.Context) error {
 	defer h.mu.Unlock()
 	for s := range h.clients {
 		if !s.begun.Load() { // it came while the hub was loading
-			s.begin(h, reasonNew, h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}))
+			h.admit(s)
 		}
 	}
 	for i := range messages {
@@ -284,15 +289,22 @@ func (h *hub) deliver(m *event.Message) {
 		return // a repair brings what was delivered in the meantime
 	}
 	h.offset = m.ID.Offset
-	if h.state.holds(m) {
-		return // the state that everybody has got was read after this was written
-	}
-	h.state.apply(m)
 	f := newFrame(m.Frame)
-	for s := range h.clients {
-		s.push(f)
+	h.ring.add(m.ID.Offset, f)
+	// The state may have been read after this was written: who has got the state
+	// has got this.
+	held := h.state.holds(m)
+	if !held {
+		h.state.apply(m)
 	}
-	h.gateway.metrics.delivered.Add(float64(len(h.clients)))
+	n := 0
+	for s := range h.clients {
+		if !held || !s.stateful {
+			s.push(f)
+			n++
+		}
+	}
+	h.gateway.metrics.delivered.Add(float64(n))
 }
 
 type comparison uint8
@@ -346,7 +358,7 @@ func (h *hub) expect() {
 	h.joining++
 }
 
-// join adds a client. It gets connected and state now, or when the hub is loaded.
+// join adds a client. The stream begins for it now, or when the hub is loaded.
 func (h *hub) join(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -355,14 +367,18 @@ func (h *hub) join(s *session) {
 	if h.phase == loading {
 		return
 	}
-	// A hub that repairs has a state too, and the tail follows for everybody.
-	s.begin(h, reasonNew, h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}))
+	h.admit(s) // a hub that repairs has a state too, and the tail follows for everybody
 }
 
 // leave removes a client.
 func (h *hub) leave(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.drop(s)
+}
+
+// drop removes a client. h.mu is held.
+func (h *hub) drop(s *session) {
 	delete(h.clients, s)
 	if len(h.clients) == 0 {
 		h.leftAt = time.Now()

@@ -2,6 +2,7 @@ package wsgateway
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,13 +19,18 @@ type hubs struct {
 
 	mu    sync.RWMutex
 	byID  map[string]*hub
-	epoch string // the newest that was heard of
+	epoch string   // the newest that was heard of
+	past  []string // epochs before it, the newest last
+
+	turns chan struct{} // of clients that come back and need the log
 
 	ctx   context.Context //nolint:containedctx // the life of all hubs, set once by start
 	group *errgroup.Group
 }
 
-func newHubs(g *Gateway) *hubs { return &hubs{gateway: g, byID: make(map[string]*hub)} }
+func newHubs(g *Gateway) *hubs {
+	return &hubs{gateway: g, byID: make(map[string]*hub), turns: make(chan struct{}, resumesAtOnce)}
+}
 
 // start gives hubs the context and the group of their goroutines.
 func (hs *hubs) start(ctx context.Context, group *errgroup.Group) {
@@ -98,6 +104,30 @@ func (hs *hubs) follow(epoch string) bool {
 		return false
 	}
 	known := hs.epoch != ""
+	if known {
+		const most = 16
+		hs.past = append(hs.past, hs.epoch)
+		hs.past = hs.past[max(len(hs.past)-most, 0):]
+	}
 	hs.epoch = epoch
 	return known
 }
+
+// ended tells whether an epoch is known to be over.
+func (hs *hubs) ended(epoch string) bool {
+	hs.mu.RLock()
+	defer hs.mu.RUnlock()
+	return slices.Contains(hs.past, epoch)
+}
+
+// takeTurn waits for leave to read a log for a client that comes back.
+func (hs *hubs) takeTurn(ctx context.Context) bool {
+	select {
+	case hs.turns <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (hs *hubs) endTurn() { <-hs.turns }

@@ -305,7 +305,7 @@ type client struct {
 	deaf   bool // answers no ping
 }
 
-// handshake opens a socket that nobody reads.
+// handshake opens a socket that nobody reads. A query may follow the stream.
 func (w *world) handshake(tb testing.TB, stream string) (net.Conn, *bufio.Reader) {
 	tb.Helper()
 	conn, err := (&net.Dialer{}).DialContext(w.context(), "tcp", strings.TrimPrefix(w.url, "http://"))
@@ -313,8 +313,12 @@ func (w *world) handshake(tb testing.TB, stream string) (net.Conn, *bufio.Reader
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = conn.Close() })
+	path, query, _ := strings.Cut(stream, "?")
+	if query != "" {
+		query = "?" + query
+	}
 	if _, err = fmt.Fprintf(conn, "GET /ws/live/%s HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-		url.PathEscape(stream)); err != nil {
+		url.PathEscape(path)+query); err != nil {
 		tb.Fatal(err)
 	}
 	in := bufio.NewReader(conn)
@@ -458,6 +462,14 @@ func (c *client) connected(reason string) got {
 	return f
 }
 
+// resumed expects to go on at an id.
+func (c *client) resumed(id string) {
+	c.tb.Helper()
+	if f := c.next(); f.Type != "connected" || !f.Resumed || f.Reason != "" || f.ID != id {
+		c.tb.Fatalf("got %s, want to be resumed at %s", f.text, id)
+	}
+}
+
 // events expects the next live events to have the offsets first to last.
 func (c *client) events(epoch string, first, last int64) {
 	c.tb.Helper()
@@ -484,6 +496,23 @@ func (c *client) wantClosed(code int) {
 		c.tb.Errorf("closed with %d, want %d", got, code)
 	}
 }
+
+// forget makes the gateway as one that has just been started.
+func (w *world) forget(stream string) {
+	w.tb.Helper()
+	localtest.Eventually(w.tb, "the last client has left", func() bool {
+		h := w.gateway.hubs.get(stream)
+		h.mu.Lock()
+		if len(h.clients) == 0 && h.joining == 0 {
+			h.leftAt = time.Now().Add(-2 * linger)
+		}
+		h.mu.Unlock()
+		w.gateway.hubs.sweep()
+		return w.gateway.hubs.get(stream) == nil
+	})
+}
+
+func (w *world) id(offset int64) string { return fmt.Sprintf("%s-%d", w.at.Epoch, offset) }
 
 // phase is what a hub does.
 func (w *world) phase(stream string) (p phase, pending int) {

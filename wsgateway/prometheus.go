@@ -18,7 +18,17 @@ type metrics struct {
 	skipped    prometheus.Counter
 	tooSlow    prometheus.Counter
 	silent     prometheus.Counter
+	resumed    [len(resumedFrom)]prometheus.Counter
 }
+
+// Where a client that came back got what it had missed.
+const (
+	fromRing = iota
+	fromLog
+	fromState // it could not be resumed
+)
+
+var resumedFrom = [...]string{fromRing: "ring", fromLog: "log", fromState: "state"}
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
@@ -28,7 +38,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	dropped := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "telemetra_gateway_clients_dropped_total", Help: "Clients closed by the gateway, by reason.",
 	}, []string{"reason"})
-	return &metrics{
+	m := &metrics{
 		hubs: f.NewGauge(prometheus.GaugeOpts{
 			Name: "telemetra_gateway_hubs", Help: "Streams that are followed.",
 		}),
@@ -44,4 +54,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		tooSlow:    dropped.WithLabelValues("too_slow"),
 		silent:     dropped.WithLabelValues("silent"),
 	}
+	resumed := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "telemetra_gateway_resumes_total", Help: "Clients that came back with an id, by where they got what they had missed; state: they could not be resumed.",
+	}, []string{"from"})
+	for i, from := range resumedFrom {
+		m.resumed[i] = resumed.WithLabelValues(from)
+	}
+	return m
 }

@@ -12,6 +12,7 @@ const (
 	reasonNew     = "new"     // the client asked for nothing older
 	reasonExpired = "expired" // what the stream missed is no longer known
 	reasonReset   = "reset"   // the stream has started over
+	reasonUnknown = "unknown" // the client's id is of no epoch that is known, or ahead of all events
 )
 
 // Codes of error frames.
@@ -37,7 +38,7 @@ type connectedFrame struct {
 	Message   string `json:"message"`
 	Timestamp int64  `json:"timestamp"`
 	Resumed   bool   `json:"resumed"`
-	Reason    string `json:"reason"`
+	Reason    string `json:"reason,omitempty"` // none when resumed
 }
 
 type statusData struct {
@@ -75,10 +76,11 @@ func encode(v any) *frame {
 	return newFrame(b)
 }
 
+// newConnected begins a stream; a reason of "" means that it is resumed.
 func newConnected(streamID, reason string, id *event.ID) *frame {
 	f := connectedFrame{
 		Type: "connected", StreamID: streamID, Message: "Connected to stream: " + streamID,
-		Timestamp: time.Now().UnixMilli(), Reason: reason,
+		Timestamp: time.Now().UnixMilli(), Resumed: reason == "", Reason: reason,
 	}
 	if id != nil {
 		f.ID = id.String()

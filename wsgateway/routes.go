@@ -2,6 +2,8 @@ package wsgateway
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -42,13 +44,33 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		problem.Write(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	since, err := parseSince(r.URL.Query()["since"])
+	if err != nil {
+		problem.Write(w, http.StatusBadRequest, err.Error())
+		return
+	}
 	if !g.admit() {
 		w.Header().Set("Retry-After", "1")
 		problem.Write(w, http.StatusServiceUnavailable, "this gateway is shutting down; connect again")
 		return
 	}
 	defer g.sessions.Done()
-	g.upgrade(w, r, streamID)
+	g.upgrade(w, r, streamID, since)
+}
+
+// parseSince reads the id after which a client wants to go on. None is fine.
+func parseSince(values []string) (*event.ID, error) {
+	switch {
+	case len(values) == 0 || len(values) == 1 && values[0] == "":
+		return nil, nil //nolint:nilnil // no id is no error
+	case len(values) > 1:
+		return nil, errors.New("since is given more than once")
+	}
+	id, err := event.ParseID(values[0])
+	if err != nil {
+		return nil, fmt.Errorf("since is %q: %w", values[0], err)
+	}
+	return &id, nil
 }
 
 // isUpgrade tells whether a request asks for a WebSocket.
@@ -81,7 +103,7 @@ func headerHas(h http.Header, name, token string) bool {
 	return false
 }
 
-func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID string) {
+func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID) {
 	if why := handshakeProblem(r); why != "" {
 		problem.Write(w, http.StatusBadRequest, why)
 		return
@@ -98,7 +120,7 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID strin
 		return
 	}
 	_ = netConn.SetDeadline(time.Time{}) // the server's own deadlines end here
-	s := &session{gateway: g, out: &outbox{Conn: netConn, writers: &g.sessions}}
+	s := &session{gateway: g, since: since, out: &outbox{Conn: netConn, writers: &g.sessions}}
 	s.heard.Store(time.Now().UnixNano())
 	if s.conn, err = g.upgrader.UpgradeFromConn(s.out, rw.Reader, r); err != nil {
 		return // gws has closed it

@@ -18,27 +18,37 @@ type session struct {
 	conn    *gws.Conn
 	out     *outbox
 	heard   atomic.Int64 // when the client last sent anything, in Unix nanoseconds
+	since   *event.ID    // where the client was before; nil: nowhere
 
-	begun atomic.Bool // has got connected and a state; set under the health's lock
+	begun    atomic.Bool // has got connected; set under the health's lock
+	stateful bool        // has got the state; of the hub, under its lock
 
 	mu   sync.Mutex
 	hub  *hub
 	gone bool
 }
 
-// begin starts the stream over: connected, then the state. It is called with
-// the hub's lock held, as is push.
+// begin starts the stream, or starts it over: connected, then the state. It is
+// called with the hub's lock held, as are resume and push.
 func (s *session) begin(h *hub, reason string, state []*frame) {
-	if !s.begun.Load() {
-		reason = reasonNew
-	}
 	var id *event.ID
 	if len(state) == 0 {
 		id = &event.ID{Epoch: h.epoch, Offset: h.offset}
 	}
-	frames := make([]*frame, 0, 2+len(state))
-	frames = append(frames, newConnected(h.id, reason, id))
-	frames = append(frames, state...)
+	s.stateful = true
+	s.open(newConnected(h.id, reason, id), state)
+}
+
+// resume goes on where the client was: connected, then what it has missed.
+func (s *session) resume(h *hub, missed []*frame) {
+	s.stateful = false
+	s.open(newConnected(h.id, "", s.since), missed)
+}
+
+func (s *session) open(connected *frame, rest []*frame) {
+	frames := make([]*frame, 0, 2+len(rest))
+	frames = append(frames, connected)
+	frames = append(frames, rest...)
 	s.gateway.health.greet(func(why string) {
 		if why != "" {
 			frames = append(frames, statusFrame(why))
@@ -67,6 +77,13 @@ func (s *session) follow(streamID string) {
 	if gone {
 		h.leave(s)
 	}
+}
+
+// hasGone tells whether the session has left.
+func (s *session) hasGone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
 }
 
 // leave takes the session out of everything.

@@ -1,0 +1,164 @@
+package wsgateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+const (
+	// resumeWithin is how long a client waits for what it has missed before it
+	// gets the state instead.
+	resumeWithin = 2 * time.Second
+	// resumeEvery is how often is looked whether the hub has come to a place.
+	resumeEvery = 20 * time.Millisecond
+	// resumesAtOnce bounds the reads of logs for clients that come back.
+	resumesAtOnce = 16
+)
+
+// admit begins the stream for a client that has just come: with what it has missed,
+// or with the state and the reason why not. The hub has an epoch. h.mu is held.
+func (h *hub) admit(s *session) {
+	switch since := s.since; {
+	case since == nil:
+		h.beginNew(s, reasonNew)
+	case since.Epoch != h.epoch:
+		reason := reasonUnknown
+		if h.gateway.hubs.ended(since.Epoch) {
+			reason = reasonReset
+		}
+		h.beginNew(s, reason)
+	default:
+		if missed, ok := h.ring.after(since.Offset, h.offset); ok {
+			h.gateway.metrics.resumed[fromRing].Inc()
+			s.resume(h, missed)
+			return
+		}
+		h.resumeLater(s)
+	}
+}
+
+// beginNew begins with the state for a reason. h.mu is held.
+func (h *hub) beginNew(s *session, reason string) {
+	if reason != reasonNew {
+		h.gateway.metrics.resumed[fromState].Inc()
+	}
+	s.begin(h, reason, h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}))
+}
+
+// resumeLater reads what a client has missed from the log, or waits until the hub
+// has come to where the client was on another gateway. Meanwhile the client is not
+// among those who get events. h.mu is held.
+func (h *hub) resumeLater(s *session) {
+	delete(h.clients, s)
+	h.joining++
+	hs := h.gateway.hubs
+	hs.group.Go(func() error {
+		ctx, cancel := context.WithTimeout(hs.ctx, resumeWithin)
+		defer cancel()
+		reason := h.resume(ctx, s)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.joining--
+		switch {
+		case reason == "":
+		case h.phase == loading:
+			h.clients[s] = struct{}{} // load admits it
+		default:
+			h.clients[s] = struct{}{}
+			h.beginNew(s, reason)
+		}
+		if _, here := h.clients[s]; here && s.hasGone() {
+			h.drop(s)
+		}
+		return nil
+	})
+}
+
+// resume makes a client one of those who get events, with all that it has missed.
+// It returns "", or the reason why the client must get the state.
+func (h *hub) resume(ctx context.Context, s *session) string {
+	if !h.gateway.hubs.takeTurn(ctx) {
+		return reasonExpired
+	}
+	defer h.gateway.hubs.endTurn()
+	since := *s.since
+	for {
+		h.mu.Lock()
+		epoch, newest, away := h.epoch, h.offset, h.phase == loading
+		h.mu.Unlock()
+		if away || epoch != since.Epoch {
+			return reasonReset
+		}
+		if since.Offset > newest {
+			if reason := h.reach(ctx, since); reason != "" {
+				return reason
+			}
+			continue
+		}
+		messages, err := h.gateway.redis.Log(ctx, epoch, h.id, since.Offset, newest)
+		switch {
+		case errors.Is(err, broker.ErrExpired):
+			return reasonExpired
+		case err != nil:
+			if sleep(ctx, resumeEvery) != nil {
+				return reasonExpired // nobody knows, and the client has waited long enough
+			}
+			continue
+		}
+		missed := make([]*frame, len(messages))
+		for i := range messages {
+			missed[i] = newFrame(messages[i].Frame)
+		}
+		if h.catchOn(s, epoch, newest, missed) {
+			h.gateway.metrics.resumed[fromLog].Inc()
+			return ""
+		}
+	}
+}
+
+// catchOn makes a client one of those who get events, if the ring has what came
+// after newest.
+func (h *hub) catchOn(s *session, epoch string, newest uint64, missed []*frame) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.phase == loading || h.epoch != epoch {
+		return false
+	}
+	tail, ok := h.ring.after(newest, h.offset)
+	if !ok {
+		return false
+	}
+	h.clients[s] = struct{}{}
+	s.resume(h, append(missed, tail...))
+	return true
+}
+
+// reach waits until the hub has come to a place of its epoch where a client was on
+// another gateway. It returns a reason when there is no such place.
+func (h *hub) reach(ctx context.Context, place event.ID) string {
+	epoch, heads, err := h.gateway.redis.Heads(ctx, h.id)
+	switch {
+	case err != nil:
+		if sleep(ctx, resumeEvery) != nil {
+			return reasonUnknown
+		}
+		return ""
+	case epoch != place.Epoch:
+		return reasonReset
+	case heads[0] < place.Offset:
+		return reasonUnknown
+	}
+	h.catchUp(heads[0])
+	for {
+		if at := h.place(); at.Epoch != place.Epoch || at.Offset >= place.Offset {
+			return ""
+		}
+		if sleep(ctx, resumeEvery) != nil {
+			return reasonExpired
+		}
+	}
+}
