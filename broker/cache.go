@@ -83,7 +83,7 @@ func (c *Cache) Get(ctx context.Context, key string) (*Cached, error) {
 	header, body, ok := bytes.Cut(text, []byte{'\n'})
 	v := &Cached{Body: body}
 	if !ok || json.Unmarshal(header, v) != nil || v.ReadAt == 0 {
-		return nil, nil //nolint:nilnil // somebody else's value, or one of another version
+		return nil, nil //nolint:nilnil,nilerr // somebody else's value, or one of another version: a miss
 	}
 	return v, nil
 }

@@ -100,7 +100,7 @@ func (a *API) probe(ctx context.Context) error {
 		if b.allow() {
 			err := a.pingPostgres(ctx)
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // the process is to stop
+				return nil // the process is to stop
 			}
 			b.done(err != nil, errors.Is(err, context.DeadlineExceeded))
 		}

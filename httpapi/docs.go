@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"html/template"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -123,9 +124,7 @@ func serveStatic(contentType string, body []byte, extra http.Header) httprouter.
 	d := newDocument(&read{}, answer{status: http.StatusOK, body: body}, event.ID{}, time.Time{})
 	d.contentType = []string{contentType}
 	return func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
-		for name, value := range extra {
-			w.Header()[name] = value
-		}
+		maps.Copy(w.Header(), extra)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		d.serve(w, r)
 	}

@@ -271,7 +271,7 @@ func TestBreaker(t *testing.T) {
 		}
 		b.done(true, true)
 		if b.allow() || !b.down() {
-			t.Fatal("open after three timeouts in a row")
+			t.Fatal("shut after three timeouts in a row")
 		}
 		pause(breakFor)
 		if !b.allow() || b.allow() {
@@ -279,19 +279,21 @@ func TestBreaker(t *testing.T) {
 		}
 		b.done(true, true)
 		if b.allow() {
-			t.Fatal("open although the attempt has failed")
+			t.Fatal("shut although the attempt has failed")
 		}
 		pause(breakFor)
 		if !b.allow() {
 			t.Fatal("nobody tries")
 		}
 		b.done(false, false)
-		if !b.allow() || !b.allow() || b.down() {
-			t.Fatal("shut although it is back")
+		for range 2 {
+			if !b.allow() || b.down() {
+				t.Fatal("open although it is back")
+			}
 		}
 		b.done(true, false)
 		if b.allow() {
-			t.Fatal("open after a refusal")
+			t.Fatal("shut after a refusal")
 		}
 		pause(breakFor)
 		if !b.allow() {
@@ -299,7 +301,7 @@ func TestBreaker(t *testing.T) {
 		}
 		pause(climbWithin) // whoever tried never came back
 		if !b.allow() {
-			t.Fatal("shut for ever")
+			t.Fatal("open for ever")
 		}
 	})
 }

@@ -51,7 +51,7 @@ func (a *API) registerMetrics(api huma.API) {
 	documentEventID(&op)
 	huma.Register(api, op, func(ctx context.Context, in *listMetrics) (*huma.StreamResponse, error) {
 		return a.answer(ctx, &read{
-			key: fmt.Sprintf("%s/metrics?limit=%d%s", in.path(), in.Limit, in.Within.key()), stream: in.StreamID,
+			key: fmt.Sprintf("%s/metrics?limit=%d%s", in.path(), in.Limit, in.spanKey()), stream: in.StreamID,
 			ttl: time.Duration(a.config.TTLMetrics) * time.Second,
 			ask: func(ctx context.Context, from *sql.Reader) (answer, error) {
 				rows, err := from.Metrics(ctx, in.StreamID, in.span(), in.Limit)

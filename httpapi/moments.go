@@ -55,7 +55,7 @@ func (a *API) registerMoments(api huma.API) {
 	documentEventID(&op)
 	huma.Register(api, op, func(ctx context.Context, in *listMoments) (*huma.StreamResponse, error) {
 		return a.answer(ctx, &read{
-			key:    fmt.Sprintf("%s/moments?limit=%d&type=%s%s", in.path(), in.Limit, url.QueryEscape(in.Type), in.Within.key()),
+			key:    fmt.Sprintf("%s/moments?limit=%d&type=%s%s", in.path(), in.Limit, url.QueryEscape(in.Type), in.spanKey()),
 			stream: in.StreamID, ttl: time.Duration(a.config.TTLMetrics) * time.Second,
 			ask: func(ctx context.Context, from *sql.Reader) (answer, error) {
 				rows, err := from.Moments(ctx, in.StreamID, in.Type, in.span(), in.Limit)

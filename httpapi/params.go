@@ -116,8 +116,8 @@ func (w *Within) Resolve(huma.Context) []error {
 
 func (w *Within) span() sql.Span { return sql.Span{Since: w.Since.Time, Until: w.Until.Time} }
 
-// key names the span in a cache.
-func (w *Within) key() string { return "&since=" + w.Since.key() + "&until=" + w.Until.key() }
+// spanKey names the span in a cache.
+func (w *Within) spanKey() string { return "&since=" + w.Since.key() + "&until=" + w.Until.key() }
 
 // Instant is a time of a query; the zero time when it is left out.
 type Instant struct{ time.Time }

@@ -91,8 +91,10 @@ type rowScanner struct {
 func (r *rowScanner) scan(rows pgx.Rows) error { return rows.Scan(r.targets()...) }
 
 func (r *rowScanner) targets() []any {
-	return []any{&r.kind, &r.id, &r.xid, &r.changedAt, &r.stream, &r.key, &r.t1, &r.t2, &r.t3, &r.n1, &r.n2,
-		&r.names, &r.f1, &r.f2, &r.f3, &r.z, &r.flag, &r.s1, &r.s2, &r.s3, &r.doc}
+	return []any{
+		&r.kind, &r.id, &r.xid, &r.changedAt, &r.stream, &r.key, &r.t1, &r.t2, &r.t3, &r.n1, &r.n2,
+		&r.names, &r.f1, &r.f2, &r.f3, &r.z, &r.flag, &r.s1, &r.s2, &r.s3, &r.doc,
+	}
 }
 
 func (r *rowScanner) change() event.Change {

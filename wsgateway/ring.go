@@ -27,7 +27,7 @@ func (r *ring) add(offset uint64, f *frame) {
 		drop++
 	}
 	r.frames = r.frames[drop:]
-	r.first += uint64(drop) //nolint:gosec // a small count
+	r.first += uint64(drop)
 }
 
 // after returns the events above an offset up to the newest, or false when it

@@ -142,7 +142,7 @@ func TestAPIAlone(t *testing.T) {
 	p := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "api")
 	p.awaitReady(t)
 	writeOdd(t, databaseURL)
-	request := func(method, path string, header http.Header) *http.Response {
+	request := func(method, path string, header http.Header) (status int, answer http.Header) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+p.addr+path, http.NoBody)
 		if err != nil {
@@ -154,28 +154,28 @@ func TestAPIAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = res.Body.Close()
-		return res
+		return res.StatusCode, res.Header
 	}
-	res := request(http.MethodGet, "/api/v1/streams/s?token=hunter2", http.Header{"Authorization": {"Bearer hunter2"}})
-	if res.StatusCode != http.StatusUnprocessableEntity {
-		t.Errorf("an unknown parameter: %d", res.StatusCode)
+	status, _ := request(http.MethodGet, "/api/v1/streams/s?token=hunter2", http.Header{"Authorization": {"Bearer hunter2"}})
+	if status != http.StatusUnprocessableEntity {
+		t.Errorf("an unknown parameter: %d", status)
 	}
-	res = request(http.MethodGet, "/api/v1/streams/s", http.Header{"Origin": {"https://app.example.com"}, "X-Request-Id": {"from-me"}})
-	if res.StatusCode != http.StatusOK || res.Header.Get("X-Cache") != "miss" || res.Header.Get("X-Request-Id") != "from-me" ||
-		res.Header.Get("Access-Control-Allow-Origin") != "https://app.example.com" || !strings.Contains(res.Header.Get("Access-Control-Expose-Headers"), "X-Event-Id") {
-		t.Errorf("%d %v", res.StatusCode, res.Header)
+	status, answer := request(http.MethodGet, "/api/v1/streams/s", http.Header{"Origin": {"https://app.example.com"}, "X-Request-Id": {"from-me"}})
+	if status != http.StatusOK || answer.Get("X-Cache") != "miss" || answer.Get("X-Request-Id") != "from-me" ||
+		answer.Get("Access-Control-Allow-Origin") != "https://app.example.com" || !strings.Contains(answer.Get("Access-Control-Expose-Headers"), "X-Event-Id") {
+		t.Errorf("%d %v", status, answer)
 	}
-	if got := strings.Join(res.Header.Values("Vary"), ", "); got != "Origin, Accept-Encoding" {
+	if got := strings.Join(answer.Values("Vary"), ", "); got != "Origin, Accept-Encoding" {
 		t.Errorf("Vary: %q", got)
 	}
-	res = request(http.MethodOptions, "/api/v1/streams/s", http.Header{"Origin": {"https://app.example.com"}, "Access-Control-Request-Method": {"GET"}})
-	if res.StatusCode != http.StatusNoContent || res.Header.Get("Access-Control-Allow-Methods") == "" || res.Header.Get("Allow") != "GET, HEAD, OPTIONS" {
-		t.Errorf("preflight: %d %v", res.StatusCode, res.Header)
+	status, answer = request(http.MethodOptions, "/api/v1/streams/s", http.Header{"Origin": {"https://app.example.com"}, "Access-Control-Request-Method": {"GET"}})
+	if status != http.StatusNoContent || answer.Get("Access-Control-Allow-Methods") == "" || answer.Get("Allow") != "GET, HEAD, OPTIONS" {
+		t.Errorf("preflight: %d %v", status, answer)
 	}
 	if _, body := p.get(t, "/api/v1/health"); !strings.Contains(body, `"listener":{"status":"unavailable"`) || !strings.Contains(body, `"status":"degraded"`) {
 		t.Errorf("health without a listener: %s", body)
 	}
-	if status, _ := p.get(t, "/ws/live/s"); status != http.StatusNotFound {
+	if status, _ = p.get(t, "/ws/live/s"); status != http.StatusNotFound {
 		t.Errorf("an api process has sockets: %d", status)
 	}
 	localtest.Eventually(t, "the line of a request", func() bool { return strings.Contains(p.log.String(), `"cache":"miss","request_id":"from-me"`) })

@@ -77,7 +77,14 @@ func (l *logged) String() string {
 	return l.buf.String()
 }
 
-func (w *world) do(method, path string, header http.Header) (*http.Response, string) {
+// reply is an answer that was read to its end.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (w *world) do(method, path string, header http.Header) reply {
 	w.t.Helper()
 	req, err := http.NewRequestWithContext(w.t.Context(), method, w.url+path, http.NoBody)
 	if err != nil {
@@ -95,7 +102,7 @@ func (w *world) do(method, path string, header http.Header) (*http.Response, str
 		w.t.Fatal(err)
 	}
 	_ = res.Body.Close()
-	return res, string(body)
+	return reply{res.StatusCode, res.Header, string(body)}
 }
 
 func TestPathsMatchExactlyAndEscaped(t *testing.T) {
@@ -121,12 +128,12 @@ func TestPathsMatchExactlyAndEscaped(t *testing.T) {
 		{"OPTIONS", "/streams/a", 204, "", "GET, HEAD, OPTIONS"},
 		{"OPTIONS", "/nothing", 404, "nothing at this path", ""},
 	} {
-		res, body := w.do(c.method, c.path, nil)
-		if res.StatusCode != c.status || !strings.Contains(body, c.body) || (c.body == "" && body != "") || res.Header.Get("Allow") != c.allow {
-			t.Errorf("%s %s: %d %q, Allow %q; want %d %q, Allow %q", c.method, c.path, res.StatusCode, body, res.Header.Get("Allow"), c.status, c.body, c.allow)
+		r := w.do(c.method, c.path, nil)
+		if r.status != c.status || !strings.Contains(r.body, c.body) || (c.body == "" && r.body != "") || r.header.Get("Allow") != c.allow {
+			t.Errorf("%s %s: %d %q, Allow %q; want %d %q, Allow %q", c.method, c.path, r.status, r.body, r.header.Get("Allow"), c.status, c.body, c.allow)
 		}
-		if res.StatusCode >= 400 && res.Header.Get("Content-Type") != "application/problem+json" {
-			t.Errorf("%s %s: content type %q", c.method, c.path, res.Header.Get("Content-Type"))
+		if r.status >= 400 && r.header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s %s: content type %q", c.method, c.path, r.header.Get("Content-Type"))
 		}
 	}
 }
@@ -135,8 +142,7 @@ func TestRequestIDs(t *testing.T) {
 	w := setup(t, zerolog.Disabled)
 	seen := make(map[string]bool)
 	for _, given := range []string{"abc-1.2:3", strings.Repeat("x", 128), "", strings.Repeat("x", 129), "a b", "é"} {
-		res, _ := w.do("GET", "/streams/a", http.Header{"X-Request-Id": {given}})
-		got := res.Header.Get("X-Request-Id")
+		got := w.do("GET", "/streams/a", http.Header{"X-Request-Id": {given}}).header.Get("X-Request-Id")
 		if taken := given != "" && len(given) <= 128 && !strings.ContainsAny(given, " é"); taken != (got == given) || got == "" || seen[got] {
 			t.Errorf("gave %q, got %q", given, got)
 		}
@@ -202,15 +208,15 @@ func TestAccessLog(t *testing.T) {
 
 func TestPanicsAreAnsweredAndLogged(t *testing.T) {
 	w := setup(t, zerolog.InfoLevel)
-	res, body := w.do("GET", "/panic", nil)
-	if res.StatusCode != 500 || res.Header.Get("Content-Type") != "application/problem+json" || strings.Contains(body, "secret") {
-		t.Errorf("%d %s", res.StatusCode, body)
+	r := w.do("GET", "/panic", nil)
+	if r.status != 500 || r.header.Get("Content-Type") != "application/problem+json" || strings.Contains(r.body, "secret") {
+		t.Errorf("%d %s", r.status, r.body)
 	}
-	if res, body := w.do("GET", "/late", nil); res.StatusCode != 200 || body != "begun" {
-		t.Errorf("late: %d %s", res.StatusCode, body)
+	if late := w.do("GET", "/late", nil); late.status != 200 || late.body != "begun" {
+		t.Errorf("late: %d %s", late.status, late.body)
 	}
 	localtest.Eventually(t, "the last line", func() bool { return strings.Contains(w.log.String(), "/late") })
-	for _, part := range []string{"secret reason", "handler panicked", res.Header.Get("X-Request-Id"), "router_test.go"} {
+	for _, part := range []string{"secret reason", "handler panicked", r.header.Get("X-Request-Id"), "router_test.go"} {
 		if !strings.Contains(w.log.String(), part) {
 			t.Errorf("%q is not logged:\n%s", part, w.log)
 		}
@@ -230,7 +236,7 @@ func BenchmarkRouter(b *testing.B) {
 	r.GET("/streams/:stream_id", func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
 		w.WriteHeader(http.StatusNotModified)
 	})
-	req := httptest.NewRequest(http.MethodGet, "/streams/a", http.NoBody)
+	req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/streams/a", http.NoBody)
 	b.ReportAllocs()
 	for b.Loop() {
 		r.ServeHTTP(&discard{header: http.Header{}}, req)

@@ -56,9 +56,9 @@ func TestCORS(t *testing.T) {
 		})
 		h := origins(t, c.setting).CORS(next)
 		for _, preflight := range []bool{false, true} {
-			req := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody)
 			if preflight {
-				req = httptest.NewRequest(http.MethodOptions, "/", http.NoBody)
+				req = httptest.NewRequestWithContext(t.Context(), http.MethodOptions, "/", http.NoBody)
 				req.Header.Set("Access-Control-Request-Method", "GET")
 			}
 			if c.origin != "" {
