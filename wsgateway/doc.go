@@ -30,5 +30,6 @@
 // An event is encoded once, WebSocket header included, and the same bytes are
 // queued for every client. A socket's queue is bounded and written by a goroutine
 // that exists while there is something to write, so a stuck client delays nobody
-// and never grows memory: it is closed.
+// and never grows memory: of what waits for it, metrics are conflated (queue.go),
+// and when that is not enough it is closed.
 package wsgateway

@@ -4,13 +4,25 @@ import (
 	"encoding/binary"
 
 	"github.com/lxzan/gws"
+
+	"github.com/telemetra/telemetra/broker/event"
 )
 
 // frame is a text frame as it goes over the wire. A server's frames are not
 // masked, so the same bytes serve every client.
 type frame struct {
 	wire    []byte
-	payload []byte // the JSON, part of wire
+	payload []byte  // the JSON, part of wire
+	window  *window // of a metrics event; nil: nothing can stand for this frame
+}
+
+// newEvent is the frame of a live event.
+func newEvent(streamID string, m *event.Message) *frame {
+	f := newFrame(m.Frame)
+	if m.Kind == event.KindMetrics {
+		f.window = &window{stream: streamID, start: m.Order}
+	}
+	return f
 }
 
 func newFrame(payload []byte) *frame {

@@ -91,7 +91,7 @@ func (w *wheel) turn(i int, now time.Time) {
 	for _, s := range part {
 		if s.heard.Load() < silent {
 			s.gateway.metrics.silent.Inc()
-			s.out.abort()
+			s.out.kill()
 			continue
 		}
 		_ = s.conn.WritePing(nil) // fails when it is closed already

@@ -289,7 +289,7 @@ func (h *hub) deliver(m *event.Message) {
 		return // a repair brings what was delivered in the meantime
 	}
 	h.offset = m.ID.Offset
-	f := newFrame(m.Frame)
+	f := newEvent(h.id, m)
 	h.ring.add(m.ID.Offset, f)
 	// The state may have been read after this was written: who has got the state
 	// has got this.

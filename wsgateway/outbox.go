@@ -1,10 +1,14 @@
 package wsgateway
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"github.com/lxzan/gws"
 )
 
 // Bounds of what may wait for one socket. A push beyond them is refused and the
@@ -12,10 +16,13 @@ import (
 const (
 	mostQueued      = 4096
 	mostQueuedBytes = 4 << 20
-	// takeWithin is how long a client may take for one system call's worth.
+	// takeWithin is how long a client may take for a frame.
 	takeWithin = 10 * time.Second
 	// writeAtOnce bounds the frames of one system call.
 	writeAtOnce = 64
+	// farewellWithin is how long a client that is closed for being slow may take for
+	// the frame that says so.
+	farewellWithin = time.Second
 )
 
 var errTooSlow = errors.New("client is too slow")
@@ -27,10 +34,11 @@ var errTooSlow = errors.New("client is too slow")
 type outbox struct {
 	net.Conn // the socket
 	writers  *sync.WaitGroup
+	metrics  *metrics
 
 	mu      sync.Mutex
-	queue   [][]byte
-	bytes   int
+	queue   queue
+	writes  int // bytes that are being written
 	writing bool
 	closing bool
 	closed  bool
@@ -44,12 +52,15 @@ func (o *outbox) push(frames ...*frame) error {
 	if o.closing || o.closed {
 		return net.ErrClosed
 	}
-	if len(o.queue) > mostQueued || o.bytes > mostQueuedBytes {
+	if o.queue.live > mostQueued || o.queue.bytes+o.writes > mostQueuedBytes {
 		return errTooSlow
 	}
+	superseded := 0
 	for _, f := range frames {
-		o.queue = append(o.queue, f.wire)
-		o.bytes += len(f.wire)
+		superseded += o.queue.push(f)
+	}
+	if superseded > 0 {
+		o.metrics.conflated.Add(float64(superseded))
 	}
 	o.start()
 	return nil
@@ -65,7 +76,7 @@ func (o *outbox) Write(p []byte) (int, error) {
 
 // start makes sure that somebody writes. o.mu is held.
 func (o *outbox) start() {
-	if !o.writing && len(o.queue) > 0 {
+	if !o.writing && o.queue.live > 0 {
 		o.writing = true
 		o.writers.Go(o.write)
 	}
@@ -75,7 +86,7 @@ func (o *outbox) start() {
 func (o *outbox) write() {
 	for {
 		o.mu.Lock()
-		if len(o.queue) == 0 || o.closed {
+		if o.queue.live == 0 || o.closed {
 			o.writing = false
 			if o.closing {
 				o.shut()
@@ -83,31 +94,50 @@ func (o *outbox) write() {
 			o.mu.Unlock()
 			return
 		}
-		n := min(len(o.queue), writeAtOnce)
-		batch := make(net.Buffers, n)
-		copy(batch, o.queue)
-		clear(o.queue[:n])
-		o.queue = o.queue[n:]
-		if len(o.queue) == 0 {
-			o.queue = nil // let go of the array
+		entries := o.queue.take(writeAtOnce)
+		batch := make(net.Buffers, len(entries))
+		o.writes = 0
+		for i := range entries {
+			batch[i] = entries[i].wire()
+			o.writes += len(batch[i])
 		}
 		o.mu.Unlock()
 
-		size := 0
-		for _, b := range batch {
-			size += len(b)
-		}
-		err := o.Conn.SetWriteDeadline(time.Now().Add(takeWithin))
-		if err == nil {
-			_, err = batch.WriteTo(o.Conn)
-		}
+		err := o.send(batch)
 		o.mu.Lock()
-		o.bytes -= size
+		o.writes = 0
 		if err != nil {
-			o.shut()
+			if errors.Is(err, os.ErrDeadlineExceeded) && !o.closed && !o.closing {
+				o.metrics.tooSlow.Inc()
+			}
+			o.reset()
 		}
 		o.mu.Unlock()
 	}
+}
+
+// send writes frames for as long as the client takes one in time.
+func (o *outbox) send(batch net.Buffers) error {
+	for {
+		if err := o.Conn.SetWriteDeadline(time.Now().Add(o.patience())); err != nil {
+			return err
+		}
+		before := len(batch)
+		_, err := batch.WriteTo(o.Conn)
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || len(batch) == before {
+			return err
+		}
+	}
+}
+
+// patience is how long the client may take for a frame.
+func (o *outbox) patience() time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closing {
+		return farewellWithin
+	}
+	return takeWithin
 }
 
 // Close closes the socket when everything that is queued has been written.
@@ -121,10 +151,48 @@ func (o *outbox) Close() error {
 	return nil
 }
 
+// dismiss drops what waits and closes the socket with a code, if the client still
+// takes that; else it resets the connection.
+func (o *outbox) dismiss(code uint16, reason string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closing || o.closed {
+		return
+	}
+	const fin = 0x80
+	wire := []byte{fin | byte(gws.OpcodeCloseConnection), byte(2 + len(reason))}
+	wire = binary.BigEndian.AppendUint16(wire, code)
+	o.queue = queue{}
+	o.queue.push(&frame{wire: append(wire, reason...)})
+	o.closing = true
+	_ = o.Conn.SetWriteDeadline(time.Now().Add(farewellWithin)) // of the write under way
+	o.start()
+}
+
 // abort closes the socket now, with what is queued.
 func (o *outbox) abort() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.shut()
+}
+
+// kill resets the connection now: the peer is gone.
+func (o *outbox) kill() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.reset()
+}
+
+// reset is shut for a peer that takes nothing: what the system still holds for it
+// is dropped, too. o.mu is held.
+func (o *outbox) reset() {
+	conn := o.Conn
+	if over, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = over.NetConn()
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok && !o.closed {
+		_ = tcp.SetLinger(0) // fails when it is closed already
+	}
 	o.shut()
 }
 
@@ -133,7 +201,7 @@ func (o *outbox) shut() {
 	if o.closed {
 		return
 	}
-	o.closed, o.queue, o.bytes = true, nil, 0
+	o.closed, o.queue = true, queue{}
 	_ = o.Conn.Close() // the reading side ends, and with it the session
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // counting counts the writes of a connection.
@@ -52,7 +54,7 @@ func piped(tb testing.TB) (*outbox, net.Conn, *sync.WaitGroup) {
 		_ = there.Close()
 		wg.Wait()
 	})
-	return &outbox{Conn: here, writers: &wg}, there, &wg
+	return &outbox{Conn: here, writers: &wg, metrics: newMetrics(prometheus.NewRegistry())}, there, &wg
 }
 
 func TestOutboxKeepsTheOrder(t *testing.T) {
@@ -164,7 +166,7 @@ func TestOutboxGivesUpOnAClientThatTakesNothing(t *testing.T) {
 		here, there := net.Pipe()
 		defer func() { _ = there.Close() }()
 		var wg sync.WaitGroup
-		o := &outbox{Conn: here, writers: &wg}
+		o := &outbox{Conn: here, writers: &wg, metrics: newMetrics(prometheus.NewRegistry())}
 		began := time.Now()
 		if err := o.push(newFrame([]byte("a"))); err != nil {
 			t.Fatal(err)
@@ -184,7 +186,7 @@ func TestOutboxGivesUpOnAClientThatTakesNothing(t *testing.T) {
 func TestOutboxHasOneWriter(t *testing.T) {
 	var wg sync.WaitGroup
 	c := &counting{gate: make(chan struct{})}
-	o := &outbox{Conn: c, writers: &wg}
+	o := &outbox{Conn: c, writers: &wg, metrics: newMetrics(prometheus.NewRegistry())}
 	var want bytes.Buffer
 	for i := range 500 {
 		f := newFrame(fmt.Append(nil, i))
@@ -200,8 +202,8 @@ func TestOutboxHasOneWriter(t *testing.T) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.bytes != 0 || len(o.queue) != 0 || o.writing {
-		t.Errorf("left over: %d bytes, %d frames, writing %t", o.bytes, len(o.queue), o.writing)
+	if o.writes != 0 || o.queue.bytes != 0 || o.queue.live != 0 || len(o.queue.entries) != 0 || o.writing {
+		t.Errorf("left over: %+v, writing %t", o.queue, o.writing)
 	}
 }
 

@@ -18,6 +18,7 @@ type metrics struct {
 	skipped    prometheus.Counter
 	tooSlow    prometheus.Counter
 	silent     prometheus.Counter
+	conflated  prometheus.Counter
 	resumed    [len(resumedFrom)]prometheus.Counter
 }
 
@@ -51,6 +52,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		retries:    counter("retries_total", "Loads and repairs that had to be tried again."),
 		foreign:    counter("foreign_messages_total", "Messages on our channels that are not ours."),
 		skipped:    counter("rows_skipped_total", "Rows of a state that cannot be encoded."),
+		conflated:  counter("frames_conflated_total", "Metrics frames that a newer one of their window stands for, because the client was slow."),
 		tooSlow:    dropped.WithLabelValues("too_slow"),
 		silent:     dropped.WithLabelValues("silent"),
 	}

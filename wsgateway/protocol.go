@@ -22,11 +22,12 @@ const (
 	codeNotText     = "not_text"     // a binary frame
 )
 
-// closeGoingAway is the close code of a gateway that is being replaced: connect
-// again. gws closes with 1002, 1003 or 1007 what breaks the protocol and with
-// 1009 a frame larger than maxClientFrame. A client that is too slow would not
-// take a close frame either: its socket is reset. See RFC 6455, 7.4.
-const closeGoingAway = 1001
+// Close codes of the gateway's own; see RFC 6455, 7.4. gws closes with 1002, 1003
+// or 1007 what breaks the protocol and with 1009 a frame larger than maxClientFrame.
+const (
+	closeGoingAway     = 1001 // the gateway is being replaced: connect again
+	closeTryAgainLater = 1013 // the client is too slow; a socket that takes nothing is reset instead
+)
 
 // maxClientFrame bounds what a client may send.
 const maxClientFrame = 4 << 10

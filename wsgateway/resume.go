@@ -111,7 +111,7 @@ func (h *hub) resume(ctx context.Context, s *session) string {
 		}
 		missed := make([]*frame, len(messages))
 		for i := range messages {
-			missed[i] = newFrame(messages[i].Frame)
+			missed[i] = newEvent(h.id, &messages[i])
 		}
 		if h.catchOn(s, epoch, newest, missed) {
 			h.gateway.metrics.resumed[fromLog].Inc()

@@ -120,7 +120,7 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID strin
 		return
 	}
 	_ = netConn.SetDeadline(time.Time{}) // the server's own deadlines end here
-	s := &session{gateway: g, since: since, out: &outbox{Conn: netConn, writers: &g.sessions}}
+	s := &session{gateway: g, since: since, out: &outbox{Conn: netConn, writers: &g.sessions, metrics: g.metrics}}
 	s.heard.Store(time.Now().UnixNano())
 	if s.conn, err = g.upgrader.UpgradeFromConn(s.out, rw.Reader, r); err != nil {
 		return // gws has closed it

@@ -62,8 +62,7 @@ func (s *session) open(connected *frame, rest []*frame) {
 func (s *session) push(frames ...*frame) {
 	if err := s.out.push(frames...); errors.Is(err, errTooSlow) {
 		s.gateway.metrics.tooSlow.Inc()
-		// The queue is full, so a close frame would only wait behind it.
-		s.out.abort()
+		s.out.dismiss(closeTryAgainLater, errTooSlow.Error())
 	}
 }
 

@@ -1,0 +1,175 @@
+package wsgateway
+
+import (
+	"bytes"
+	"strconv"
+)
+
+const (
+	// conflateFrom is how many frames wait when a client counts as slow: more than
+	// one system call takes. Below it every metrics frame is sent, also several of
+	// one window.
+	conflateFrom = writeAtOnce
+	// mostWindows is how many metrics frames may wait then.
+	mostWindows = 120
+)
+
+// window is what a metrics frame is about; a newer one of it says all that an older
+// one does.
+type window struct {
+	stream string
+	start  int64 // milliseconds
+}
+
+// queue is what waits for one socket, in order. For a client that is slow it keeps
+// only the newest metrics frame of each window, at its own place: frames are
+// removed and never moved, so that ids only grow. All other frames stay.
+type queue struct {
+	entries []entry
+	base    int // number of entries[0], counted from the first ever
+	live    int // entries that are not superseded
+	bytes   int // of those
+	// windows has the numbers of the metrics frames that wait, once the client is slow.
+	windows map[window]int
+}
+
+// entry is a frame that waits.
+type entry struct {
+	frame     *frame // nil: superseded
+	conflated int    // how many frames it stands for beside itself
+}
+
+// push adds a frame, and returns how many it supersedes.
+func (q *queue) push(f *frame) (superseded int) {
+	e := entry{frame: f}
+	if f.window != nil && q.live >= conflateFrom {
+		if q.windows == nil {
+			superseded = q.collapse()
+		}
+		var n int
+		n, e.conflated = q.supersede(*f.window)
+		superseded += n
+	}
+	q.entries = append(q.entries, e)
+	q.live++
+	q.bytes += len(f.wire)
+	if f.window != nil && q.windows != nil {
+		q.windows[*f.window] = q.base + len(q.entries) - 1
+	}
+	if len(q.entries) > 2*q.live+conflateFrom {
+		q.compact()
+	}
+	return superseded
+}
+
+// collapse begins to keep one frame a window, and returns how many it has removed.
+func (q *queue) collapse() (superseded int) {
+	q.windows = make(map[window]int)
+	for i := range q.entries {
+		e := &q.entries[i]
+		if e.frame == nil || e.frame.window == nil {
+			continue
+		}
+		if old, ok := q.windows[*e.frame.window]; ok {
+			e.conflated += q.remove(old) + 1
+			superseded++
+		}
+		q.windows[*e.frame.window] = q.base + i
+	}
+	return superseded
+}
+
+// supersede removes the frame of a window that waits, or the oldest metrics frame
+// of the stream when there are too many. It returns how many frames that are, and
+// for how many they stood.
+func (q *queue) supersede(w window) (removed, stoodFor int) {
+	if old, ok := q.windows[w]; ok {
+		return 1, q.remove(old) + 1
+	}
+	if len(q.windows) < mostWindows {
+		return 0, 0
+	}
+	var oldest window
+	number := -1
+	for other, n := range q.windows {
+		if other.stream == w.stream && (number < 0 || n < number) {
+			oldest, number = other, n
+		}
+	}
+	if number < 0 {
+		return 0, 0
+	}
+	delete(q.windows, oldest)
+	return 1, q.remove(number) + 1
+}
+
+// remove takes a frame out, and returns for how many others it stood.
+func (q *queue) remove(number int) (stoodFor int) {
+	e := &q.entries[number-q.base]
+	q.live--
+	q.bytes -= len(e.frame.wire)
+	stoodFor = e.conflated
+	*e = entry{}
+	return stoodFor
+}
+
+// compact forgets the places of what was removed.
+func (q *queue) compact() {
+	kept := make([]entry, 0, 2*q.live)
+	for _, e := range q.entries {
+		if e.frame != nil {
+			kept = append(kept, e)
+		}
+	}
+	q.base += len(q.entries) // numbers are never used again
+	q.entries = kept
+	for i, e := range kept {
+		if e.frame.window != nil && q.windows != nil {
+			q.windows[*e.frame.window] = q.base + i
+		}
+	}
+}
+
+// take removes the first frames, n at most.
+func (q *queue) take(n int) []entry {
+	taken := make([]entry, 0, min(n, q.live))
+	i := 0
+	for ; i < len(q.entries) && len(taken) < n; i++ {
+		e := q.entries[i]
+		if e.frame == nil {
+			continue
+		}
+		if w := e.frame.window; w != nil && q.windows != nil {
+			delete(q.windows, *w)
+		}
+		q.live--
+		q.bytes -= len(e.frame.wire)
+		taken = append(taken, e)
+	}
+	if q.live == 0 {
+		*q = queue{} // let go of the array
+		return taken
+	}
+	clear(q.entries[:i])
+	q.entries, q.base = q.entries[i:], q.base+i
+	return taken
+}
+
+// wire is the frame as it goes out: one that stands for others says so.
+func (e *entry) wire() []byte {
+	if e.conflated == 0 {
+		return e.frame.wire
+	}
+	// These bytes occur in no string before the last member: a quote is escaped there.
+	const data = `,"data":`
+	head, rest, ok := bytes.Cut(e.frame.payload, []byte(data))
+	if !ok {
+		return e.frame.wire
+	}
+	text := make([]byte, 0, len(e.frame.payload)+len(`,"conflated":`)+12)
+	text = append(text, head...)
+	text = append(text, `,"conflated":`...)
+	text = strconv.AppendInt(text, int64(e.conflated), 10)
+	text = append(text, data...)
+	return newFrame(append(text, rest...)).wire
+}
