@@ -81,11 +81,22 @@ func (s Snapshot) Sees(x XID) bool {
 // the rows of their second owner. Nothing at or below a published id, which was
 // flushed, can come again.
 func (s Snapshot) Cut(x XID) Snapshot {
-	if x+1 >= s.XMax {
+	top := after(x)
+	if top >= s.XMax {
 		return s
 	}
-	n, _ := slices.BinarySearch(s.XIP, x+1)
-	return newSnapshot(x+1, s.XIP[:n])
+	n, _ := slices.BinarySearch(s.XIP, top)
+	return newSnapshot(top, s.XIP[:n])
+}
+
+// after is the transaction id that Postgres hands out next. The first three of each
+// 2^32 are special, and a snapshot that ends with 0 of them cannot be read.
+func after(x XID) XID {
+	const special, low = 3, 1<<32 - 1
+	if next := x + 1; next&low != 0 {
+		return next
+	}
+	return x + 1 + special
 }
 
 // And returns the snapshot that sees what both see.
