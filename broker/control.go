@@ -27,9 +27,13 @@ type Control struct {
 
 	// Of a heartbeat:
 
-	Listener   string  `json:"listener,omitempty"`
-	Reason     string  `json:"reason,omitempty"` // why it cannot publish; "" when all is well
+	Listener string `json:"listener,omitempty"`
+	Reason   string `json:"reason,omitempty"` // why it cannot publish; "" when all is well
+	// LagSeconds is how late the newest events were, or for how long nothing is known.
 	LagSeconds float64 `json:"lag_seconds"`
+	// Token is the position's, as far as this listener knows: who follows the heads
+	// has heard of each batch up to there, or has missed one.
+	Token uint64 `json:"token,string"`
 	// PublishedAt is when the newest batch was published, in milliseconds.
 	PublishedAt int64 `json:"published_at,omitempty"`
 }

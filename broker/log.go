@@ -15,21 +15,30 @@ import (
 // the streams (0 when there was none), read in this order: the heads are those
 // of the epoch or the epoch is already over.
 func (b *Redis) Heads(ctx context.Context, streamIDs ...string) (epoch string, heads []uint64, err error) {
-	epoch, err = b.client.HGet(ctx, positionKey, "epoch").Result()
+	epoch, _, heads, err = b.HeadsAt(ctx, streamIDs...)
+	return epoch, heads, err
+}
+
+// HeadsAt is Heads with the token that the position had before.
+func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string, token uint64, heads []uint64, err error) {
+	position, err := b.client.HMGet(ctx, positionKey, "epoch", "token").Result()
 	switch {
-	case errors.Is(err, redis.Nil):
-		return "", nil, ErrNoPosition
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return "", nil, ErrNoPosition
+		return "", 0, nil, ErrNoPosition
 	case err != nil:
-		return "", nil, fmt.Errorf("read epoch: %w", err)
+		return "", 0, nil, fmt.Errorf("read epoch: %w", err)
+	}
+	epoch, ok := position[0].(string)
+	digits, _ := position[1].(string)
+	if token, err = strconv.ParseUint(digits, 10, 64); !ok || err != nil {
+		return "", 0, nil, ErrNoPosition
 	}
 	if len(streamIDs) == 0 {
-		return epoch, nil, nil
+		return epoch, token, nil, nil
 	}
 	values, err := b.client.HMGet(ctx, headsKey(epoch), streamIDs...).Result()
 	if err != nil {
-		return "", nil, fmt.Errorf("read heads: %w", err)
+		return "", 0, nil, fmt.Errorf("read heads: %w", err)
 	}
 	heads = make([]uint64, len(values))
 	for i, v := range values {
@@ -38,10 +47,10 @@ func (b *Redis) Heads(ctx context.Context, streamIDs ...string) (epoch string, h
 			continue
 		}
 		if heads[i], err = strconv.ParseUint(digits, 10, 64); err != nil {
-			return "", nil, fmt.Errorf("read heads: %q is not a number", digits)
+			return "", 0, nil, fmt.Errorf("read heads: %q is not a number", digits)
 		}
 	}
-	return epoch, heads, nil
+	return epoch, token, heads, nil
 }
 
 // ErrExpired means that the log no longer has all that was asked for.

@@ -2,9 +2,13 @@ package httpapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -50,6 +54,7 @@ type API struct {
 	db      *sql.DB
 	ladder  *ladder
 	spec    *huma.OpenAPI // set by Register
+	probed  atomic.Bool   // whether Postgres answers has been asked once
 }
 
 // New prepares the API; Run starts it, Register gives it its routes, and Close
@@ -69,7 +74,9 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, log zerolog.
 		log: log.With().Str("component", "api").Logger(),
 		ladder: &ladder{
 			db: db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: l, metrics: m,
-			questions: make(chan struct{}, mostQuestions),
+			// Half of the pool: hubs and health must not wait behind slow reads.
+			questions: make(chan struct{}, max(db.Pool.Config().MaxConns/2, 1)),
+			suspected: make(chan struct{}, 1),
 		},
 	}, nil
 }
@@ -88,26 +95,28 @@ func (a *API) Close() error {
 	return a.ladder.cache.Close()
 }
 
-// probeEvery is how often a Postgres that nobody reads from is asked for a sign.
+// probeEvery is how often Postgres is asked for a sign.
 const probeEvery = time.Second
 
-// probe finds out that Postgres is back, or away, also when nobody asks.
+// probe finds out that Postgres is back, or away, also when nobody asks, and
+// whether it is to blame when a question has got no answer.
 func (a *API) probe(ctx context.Context) error {
 	ticker := time.NewTicker(probeEvery)
 	defer ticker.Stop()
 	for {
-		b := &a.ladder.postgres
-		if b.allow() {
-			err := a.pingPostgres(ctx)
-			if ctx.Err() != nil {
-				return nil // the process is to stop
-			}
-			b.done(err != nil, errors.Is(err, context.DeadlineExceeded))
+		bounded, cancel := context.WithTimeout(ctx, probeWithin)
+		err := a.db.Ping(bounded)
+		cancel()
+		if ctx.Err() != nil {
+			return nil
 		}
+		a.ladder.postgres.done(err != nil)
+		a.probed.Store(true)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		case <-a.ladder.suspected:
 		}
 	}
 }
@@ -115,6 +124,9 @@ func (a *API) probe(ctx context.Context) error {
 // Ready tells why a load balancer should send nobody, or nil: an API is of use
 // as long as Postgres or a cache can answer.
 func (a *API) Ready() error {
+	if !a.probed.Load() {
+		return errors.New("starting")
+	}
 	if !a.ladder.postgres.down() || !a.ladder.caching.down() && a.ladder.heads.connected() {
 		return nil
 	}
@@ -150,6 +162,13 @@ func (a *API) Register(r *router.Router) error {
 	a.registerMoments(api)
 	a.registerHealth(api)
 	a.spec = api.OpenAPI()
+	// Another shape of answers is another key in the cache.
+	shape, err := json.Marshal(a.spec.Components.Schemas)
+	if err != nil {
+		return fmt.Errorf("write schemas: %w", err)
+	}
+	sum := sha256.Sum256(append(shape, a.db.Name()...))
+	a.ladder.deployment = hex.EncodeToString(sum[:6]) + ":"
 	return a.registerDocs(r)
 }
 
@@ -200,9 +219,13 @@ func (a *API) answer(ctx context.Context, q *read) (*huma.StreamResponse, error)
 		case ctx.Err() != nil:
 			const clientClosedRequest = 499 // as nginx logs it
 			w.WriteHeader(clientClosedRequest)
-		case errors.Is(err, errUnavailable):
+		case errors.Is(err, errUnavailable), errors.Is(err, errSlow):
+			detail := errUnavailable
+			if errors.Is(err, errSlow) {
+				detail = errSlow
+			}
 			w.Header().Set("Retry-After", "2")
-			problem.Write(w, http.StatusServiceUnavailable, errUnavailable.Error())
+			problem.Write(w, http.StatusServiceUnavailable, detail.Error())
 		default:
 			a.log.Error().Err(err).Str("request_id", router.RequestID(w)).Msg("read failed")
 			problem.Write(w, http.StatusInternalServerError, "the read failed; the server's log has the request id")

@@ -8,17 +8,13 @@ import (
 const (
 	// breakFor is how long a dependency that has failed is left alone.
 	breakFor = 500 * time.Millisecond
-	// breakAfter is how many timeouts in a row count as a failure: a single one may
-	// be the fault of the question.
-	breakAfter = 3
 )
 
 // breaker keeps requests from waiting for a dependency that is down: after it
 // has failed, one request in a while tries it.
 type breaker struct {
-	mu       sync.Mutex
-	until    time.Time
-	timeouts int
+	mu    sync.Mutex
+	until time.Time
 }
 
 // allow tells whether a request may ask the dependency. Who is allowed to owes a
@@ -38,15 +34,11 @@ func (b *breaker) allow() bool {
 }
 
 // done notes what became of a question.
-func (b *breaker) done(failed, timedOut bool) {
+func (b *breaker) done(failed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch {
-	case !failed:
-		b.until, b.timeouts = time.Time{}, 0
-	case timedOut && b.until.IsZero() && b.timeouts+1 < breakAfter:
-		b.timeouts++
-	default:
+	b.until = time.Time{}
+	if failed {
 		b.until = time.Now().Add(breakFor)
 	}
 }

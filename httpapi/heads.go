@@ -17,6 +17,9 @@ const (
 	// mostHeads bounds the streams whose heads are known; beyond it all are
 	// forgotten and asked for again.
 	mostHeads = 100_000
+	// awayFrom is how long the connection may be lost before Redis counts as away: one
+	// that is replaced is back at once.
+	awayFrom = time.Second
 	// redisPatience bounds one question to Redis.
 	redisPatience = 250 * time.Millisecond
 )
@@ -35,9 +38,10 @@ type heads struct {
 	// generation counts how often all that was known became worthless.
 	generation uint64
 	epoch      string // "" when not known
-	token      uint64 // of the newest batch; 0 when not known
+	token      uint64 // of the newest batch that was told of; 0 when not known
 	of         map[string]*head
 	aliveAt    time.Time // newest heartbeat of a listener that publishes in time
+	lostAt     time.Time // when it was last lost
 	beat       broker.Control
 	beatAt     time.Time // when beat was heard
 }
@@ -58,10 +62,14 @@ func (*heads) Subscribed(string) {}
 // Received is not called, as Subscribed.
 func (*heads) Received(string, []byte) {}
 
-// Connected tells whether the channel of heads is followed.
+// Connected tells whether the channel of heads is followed. What a listener has
+// said over another connection counts no more: this one may lead to another Redis.
 func (h *heads) Connected(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.followed && err != nil {
+		h.lostAt = time.Now()
+	}
 	h.followed = err == nil
 	h.forget("")
 }
@@ -76,12 +84,18 @@ func (h *heads) Controlled(c broker.Control) {
 	if c.Type != broker.ControlHeartbeat {
 		return
 	}
+	// A listener publishes before it tells: a batch of which nothing was heard by
+	// then was missed.
+	if c.Token > h.token {
+		h.forget(h.epoch)
+		h.token = c.Token
+	}
 	now := time.Now()
 	// Of several listeners, one that publishes speaks for all.
 	if c.Reason == "" || h.beat.Reason != "" || now.Sub(h.beatAt) > 2*time.Second {
 		h.beat, h.beatAt = c, now
 	}
-	if c.Reason == "" && c.LagSeconds < aliveFor.Seconds() {
+	if c.Reason == "" && c.LagSeconds < aliveFor.Seconds() && c.Epoch != "" {
 		h.aliveAt = now
 	}
 }
@@ -90,10 +104,10 @@ func (h *heads) Controlled(c broker.Control) {
 func (h *heads) Moved(m broker.Moved) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if m.Epoch != h.epoch || (h.token != 0 && m.Token != h.token+1) {
+	if m.Epoch != h.epoch || (h.token != 0 && m.Token > h.token+1) {
 		h.forget(m.Epoch)
 	}
-	h.token = m.Token
+	h.token = max(h.token, m.Token)
 	for id, offset := range m.Heads {
 		if known := h.of[id]; known != nil {
 			known.offset = max(known.offset, offset)
@@ -102,10 +116,11 @@ func (h *heads) Moved(m broker.Moved) {
 }
 
 // forget drops what is known: the epoch is another one, or messages are missing.
-// h.mu is held.
+// Nothing holds again before a listener has told where the position is. h.mu is
+// held.
 func (h *heads) forget(epoch string) {
 	h.generation++
-	h.epoch, h.token = epoch, 0
+	h.epoch, h.token, h.aliveAt = epoch, 0, time.Time{}
 	clear(h.of)
 	h.metrics.forgotten.Inc()
 }
@@ -114,7 +129,7 @@ func (h *heads) forget(epoch string) {
 // epoch of "" means that there is no position yet.
 func (h *heads) head(ctx context.Context, stream string) (event.ID, error) {
 	h.mu.Lock()
-	if !h.followed {
+	if !h.followed && time.Since(h.lostAt) > awayFrom {
 		h.mu.Unlock()
 		return event.ID{}, errAway
 	}
@@ -123,19 +138,20 @@ func (h *heads) head(ctx context.Context, stream string) (event.ID, error) {
 		defer h.mu.Unlock()
 		return event.ID{Epoch: h.epoch, Offset: known.offset}, nil
 	}
-	if known == nil {
+	if known == nil && h.followed {
 		if len(h.of) >= mostHeads {
-			h.forget(h.epoch)
+			h.generation++
+			clear(h.of)
 		}
 		known = &head{}
 		h.of[stream] = known
 	}
-	generation := h.generation
+	generation, told := h.generation, h.token
 	h.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
-	epoch, offsets, err := h.redis.Heads(ctx, stream)
+	epoch, token, offsets, err := h.redis.HeadsAt(ctx, stream)
 	if errors.Is(err, broker.ErrNoPosition) {
 		return event.ID{}, nil
 	}
@@ -144,10 +160,10 @@ func (h *heads) head(ctx context.Context, stream string) (event.ID, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.generation != generation || (h.epoch != epoch && h.epoch != "") {
-		return event.ID{Epoch: epoch, Offset: offsets[0]}, nil // true, and not known to stay so
+	if h.generation != generation || h.epoch != epoch || told == 0 || token < told || known == nil {
+		// True, and not known to stay so; or of a Redis that has lost what it had.
+		return event.ID{Epoch: epoch, Offset: offsets[0]}, nil
 	}
-	h.epoch = epoch
 	known.offset, known.read = max(known.offset, offsets[0]), true
 	return event.ID{Epoch: epoch, Offset: known.offset}, nil
 }
@@ -188,9 +204,9 @@ func (h *heads) heartbeat() (broker.Control, time.Time) {
 	return h.beat, h.beatAt
 }
 
-// connected tells whether Redis is followed.
+// connected tells whether Redis is followed, or was a moment ago.
 func (h *heads) connected() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.followed
+	return h.followed || time.Since(h.lostAt) < awayFrom
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -24,9 +25,11 @@ const (
 	keepFor = time.Hour
 	// mostCachedBytes is the largest answer that is put into Redis.
 	mostCachedBytes = 1 << 20
-	// mostQuestions bounds the questions to Postgres at a time; more than the pool
-	// has connections only wait in another queue.
-	mostQuestions = 64
+	// holdFor is how long an answer is served again while Redis is away and nobody
+	// tells of events: long enough that a crowd costs Postgres little.
+	holdFor = time.Second
+	// clocksDiffer is how far another host's clock may be ahead of ours.
+	clocksDiffer = time.Second
 )
 
 // rung is where an answer comes from.
@@ -53,7 +56,10 @@ type read struct {
 	stream string
 	ttl    time.Duration
 	page   *page // of a list in pages
-	ask    func(ctx context.Context, from *sql.Reader) (answer, error)
+	// rare questions, such as those about a span of time, are hardly asked twice:
+	// their answers are kept in process memory only.
+	rare bool
+	ask  func(ctx context.Context, from *sql.Reader) (answer, error)
 }
 
 // answer is what Postgres says.
@@ -63,8 +69,12 @@ type answer struct {
 	total  int64 // rows of all pages
 }
 
-// errUnavailable means that neither Postgres nor a cache can answer.
-var errUnavailable = errors.New("the database cannot be reached, and no earlier answer is kept")
+var (
+	// errUnavailable means that neither Postgres nor a cache can answer.
+	errUnavailable = errors.New("the database cannot be reached, and no earlier answer is kept")
+	// errSlow means that Postgres is there and has not answered in time.
+	errSlow = errors.New("the database has not answered in time, and no earlier answer is kept")
+)
 
 // ladder finds answers; see the package's documentation.
 type ladder struct {
@@ -75,9 +85,14 @@ type ladder struct {
 	memory  *memory
 	metrics *metrics
 
+	// deployment is the part of keys in Redis that tells deployments, and versions of
+	// the answers, apart.
+	deployment string
+
 	flights   singleflight.Group
 	flying    sync.WaitGroup
-	questions chan struct{}
+	questions chan struct{} // bounds the questions to Postgres at a time
+	suspected chan struct{} // one place: a question has got no answer in time
 	postgres  breaker
 	caching   breaker
 
@@ -110,9 +125,14 @@ func (l *ladder) find(ctx context.Context, q *read) (*document, rung, error) {
 	}
 	// Who asks after an event does not join who has asked before it.
 	flight := q.key + " " + l.heads.known(q.stream).String()
-	result := l.flights.DoChan(flight, func() (any, error) {
+	result := l.flights.DoChan(flight, func() (v any, err error) {
 		l.flying.Add(1)
 		defer l.flying.Done()
+		defer func() { // it has a goroutine of its own, whose panic would end the process
+			if reason := recover(); reason != nil {
+				err = fmt.Errorf("panic: %v\n%s", reason, debug.Stack())
+			}
+		}()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), climbWithin)
 		defer cancel()
 		d, from, err := l.climb(ctx, q)
@@ -122,7 +142,7 @@ func (l *ladder) find(ctx context.Context, q *read) (*document, rung, error) {
 	case r := <-result:
 		f, _ := r.Val.(found)
 		switch {
-		case errors.Is(r.Err, errUnavailable):
+		case errors.Is(r.Err, errUnavailable), errors.Is(r.Err, errSlow):
 			l.metrics.unavailable.Inc()
 		case r.Err == nil:
 			l.metrics.answers[f.from].Inc()
@@ -135,13 +155,18 @@ func (l *ladder) find(ctx context.Context, q *read) (*document, rung, error) {
 
 // climb takes one rung after the other.
 func (l *ladder) climb(ctx context.Context, q *read) (*document, rung, error) {
+	here := l.memory.get(q.key)
+	if here != nil && !l.heads.connected() && time.Since(here.readAt) < min(holdFor, q.ttl) {
+		return here, bypass, nil
+	}
 	var kept *document
 	looked := false
 	at, redisErr := l.heads.head(ctx, q.stream) // before the rows are read
 	if redisErr == nil && l.heads.tellable(time.Now()) {
 		kept, redisErr = l.kept(ctx, q)
 		looked = true
-		if kept != nil && l.heads.fresh(kept, time.Now()) {
+		// One that is older than ours is of a Redis that has lost what it had.
+		if kept != nil && l.heads.fresh(kept, time.Now()) && (here == nil || !kept.readAt.Before(here.readAt)) {
 			l.memory.put(kept)
 			return kept, hit, nil
 		}
@@ -150,20 +175,20 @@ func (l *ladder) climb(ctx context.Context, q *read) (*document, rung, error) {
 	if err == nil {
 		l.memory.put(d)
 		if redisErr == nil {
-			redisErr = l.keep(ctx, d)
+			redisErr = l.keep(ctx, q, d)
 		}
 		if redisErr != nil {
 			return d, bypass, nil //nolint:nilerr // the answer says so
 		}
 		return d, miss, nil
 	}
-	if !errors.Is(err, errUnavailable) {
+	if !errors.Is(err, errUnavailable) && !errors.Is(err, errSlow) {
 		return nil, miss, err
 	}
 	if !looked {
 		kept, _ = l.kept(ctx, q) // that Redis is away, too, is no news to the client
 	}
-	if here := l.memory.get(q.key); here != nil && (kept == nil || here.readAt.After(kept.readAt)) {
+	if here != nil && (kept == nil || here.readAt.After(kept.readAt)) {
 		kept = here
 	}
 	if kept == nil || kept.status != http.StatusOK || time.Since(kept.readAt) > keepFor {
@@ -174,7 +199,7 @@ func (l *ladder) climb(ctx context.Context, q *read) (*document, rung, error) {
 }
 
 // ask puts a question to Postgres. The error is errUnavailable when Postgres is
-// away.
+// away, errSlow when this question has got no answer in time.
 func (l *ladder) ask(ctx context.Context, q *read, at event.ID) (*document, error) {
 	if !l.postgres.allow() {
 		return nil, errUnavailable
@@ -185,23 +210,37 @@ func (l *ladder) ask(ctx context.Context, q *read, at event.ID) (*document, erro
 	case l.questions <- struct{}{}:
 		defer func() { <-l.questions }()
 	case <-ctx.Done():
-		l.postgres.done(true, true)
-		return nil, fmt.Errorf("wait for a turn: %w", errUnavailable)
+		l.suspect()
+		return nil, errSlow
 	}
 	readAt := time.Now()
-	a, err := q.ask(ctx, l.db.Reader(ctx, l.place(ctx, at)))
-	unavailable := sql.IsUnavailable(err)
-	l.postgres.done(unavailable, errors.Is(err, context.DeadlineExceeded))
-	if unavailable {
+	a, err := q.ask(ctx, l.db.Reader(l.place(ctx, at)))
+	switch {
+	case err == nil:
+		l.postgres.done(false)
+	case sql.IsCancelled(err):
+		// The question may be to blame, or a Postgres that swallows all of them.
+		l.suspect()
+		return nil, errors.Join(errSlow, err)
+	case sql.IsUnavailable(err):
+		l.postgres.done(true)
 		return nil, errors.Join(errUnavailable, err)
-	}
-	if err != nil {
+	default:
+		l.postgres.done(false)
 		return nil, err
 	}
 	if l.loaded != nil {
 		l.loaded(q.key)
 	}
 	return newDocument(q, a, at, readAt), nil
+}
+
+// suspect asks for a sign of Postgres.
+func (l *ladder) suspect() {
+	select {
+	case l.suspected <- struct{}{}:
+	default:
+	}
 }
 
 // place is how far a replica must be to have all rows of the events up to a head;
@@ -225,24 +264,35 @@ func (l *ladder) place(ctx context.Context, at event.ID) sql.LSN {
 
 // kept is what Redis keeps as the answer to a question, or nil.
 func (l *ladder) kept(ctx context.Context, q *read) (*document, error) {
+	if q.rare {
+		return nil, nil //nolint:nilnil // it is not kept, which is no error
+	}
 	if !l.caching.allow() {
 		return nil, errAway
 	}
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
-	c, err := l.cache.Get(ctx, q.key)
-	l.caching.done(err != nil, false)
+	c, err := l.cache.Get(ctx, l.deployment+q.key)
+	l.caching.done(err != nil)
 	if c == nil {
 		return nil, err
 	}
-	a := answer{status: http.StatusOK, body: c.Body, total: c.Total}
-	return newDocument(q, a, event.ID{Epoch: c.Epoch, Offset: c.Head}, time.UnixMilli(c.ReadAt)), nil
+	// Read in the future: by a host whose clock is ahead.
+	readAt, now := time.UnixMilli(c.ReadAt), time.Now()
+	at := event.ID{Epoch: c.Epoch, Offset: c.Head}
+	if readAt.After(now) {
+		if readAt.Sub(now) > clocksDiffer {
+			at = event.ID{} // nobody knows how old it is: it does not hold
+		}
+		readAt = now
+	}
+	return newDocument(q, answer{status: http.StatusOK, body: c.Body, total: c.Total}, at, readAt), nil
 }
 
 // keep puts an answer into Redis, for other processes and for when Postgres is
 // away.
-func (l *ladder) keep(ctx context.Context, d *document) error {
-	if d.status != http.StatusOK || len(d.body) > mostCachedBytes {
+func (l *ladder) keep(ctx context.Context, q *read, d *document) error {
+	if q.rare || d.status != http.StatusOK || len(d.body) > mostCachedBytes {
 		return nil
 	}
 	if !l.caching.allow() {
@@ -250,9 +300,9 @@ func (l *ladder) keep(ctx context.Context, d *document) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
-	err := l.cache.Set(ctx, d.key, &broker.Cached{
+	err := l.cache.Set(ctx, l.deployment+d.key, &broker.Cached{
 		Epoch: d.at.Epoch, Head: d.at.Offset, ReadAt: d.readAt.UnixMilli(), Total: d.total, Body: d.body,
 	}, max(keepFor, d.ttl))
-	l.caching.done(err != nil, false)
+	l.caching.done(err != nil)
 	return err
 }

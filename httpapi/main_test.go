@@ -82,10 +82,10 @@ func newWorldOn(tb testing.TB, databaseURL, redisURL string) *world {
 // beat is the heartbeat of a listener that has nothing to do.
 func (w *world) beat(ctx context.Context) {
 	w.mu.Lock()
-	epoch, silent := w.at.Epoch, w.silent
+	at, silent := w.at, w.silent
 	w.mu.Unlock()
 	if !silent {
-		_, _ = w.broker.Heartbeat(ctx, broker.Control{Epoch: epoch, Listener: "test", PublishedAt: 1}) // Redis may be away
+		_, _ = w.broker.Heartbeat(ctx, broker.Control{Epoch: at.Epoch, Token: at.Token, Listener: "test", PublishedAt: 1}) // Redis may be away
 	}
 }
 

@@ -13,8 +13,8 @@ const (
 	mostMemoryAnswer = mostMemory / 16
 	// mostURIs and longestURI bound the ways in which questions are remembered to
 	// have been put.
-	mostURIs   = 1 << 16
-	longestURI = 1 << 10
+	mostURIs   = 1 << 14
+	longestURI = 512
 )
 
 // memory keeps the answers that were given last, in process memory.

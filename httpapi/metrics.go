@@ -52,7 +52,8 @@ func (a *API) registerMetrics(api huma.API) {
 	huma.Register(api, op, func(ctx context.Context, in *listMetrics) (*huma.StreamResponse, error) {
 		return a.answer(ctx, &read{
 			key: fmt.Sprintf("%s/metrics?limit=%d%s", in.path(), in.Limit, in.spanKey()), stream: in.StreamID,
-			ttl: time.Duration(a.config.TTLMetrics) * time.Second,
+			ttl:  time.Duration(a.config.TTLMetrics) * time.Second,
+			rare: !in.Since.IsZero() || !in.Until.IsZero(),
 			ask: func(ctx context.Context, from *sql.Reader) (answer, error) {
 				rows, err := from.Metrics(ctx, in.StreamID, in.span(), in.Limit)
 				if err != nil {

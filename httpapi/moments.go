@@ -57,6 +57,7 @@ func (a *API) registerMoments(api huma.API) {
 		return a.answer(ctx, &read{
 			key:    fmt.Sprintf("%s/moments?limit=%d&type=%s%s", in.path(), in.Limit, url.QueryEscape(in.Type), in.spanKey()),
 			stream: in.StreamID, ttl: time.Duration(a.config.TTLMetrics) * time.Second,
+			rare: !in.Since.IsZero() || !in.Until.IsZero(),
 			ask: func(ctx context.Context, from *sql.Reader) (answer, error) {
 				rows, err := from.Moments(ctx, in.StreamID, in.Type, in.span(), in.Limit)
 				if err != nil {

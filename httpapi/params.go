@@ -75,7 +75,7 @@ func (Exact) Resolve(ctx huma.Context) (faults []error) {
 		case len(values) > 1:
 			fault(name, "given more than once", values)
 		case values[0] == "":
-			fault(name, "empty; leave the parameter out", nil)
+			fault(name, "empty; leave the parameter out", "")
 		}
 	}
 	return faults
@@ -162,7 +162,7 @@ func (p *page) links(total int64) string {
 		add(p.offset+p.limit, "next")
 	}
 	if p.offset > 0 {
-		add(max(p.offset-p.limit, 0), "prev")
+		add(max(min(p.offset, total)-p.limit, 0), "prev")
 	}
 	return strings.Join(links, ", ")
 }

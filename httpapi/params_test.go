@@ -205,7 +205,7 @@ func FuzzRouter(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	a.ladder.postgres.done(true, false) // away: nobody waits
+	a.ladder.postgres.done(true) // away: nobody waits
 	routes := router.New(zerolog.Nop(), prometheus.NewRegistry(), nil)
 	if err := a.Register(routes); err != nil {
 		f.Fatal(err)

@@ -192,6 +192,7 @@ func (l *Listener) publishChanges(parent context.Context) (n int, err error) {
 	if b.rows == 0 && l.at.Target == nil {
 		// Nothing to publish: what has ended meanwhile need not be asked for again.
 		l.at, l.last = next, changes.At
+		l.looked()
 		l.setLag(0)
 		return n, nil
 	}
@@ -199,7 +200,15 @@ func (l *Listener) publishChanges(parent context.Context) (n int, err error) {
 		return n, err
 	}
 	l.last = changes.At
+	l.looked()
 	return n + b.rows, nil
+}
+
+// looked notes that all that was to be seen is published.
+func (l *Listener) looked() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.lookedAt = time.Now()
 }
 
 // publish sends a batch and moves the position along.

@@ -13,6 +13,9 @@ import (
 // beatEvery is how often a listener tells that it lives, and keeps its position.
 const beatEvery = time.Second
 
+// lookPatience is how long a look may take before it counts as lag.
+const lookPatience = time.Second
+
 // beats sends a heartbeat each second and keeps the position in Postgres.
 func (l *Listener) beats(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -63,8 +66,15 @@ func (l *Listener) heartbeat() broker.Control {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &l.status
+	lag := s.lag
+	// A look that does not come to its end, or whose batches a twin publishes, says
+	// nothing of what it has not seen.
+	if looking := time.Since(s.lookedAt); looking > lookPatience {
+		lag = max(lag, looking)
+		l.metrics.lag.Set(lag.Seconds())
+	}
 	c := broker.Control{
-		Listener: l.id, Epoch: s.checkpoint.Epoch, LagSeconds: s.lag.Seconds(),
+		Listener: l.id, Epoch: s.checkpoint.Epoch, Token: s.checkpoint.Token, LagSeconds: lag.Seconds(),
 		Reason: s.fault.String(),
 	}
 	if !s.publishedAt.IsZero() {

@@ -61,15 +61,18 @@ type status struct {
 	fault       fault
 	checkpoint  sql.Checkpoint // newest position
 	lag         time.Duration
+	lookedAt    time.Time // when a look last came to its end, and all that it saw was published
 	publishedAt time.Time
 	damaged     string // epoch that a gateway has asked to end
 	stale       bool   // the heartbeat saw another position than the drain loop has
 }
 
+// partStarting is to blame before the first position has been adopted.
+const partStarting = "starting"
+
 // fault is why the listener cannot publish; the zero value is that it can.
 type fault struct {
-	// part is what is to blame: "postgres", "redis" or, before the first
-	// position has been adopted, "starting".
+	// part is what is to blame: "postgres", "redis" or partStarting.
 	part string
 	err  error
 }
@@ -89,7 +92,7 @@ func New(db *sql.DB, redis *broker.Redis, log zerolog.Logger, reg prometheus.Reg
 		log:     log.With().Str("component", "listener").Str("listener", id).Logger(),
 		metrics: newMetrics(reg),
 		woken:   make(chan struct{}, 1),
-		status:  status{fault: fault{part: "starting"}},
+		status:  status{fault: fault{part: partStarting}, lookedAt: time.Now()},
 	}
 }
 
@@ -118,14 +121,19 @@ func (l *Listener) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready tells why the listener cannot publish, or nil.
+// Ready tells why the listener cannot publish, or nil. What exactly is wrong with
+// a dependency is for the log: it may name hosts and roles.
 func (l *Listener) Ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.status.fault.part == "" {
+	switch part := l.status.fault.part; part {
+	case "":
 		return nil
+	case partStarting:
+		return errors.New("starting")
+	default:
+		return errors.New("cannot publish because of " + part + "; the log says why")
 	}
-	return errors.New(l.status.fault.String())
 }
 
 // wake makes the drain loop look now. It never blocks.

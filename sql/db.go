@@ -197,6 +197,31 @@ func (db *DB) Check(ctx context.Context) error {
 	return db.prepare(ctx, conn, primary)
 }
 
+// Ping asks the server for a sign, over a connection of its own when the pool has
+// none to spare.
+func (db *DB) Ping(ctx context.Context) error {
+	if s := db.Pool.Stat(); s.IdleConns() > 0 || s.TotalConns() < s.MaxConns() {
+		return db.Pool.Ping(ctx)
+	}
+	conn, err := pgx.ConnectConfig(ctx, db.config.ConnConfig.Copy())
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
+}
+
+// Name tells this database, read in its zone, from others.
+func (db *DB) Name() string {
+	c := db.config.ConnConfig
+	return fmt.Sprintf("%s:%d/%s %s", c.Host, c.Port, c.Database, db.zone)
+}
+
+// IsCancelled tells whether a statement was given up before it had its answer.
+func IsCancelled(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "57014" || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
 // IsUnavailable tells whether an error means that Postgres is away, starting
 // or stopping, as opposed to a statement that it refuses.
 func IsUnavailable(err error) bool {

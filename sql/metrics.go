@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
@@ -64,8 +63,8 @@ func (r *Reader) Metrics(ctx context.Context, streamID string, span Span, limit 
 // HasMetrics tells whether a stream has any window.
 func (r *Reader) HasMetrics(ctx context.Context, streamID string) (has bool, err error) {
 	const statement = `SELECT EXISTS (SELECT FROM public.chat_summary_minute WHERE stream_id = $1)`
-	err = r.run(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
-		return pool.QueryRow(ctx, statement, streamID).Scan(&has)
+	err = r.run(ctx, func(ctx context.Context, on querier) error {
+		return on.QueryRow(ctx, statement, streamID).Scan(&has)
 	})
 	if err != nil {
 		return false, fmt.Errorf("look for metrics of %q: %w", streamID, err)

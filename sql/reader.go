@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -11,11 +12,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Reader runs the reads of REST: on the replica while that has all that the
-// reader was asked for with, else on the primary.
+// Reader runs the reads of REST: on the replica when that has all that is asked
+// for, else on the primary.
 type Reader struct {
-	db *DB
-	on *replica // nil: the primary
+	db      *DB
+	atLeast LSN
 }
 
 // HasReplica tells whether there is a replica, so that it is worth knowing from
@@ -24,27 +25,22 @@ func (db *DB) HasReplica() bool { return db.replica != nil }
 
 // Reader returns a reader whose answers have at least what had been written to
 // the log up to a place; 0: that is not known, and the primary answers.
-func (db *DB) Reader(ctx context.Context, atLeast LSN) *Reader {
-	if db.replica == nil || atLeast == 0 || !db.replica.has(ctx, atLeast) {
-		return &Reader{db: db}
-	}
-	return &Reader{db: db, on: db.replica}
+func (db *DB) Reader(atLeast LSN) *Reader { return &Reader{db, atLeast} }
+
+// querier is a pool or one of its connections.
+type querier interface {
+	Query(ctx context.Context, statement string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, statement string, args ...any) pgx.Row
 }
 
-// run runs a read, on the primary when the replica cannot: it is away, or has
-// cancelled the statement because it held up the replay.
-func (r *Reader) run(ctx context.Context, read func(ctx context.Context, pool *pgxpool.Pool) error) error {
-	if r.on == nil {
-		return read(ctx, r.db.Pool)
+// run runs a read, on the primary when the replica cannot: it is behind or away, or
+// has cancelled the statement because it held up the replay.
+func (r *Reader) run(ctx context.Context, read func(ctx context.Context, on querier) error) error {
+	if r.db.replica != nil && r.atLeast != 0 {
+		if err := r.db.replica.run(ctx, r.atLeast, read); err == nil || ctx.Err() != nil {
+			return err
+		}
 	}
-	bounded, cancel := context.WithTimeout(ctx, replicaPatience)
-	defer cancel()
-	err := read(bounded, r.on.pool)
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	r.on.fail()
-	r.on = nil
 	return read(ctx, r.db.Pool)
 }
 
@@ -59,8 +55,7 @@ const (
 // replica is a standby that may answer reads.
 type replica struct {
 	pool     *pgxpool.Pool
-	replayed atomic.Uint64 // a place that it has reached
-	failedAt atomic.Int64  // Unix nanoseconds
+	failedAt atomic.Int64 // Unix nanoseconds
 }
 
 func (db *DB) openReplica(ctx context.Context, url string, most int32) (*replica, error) {
@@ -76,36 +71,36 @@ func (db *DB) openReplica(ctx context.Context, url string, most int32) (*replica
 	return &replica{pool: pool}, nil
 }
 
+var errBehind = errors.New("the replica is behind")
+
 // Null when the server is no standby: what has been promoted goes its own way.
 const replayedSQL = `SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text END`
 
-// has tells whether the replica has replayed the log up to a place.
-func (r *replica) has(ctx context.Context, place LSN) bool {
+// run runs a read if the replica has replayed the log up to a place. Both go over
+// one connection: an address may lead to several replicas.
+func (r *replica) run(ctx context.Context, place LSN, read func(ctx context.Context, on querier) error) error {
 	if time.Since(time.Unix(0, r.failedAt.Load())) < replicaPause {
-		return false
-	}
-	if LSN(r.replayed.Load()) >= place {
-		return true
+		return errBehind
 	}
 	ctx, cancel := context.WithTimeout(ctx, replicaPatience)
 	defer cancel()
-	var text pgtype.Text
-	if err := r.pool.QueryRow(ctx, replayedSQL).Scan(&text); err != nil {
-		r.fail()
-		return false
-	}
-	now, err := ParseLSN(text.String)
+	conn, err := r.pool.Acquire(ctx)
 	if err != nil {
-		r.fail()
-		return false
+		r.failedAt.Store(time.Now().UnixNano())
+		return err
 	}
-	r.replayed.Store(uint64(now))
-	return now >= place
-}
-
-// fail leaves the replica alone for a while, and forgets how far it was: another
-// one may come back.
-func (r *replica) fail() {
-	r.replayed.Store(0)
-	r.failedAt.Store(time.Now().UnixNano())
+	defer conn.Release()
+	var text pgtype.Text
+	if err := conn.QueryRow(ctx, replayedSQL).Scan(&text); err != nil {
+		r.failedAt.Store(time.Now().UnixNano())
+		return err
+	}
+	if now, err := ParseLSN(text.String); err != nil || now < place {
+		return errBehind
+	}
+	if err := read(ctx, conn); err != nil {
+		r.failedAt.Store(time.Now().UnixNano())
+		return err
+	}
+	return nil
 }

@@ -36,7 +36,7 @@ func TestMetricsAreTheNewestWritesOfTheNewestWindows(t *testing.T) {
 		UPDATE chat_summary_minute SET change_xid = NULL, change_id = NULL WHERE chat_count IN (107); COMMIT`)
 
 	at := func(minute int) time.Time { return time.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC) }
-	r := open(t, config(url)).Reader(t.Context(), 0)
+	r := open(t, config(url)).Reader(0)
 	for name, c := range map[string]struct {
 		span  Span
 		limit int
@@ -77,7 +77,7 @@ func TestMomentsByTypeAndTime(t *testing.T) {
 		FROM generate_series(0, 9) AS n`)
 	exec(t, conn, `INSERT INTO moments (moment_id, stream_id, "timestamp") VALUES ('x', 's', '2026-01-01 00:09Z')`) // of no type, written last
 	at := func(minute int) time.Time { return time.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC) }
-	r := open(t, config(url)).Reader(t.Context(), 0)
+	r := open(t, config(url)).Reader(0)
 	for name, c := range map[string]struct {
 		kind  string
 		span  Span
@@ -112,9 +112,13 @@ func TestStreamsComeInPages(t *testing.T) {
 		UNION ALL SELECT 'ended', now(), false UNION ALL SELECT 'undated', NULL, true`)
 	exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start, window_end, avg_viewers) VALUES
 		('live 5', '2026-01-01 00:00Z', '2026-01-01 00:01Z', 10.4), ('live 5', '2026-01-01 00:01Z', '2026-01-01 00:02Z', 20.6),
-		('live 4', '2026-01-01 00:00Z', '2026-01-01 00:01Z', 'NaN'), ('live 3', '2026-01-01 00:00Z', NULL, 7)`)
-	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp", viewer_count) VALUES ('live 3', '2026-01-01Z', 1), ('live 3', '2026-01-02Z', 33)`)
-	r := open(t, config(url)).Reader(t.Context(), 0)
+		('live 4', '2026-01-01 00:00Z', '2026-01-01 00:01Z', 'NaN'), ('live 3', '2026-01-01 00:00Z', NULL, 7),
+		('live 2', '2026-01-03 00:00Z', '2026-01-03 00:01Z', 50)`)
+	exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start, window_end, avg_viewers) VALUES
+		('live 5', '2026-01-01 00:01Z', '2026-01-01 00:05Z', 30)`) // the same window again
+	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp", viewer_count) VALUES ('live 3', '2026-01-01Z', 1),
+		('live 3', '2026-01-02Z', 32), ('live 3', '2026-01-02Z', 33), ('live 2', '2026-01-02Z', 1)`)
+	r := open(t, config(url)).Reader(0)
 	var got []string
 	for offset := int64(0); offset < 8; offset += 2 {
 		page, total, err := r.Streams(t.Context(), 2, offset)
@@ -132,7 +136,7 @@ func TestStreamsComeInPages(t *testing.T) {
 			got = append(got, fmt.Sprint(s.StreamID, " ", viewers, " ", window))
 		}
 	}
-	want := []string{"live 5 21 00:02", "live 4 -1 00:01", "live 3 33 none", "live 2 -1 none", "live 1 -1 none", "undated -1 none"}
+	want := []string{"live 5 30 00:05", "live 4 -1 00:01", "live 3 33 none", "live 2 50 00:01", "live 1 -1 none", "undated -1 none"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
@@ -160,19 +164,25 @@ func TestReadsTouchWhatTheyAnswer(t *testing.T) {
 	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", moment_type)
 		SELECT 'stream ' || s, now() - w * interval '1 minute', 'chat_spike' FROM generate_series(1, 5000) AS s, generate_series(1, 5) AS w`)
 
+	exec(t, conn, `INSERT INTO streams (stream_id) VALUES ('busy')`)
+	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", moment_type)
+		SELECT 'busy', now() - n * interval '1 second', CASE WHEN n = 19999 THEN 'rare' ELSE 'chat_spike' END FROM generate_series(1, 20000) AS n`)
+
 	reads := map[string]struct {
 		statement   string
 		args        string
 		mostBuffers int
 		mayScan     []string
 	}{
-		"streams":         {streamsSQL, `50, 0`, 1500, []string{"streams"}},
-		"stream":          {streamSQL, `'stream 77'`, 30, nil},
-		"metrics":         {metricsSQL, `'stream 77', 30`, 100, nil},
-		"metrics in span": {metricsInSpanSQL, `'stream 77', 30, '-infinity', now()`, 100, nil},
-		"moments":         {momentsSQL, `'stream 77', 50, NULL`, 40, nil},
-		"moments in span": {momentsInSpanSQL, `'stream 77', 50, 'chat_spike', now() - interval '3 minutes', 'infinity'`, 40, nil},
-		"state":           {stateSQL, `'stream 77', 50`, 60, nil},
+		"streams":                 {streamsSQL, `50, 0`, 1500, []string{"streams"}},
+		"stream":                  {streamSQL, `'stream 77'`, 30, nil},
+		"metrics":                 {metricsSQL, `'stream 77', 30`, 100, nil},
+		"metrics in span":         {metricsInSpanSQL, `'stream 77', 30, '-infinity', now()`, 100, nil},
+		"moments":                 {momentsSQL, `'stream 77', 50`, 40, nil},
+		"moments in span":         {momentsInSpanSQL, `'stream 77', 50, now() - interval '3 minutes', 'infinity'`, 40, nil},
+		"moments of type":         {momentsOfTypeSQL, `'busy', 50, 'rare'`, 40, nil},
+		"moments of type in span": {momentsOfTypeInSpanSQL, `'busy', 50, 'rare', '-infinity', now()`, 40, nil},
+		"state":                   {stateSQL, `'stream 77', 50`, 60, nil},
 	}
 	for _, analyzed := range []bool{false, true} {
 		if analyzed {
@@ -232,50 +242,50 @@ func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
 	db := open(t, c)
 	ctx := t.Context()
 
-	title := func(atLeast LSN) string {
+	// answeredBy tells who answers a read of what had been written up to a place.
+	answeredBy := func(atLeast LSN) (title string, replica bool) {
 		t.Helper()
-		s, err := db.Reader(ctx, atLeast).Stream(ctx, "s")
-		if err != nil || s == nil {
-			t.Fatalf("read: %v, %v", s, err)
+		err := db.Reader(atLeast).run(ctx, func(ctx context.Context, on querier) error {
+			return on.QueryRow(ctx, `SELECT title, pg_is_in_recovery() FROM streams`).Scan(&title, &replica)
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return *s.Title
+		return title, replica
 	}
-	lsn := func() LSN {
+	update := func(title string) LSN {
 		t.Helper()
+		exec(t, conn, `UPDATE streams SET title = $1`, title)
 		place, err := ParseLSN(one[string](t, conn, `SELECT pg_current_wal_flush_lsn()::text`))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return place
 	}
-	update := func(title string) LSN {
+	expect := func(what string, atLeast LSN, title string, replica bool) {
 		t.Helper()
-		exec(t, conn, `UPDATE streams SET title = $1`, title)
-		return lsn()
+		if got, by := answeredBy(atLeast); got != title || by != replica {
+			t.Errorf("%s: got %q, from the replica %t; want %q, %t", what, got, by, title, replica)
+		}
+	}
+	replicaHas := func(atLeast LSN) func() bool {
+		return func() bool { _, by := answeredBy(atLeast); return by }
 	}
 
 	first := update("first")
-	localtest.Eventually(t, "the replica is asked", func() bool { return db.Reader(ctx, first).on != nil })
-	if got := title(first); got != "first" {
-		t.Errorf("got %q", got)
-	}
-	if db.Reader(ctx, 0).on != nil {
-		t.Error("the replica is asked although nobody knows how far it must be")
-	}
+	localtest.Eventually(t, "the replica answers", replicaHas(first))
+	expect("caught up", first, "first", true)
+	expect("nobody knows how far it must be", 0, "first", false)
 
 	exec(t, replicaConn, `SELECT pg_wal_replay_pause()`)
 	localtest.Eventually(t, "the replay is paused", func() bool {
 		return one[string](t, replicaConn, `SELECT pg_get_wal_replay_pause_state()`) == "paused"
 	})
 	second := update("second")
-	if got := title(second); got != "second" {
-		t.Errorf("behind: got %q, want what the primary has", got)
-	}
-	if got := title(first); got != "first" {
-		t.Errorf("got %q: the replica was not asked for what it has", got)
-	}
+	expect("behind", second, "second", false)
+	expect("behind, and not for this", first, "first", true)
 	exec(t, replicaConn, `SELECT pg_wal_replay_resume()`)
-	localtest.Eventually(t, "the replica has caught up", func() bool { return db.Reader(ctx, second).on != nil })
+	localtest.Eventually(t, "the replica has caught up", replicaHas(second))
 
 	if err := replicaConn.Close(context.WithoutCancel(ctx)); err != nil {
 		t.Fatal(err)
@@ -283,13 +293,11 @@ func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
 	if err := standby.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if got := title(second); got != "second" {
-		t.Errorf("the replica is gone: got %q", got)
-	}
+	expect("gone", second, "second", false)
 	if err := standby.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	localtest.Eventually(t, "the replica is asked again", func() bool { return db.Reader(ctx, second).on != nil })
+	localtest.Eventually(t, "the replica answers again", replicaHas(second))
 }
 
 // What a writer may store and JSON may not reaches nobody as an error.
@@ -300,7 +308,7 @@ func TestReadsTakeWhatIsStored(t *testing.T) {
 	exec(t, conn, `INSERT INTO chat_summary_minute (stream_id, window_start, window_end, avg_viewers, z_score, top_emotes)
 		VALUES ('s', 'infinity', NULL, 'Infinity', 'NaN', '{a,NULL}'), ('s', '-infinity', NULL, NULL, NULL, NULL)`)
 	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", metadata) VALUES ('s', 'infinity', 'null')`)
-	r := open(t, config(url)).Reader(t.Context(), 0)
+	r := open(t, config(url)).Reader(0)
 	metrics, err := r.Metrics(t.Context(), "s", Span{}, 10)
 	if err != nil || len(metrics) != 2 || !metrics[0].WindowStart.Infinite || !slices.Equal(metrics[0].TopEmotes, []string{"a"}) {
 		t.Errorf("metrics: %+v, %v", metrics, err)

@@ -6,7 +6,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
@@ -40,7 +39,8 @@ FROM public.moments AS t`
        NULL::boolean AS flag, t.moment_type::text AS s1, t.description::text AS s2, t.metric_name::text AS s3, t.metadata::text AS doc`
 
 	// t1 created_at, t2 updated_at, t3 last_window_end, n1 viewer_count (the newest
-	// known, NaN and what is beyond an integer left out), flag is_live, s1 title.
+	// known: of viewer_timeseries or of a window, NaN and what is beyond an integer
+	// left out), flag is_live, s1 title. Of several writes the newest counts.
 	selectStreams = `
 SELECT ` + streamColumns + `
 FROM public.streams AS t`
@@ -48,12 +48,15 @@ FROM public.streams AS t`
 	streamColumns = `3::smallint AS kind, t.change_id, t.change_xid, t.changed_at, t.stream_id::text AS stream_id, NULL::text AS key,
        t.created_at::timestamptz AS t1, t.updated_at::timestamptz AS t2,
        (SELECT c.window_end::timestamptz FROM public.chat_summary_minute AS c
-        WHERE c.stream_id = t.stream_id ORDER BY c.window_start DESC NULLS LAST LIMIT 1) AS t3,
-       coalesce((SELECT v.viewer_count::bigint FROM public.viewer_timeseries AS v
-                 WHERE v.stream_id = t.stream_id ORDER BY v."timestamp" DESC NULLS LAST LIMIT 1),
-                (SELECT CASE WHEN c.avg_viewers BETWEEN -1e15 AND 1e15 THEN round(c.avg_viewers)::bigint END
-                 FROM public.chat_summary_minute AS c
-                 WHERE c.stream_id = t.stream_id ORDER BY c.window_start DESC NULLS LAST LIMIT 1)) AS n1,
+        WHERE c.stream_id = t.stream_id ORDER BY c.window_start DESC NULLS LAST, c.change_id DESC NULLS LAST, c.ctid DESC LIMIT 1) AS t3,
+       (SELECT known.viewers FROM (
+            (SELECT v."timestamp"::timestamptz AS at, v.viewer_count::bigint AS viewers FROM public.viewer_timeseries AS v
+             WHERE v.stream_id = t.stream_id ORDER BY v."timestamp" DESC NULLS LAST, v.change_id DESC NULLS LAST, v.ctid DESC LIMIT 1)
+            UNION ALL
+            (SELECT c.window_start::timestamptz, CASE WHEN c.avg_viewers BETWEEN -1e15 AND 1e15 THEN round(c.avg_viewers)::bigint END
+             FROM public.chat_summary_minute AS c
+             WHERE c.stream_id = t.stream_id ORDER BY c.window_start DESC NULLS LAST, c.change_id DESC NULLS LAST, c.ctid DESC LIMIT 1)
+        ) AS known WHERE known.viewers IS NOT NULL ORDER BY known.at DESC NULLS LAST LIMIT 1) AS n1,
        NULL::bigint AS n2, NULL::text[] AS names,
        NULL::float8 AS f1, NULL::float8 AS f2, NULL::float8 AS f3, NULL::float8 AS z,
        t.is_live AS flag, t.title::text AS s1, NULL::text AS s2, NULL::text AS s3, NULL::text AS doc`
@@ -161,8 +164,8 @@ const rowShape = `kind, change_id, change_xid::text::bigint, changed_at, stream_
 
 // collect reads all rows of a statement whose first argument is a stream's id.
 func collect[R event.Row](ctx context.Context, r *Reader, statement string, args ...any) (out []R, err error) {
-	err = r.run(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
-		rows, err := pool.Query(ctx, statement, args...)
+	err = r.run(ctx, func(ctx context.Context, on querier) error {
+		rows, err := on.Query(ctx, statement, args...)
 		if err != nil {
 			return err
 		}

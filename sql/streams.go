@@ -6,7 +6,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
@@ -32,8 +31,8 @@ ORDER BY t1 DESC NULLS LAST, stream_id`
 // Streams reads a page of the live streams, newest first, and how many there
 // are in all.
 func (r *Reader) Streams(ctx context.Context, limit, offset int64) (page []*event.Stream, total int64, err error) {
-	err = r.run(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
-		rows, err := pool.Query(ctx, streamsSQL, limit, offset)
+	err = r.run(ctx, func(ctx context.Context, on querier) error {
+		rows, err := on.Query(ctx, streamsSQL, limit, offset)
 		if err != nil {
 			return err
 		}

@@ -198,6 +198,7 @@ SET lock_timeout = 0;
 
 CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_summary_stream ON public.chat_summary_minute (stream_id, window_start DESC NULLS LAST);
 CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_moments_stream ON public.moments (stream_id, "timestamp" DESC NULLS LAST);
+CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_types_stream ON public.moments (stream_id, moment_type, "timestamp" DESC NULLS LAST);
 CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_viewers_stream ON public.viewer_timeseries (stream_id, "timestamp" DESC NULLS LAST);
 CREATE INDEX CONCURRENTLY IF NOT EXISTS telemetra_live_stream ON public.streams (created_at DESC NULLS LAST, stream_id) WHERE is_live IS NOT FALSE;
 
@@ -210,6 +211,7 @@ SET lock_timeout = '200ms';
 
 DROP INDEX IF EXISTS public.telemetra_summary_stream;
 DROP INDEX IF EXISTS public.telemetra_moments_stream;
+DROP INDEX IF EXISTS public.telemetra_types_stream;
 DROP INDEX IF EXISTS public.telemetra_viewers_stream;
 DROP INDEX IF EXISTS public.telemetra_live_stream;
 
