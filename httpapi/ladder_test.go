@@ -320,3 +320,83 @@ func TestBlackHoles(t *testing.T) {
 	transport.CloseIdleConnections()
 	localtest.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() < before+40 })
 }
+
+// A question that is slow gets its own answer, and the others are not held up.
+func TestSlowQuestionIsNobodyElsesFault(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a := w.serve()
+	w.exec(`BEGIN`)
+	w.exec(`LOCK TABLE moments IN ACCESS EXCLUSIVE MODE`)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			r, err := a.try(http.MethodGet, "/api/v1/streams/s/moments?limit="+strconv.Itoa(i+1))
+			if err != nil || r.status != http.StatusServiceUnavailable || !strings.Contains(r.body, "not answered in time") || r.header.Get("Retry-After") == "" {
+				t.Errorf("%d %s, %v", r.status, r.body, err)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	for limit := 1; ; limit++ {
+		select {
+		case <-done:
+			w.exec(`ROLLBACK`)
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+		if r := a.get(metricsPath + "?limit=" + strconv.Itoa(1+limit%900)); r.status != http.StatusOK {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+	}
+}
+
+func TestPanicInAReadIsAnAnswer(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	a := w.serve()
+	a.ladder.loaded = func(string) { panic("a defect") }
+	a.expect("/api/v1/streams/s", http.StatusInternalServerError, "", "request id")
+	a.ladder.loaded = nil
+	a.expect("/api/v1/streams/s", 200, "miss", "a title")
+}
+
+// What Redis keeps is taken for what it is: not from the future, not older than what
+// is known here, not of another deployment, and nothing that is hardly asked twice.
+func TestWhatRedisKeepsIsNotTrusted(t *testing.T) {
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a := w.serve()
+	a.expect(metricsPath, 200, "miss", `"chat_count":1,`)
+	a.expect(metricsPath, 200, "hit", `"chat_count":1,`)
+	const key = metricsPath + "?limit=100&since=&until="
+	put := func(c broker.Cached) {
+		t.Helper()
+		c.Epoch, c.Head = w.at.Epoch, uint64(a.ladder.heads.known("s").Offset)
+		if err := a.ladder.cache.Set(t.Context(), a.ladder.deployment+key, &c, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(broker.Cached{ReadAt: time.Now().Add(-time.Minute).UnixMilli(), Body: []byte(`["older"]`)})
+	a.expect(metricsPath, 200, "hit", `"chat_count":1,`)
+	w.publish(&event.Viewers{StreamID: "s"})
+	localtest.Eventually(t, "the event", func() bool { return a.ladder.heads.known("s").Offset == 3 })
+	put(broker.Cached{ReadAt: time.Now().Add(-time.Minute).UnixMilli(), Body: []byte(`["older"]`)})
+	a.expect(metricsPath, 200, "miss", `"chat_count":1,`) // that of Redis is older than ours
+
+	b := w.serve()
+	put(broker.Cached{ReadAt: time.Now().Add(time.Hour).UnixMilli(), Body: []byte(`["future"]`)})
+	b.expect(metricsPath, 200, "miss", `"chat_count":1,`)
+	b.expect(metricsPath+"?since=2020-01-01T00:00:00Z", 200, "miss", `"chat_count":1,`)
+	w.serve().expect(metricsPath+"?since=2020-01-01T00:00:00Z", 200, "miss", `"chat_count":1,`)
+
+	other := newWorldOn(t, localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL())
+	c := other.serve(func(c *Config, _ *sql.Config, _ *broker.Config) { c.Cache.URL = w.redisURL })
+	if c.ladder.deployment == a.ladder.deployment {
+		t.Error("two deployments share their answers")
+	}
+	c.expect(metricsPath, 404, "miss", "unknown")
+}

@@ -449,3 +449,40 @@ func TestGatewayCanEndADamagedEpoch(t *testing.T) {
 	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('1', 's', now())`)
 	b.await("a row in it", 1)
 }
+
+// A look that does not come to its end is lag: nobody knows what it would see.
+func TestStuckLookIsLag(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	locker, err := pgx.Connect(t.Context(), b.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = locker.Close(context.WithoutCancel(t.Context())) }()
+	tx, err := locker.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `LOCK TABLE moments IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	lag := func() float64 {
+		c, _, err := b.broker.LastHeartbeat(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.LagSeconds
+	}
+	localtest.Eventually(t, "a lag of two seconds", func() bool { return lag() > 2 })
+	if got := l.metric(t, "telemetra_listener_lag_seconds", ""); got < 1 {
+		t.Errorf("the metric says %v", got)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "no lag", func() bool { return lag() == 0 })
+	if c, _, err := b.broker.LastHeartbeat(t.Context()); err != nil || c.Token == 0 {
+		t.Errorf("the heartbeat has no token: %+v, %v", c, err)
+	}
+}

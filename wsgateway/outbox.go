@@ -160,7 +160,7 @@ func (o *outbox) dismiss(code uint16, reason string) {
 		return
 	}
 	const fin = 0x80
-	wire := []byte{fin | byte(gws.OpcodeCloseConnection), byte(2 + len(reason))}
+	wire := []byte{fin | byte(gws.OpcodeCloseConnection), byte(2 + len(reason))} //nolint:gosec // reasons are short constants
 	wire = binary.BigEndian.AppendUint16(wire, code)
 	o.queue = queue{}
 	o.queue.push(&frame{wire: append(wire, reason...)})

@@ -48,6 +48,7 @@ type record struct {
 	began  time.Time
 	method string
 	path   string
+	remote string
 	id     string
 	route  string
 	status int
@@ -58,7 +59,7 @@ var records = sync.Pool{New: func() any { return new(record) }}
 
 func newRecord(w http.ResponseWriter, req *http.Request) *record {
 	rec, _ := records.Get().(*record)
-	*rec = record{ResponseWriter: w, began: time.Now(), method: req.Method, path: req.URL.Path, route: noRoute}
+	*rec = record{ResponseWriter: w, began: time.Now(), method: req.Method, path: req.URL.Path, remote: req.RemoteAddr, route: noRoute}
 	rec.id = req.Header.Get(requestIDHeader)
 	if !validRequestID(rec.id) {
 		rec.id = newRequestID()
@@ -173,7 +174,7 @@ func (l *accessLog) write(rec *record) {
 		if cache := rec.Header()["X-Cache"]; len(cache) == 1 {
 			e.Str("cache", cache[0])
 		}
-		e.Str("request_id", rec.id).Msg("request")
+		e.Str("remote", rec.remote).Str("request_id", rec.id).Msg("request")
 	}
 	hijacked := rec.status == http.StatusSwitchingProtocols
 	if !hijacked {

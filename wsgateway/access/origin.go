@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/telemetra/telemetra/httpapi/problem"
 )
 
 // Config says who may read.
@@ -62,8 +64,19 @@ const (
 	corsMaxAge  = "600" // seconds for which a preflight holds
 )
 
-// CORS tells browsers which pages may read the answers of next. A preflight
-// must be answered by next with 204 and no more than this adds.
+// sameOrigin tells whether a page comes from the very host that it asks.
+func sameOrigin(r *http.Request, origin string) bool {
+	u, err := url.Parse(origin)
+	return err == nil && strings.EqualFold(u.Host, r.Host)
+}
+
+// isUpgrade tells whether a request asks for a socket, which no browser keeps a
+// page of another origin from.
+func isUpgrade(r *http.Request) bool { return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") }
+
+// CORS tells browsers which pages may read the answers of next, and refuses sockets
+// to the others. A request without an Origin is no browser's. A preflight must be
+// answered by next with 204 and no more than this adds.
 func (o *Origins) CORS(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -73,6 +86,10 @@ func (o *Origins) CORS(next http.Handler) http.Handler {
 		origin := r.Header.Get("Origin")
 		may, credentials := o.Allow(origin)
 		if origin == "" || !may {
+			if origin != "" && isUpgrade(r) && !sameOrigin(r, origin) {
+				problem.Write(w, http.StatusForbidden, "pages of this origin may not connect: it is not among CORS_ORIGINS")
+				return
+			}
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -85,3 +85,37 @@ func TestCORS(t *testing.T) {
 		}
 	}
 }
+
+// Browsers keep no page from opening a socket: that is for the server.
+func TestSocketsOfOtherOrigins(t *testing.T) {
+	for _, c := range []struct {
+		setting, origin string
+		want            int
+	}{
+		{"", "", 101},
+		{"", "https://gateway.example", 101},
+		{"", "http://GATEWAY.example", 101},
+		{"", "https://evil.example", 403},
+		{"", "https://gateway.example.evil", 403},
+		{"", "null", 403},
+		{"https://app.example", "https://app.example", 101},
+		{"https://app.example", "https://evil.example", 403},
+		{"*", "https://evil.example", 101},
+	} {
+		h := origins(t, c.setting).CORS(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://gateway.example/ws/live/s", http.NoBody)
+		req.Header.Set("Upgrade", "WebSocket")
+		if c.origin != "" {
+			req.Header.Set("Origin", c.origin)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, req)
+		got := w.Code
+		if got == http.StatusAccepted {
+			got = http.StatusSwitchingProtocols
+		}
+		if got != c.want {
+			t.Errorf("%q, origin %q: %d, want %d", c.setting, c.origin, got, c.want)
+		}
+	}
+}
