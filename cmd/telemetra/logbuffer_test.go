@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,13 +10,23 @@ import (
 
 // calls is a Writer that counts.
 type calls struct {
-	strings.Builder
-	n int
+	mu   sync.Mutex
+	text strings.Builder
+	n    int
 }
 
 func (c *calls) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.n++
-	return c.Builder.Write(b)
+	return c.text.Write(b)
+}
+
+// soFar returns how many writes there were, and what they wrote.
+func (c *calls) soFar() (n int, text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n, c.text.String()
 }
 
 func TestLinesAreWrittenTogetherAndInTime(t *testing.T) {
@@ -30,25 +41,26 @@ func TestLinesAreWrittenTogetherAndInTime(t *testing.T) {
 		}
 		write("a\n")
 		write("b\n")
-		if out.n != 0 {
+		if n, _ := out.soFar(); n != 0 {
 			t.Error("a line did not wait")
 		}
 		time.Sleep(logEvery) //nolint:forbidigo // a fake clock
 		synctest.Wait()
-		if out.n != 1 || out.String() != "a\nb\n" {
-			t.Errorf("%d writes of %q", out.n, out.String())
+		if n, text := out.soFar(); n != 1 || text != "a\nb\n" {
+			t.Errorf("%d writes of %q", n, text)
 		}
 		write(strings.Repeat("x", logAtOnce))
-		if out.n != 2 {
+		if n, _ := out.soFar(); n != 2 {
 			t.Error("a full buffer waits")
 		}
 		write("c\n")
-		if err := b.Close(); err != nil || out.n != 3 || !strings.HasSuffix(out.String(), "c\n") {
-			t.Errorf("closed: %d writes, %v", out.n, err)
+		err := b.Close()
+		if n, text := out.soFar(); err != nil || n != 3 || !strings.HasSuffix(text, "c\n") {
+			t.Errorf("closed: %d writes, %v", n, err)
 		}
 		time.Sleep(2 * logEvery) //nolint:forbidigo // a fake clock
 		synctest.Wait()
-		if out.n != 3 {
+		if n, _ := out.soFar(); n != 3 {
 			t.Error("nothing was written once more")
 		}
 	})
