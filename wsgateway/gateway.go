@@ -81,8 +81,8 @@ func New(c Config, states States, redis *broker.Redis, log zerolog.Logger, reg p
 	return g, nil
 }
 
-// Run serves until the context ends, and then hands the clients over: each is
-// asked to reconnect and its socket is closed with 1001.
+// Run serves until the context ends, and then hands over the clients that Drain has
+// left: each is asked to reconnect and its socket is closed with 1001.
 func (g *Gateway) Run(ctx context.Context) error {
 	// Hubs load and repair for as long as they have clients, and the last ones
 	// leave during the hand-over, after ctx.
@@ -139,11 +139,39 @@ func (g *Gateway) isDraining() bool {
 	return g.draining
 }
 
-// drain closes all clients. It returns when they are gone.
-func (g *Gateway) drain() {
+// Drain takes no more clients and hands those that are there to other gateways, in
+// waves over most of the period, so that the others are not run over. It returns
+// when all are gone, or the context ends.
+func (g *Gateway) Drain(ctx context.Context, period time.Duration) {
+	g.stopAdmission()
+	all := g.wheel.all()
+	const wave = 100 * time.Millisecond
+	over := max(period*4/5, wave) // the last ones need time to leave
+	ticker := time.NewTicker(wave)
+	defer ticker.Stop()
+	began, done := time.Now(), 0
+	for g.wheel.size() > 0 {
+		due := min(int(float64(len(all))*float64(time.Since(began)+wave)/float64(over)), len(all))
+		for ; done < due; done++ {
+			all[done].handOver()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (g *Gateway) stopAdmission() {
 	g.admission.Lock()
+	defer g.admission.Unlock()
 	g.draining = true
-	g.admission.Unlock()
+}
+
+// drain hands over all clients at once. It returns when they are gone.
+func (g *Gateway) drain() {
+	g.stopAdmission()
 	g.wheel.each(func(s *session) { s.handOver() })
 	g.sessions.Wait()
 }

@@ -53,15 +53,20 @@ func (w *wheel) size() int {
 	return len(w.on)
 }
 
+// all returns the clients that are there, in no order.
+func (w *wheel) all() []*session {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make([]*session, 0, len(w.on))
+	for s := range w.on {
+		out = append(out, s)
+	}
+	return out
+}
+
 // each calls f for every client, outside of the wheel's lock.
 func (w *wheel) each(f func(*session)) {
-	w.mu.Lock()
-	all := make([]*session, 0, len(w.on))
-	for s := range w.on {
-		all = append(all, s)
-	}
-	w.mu.Unlock()
-	for _, s := range all {
+	for _, s := range w.all() {
 		f(s)
 	}
 }

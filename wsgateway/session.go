@@ -20,6 +20,7 @@ type session struct {
 	heard   atomic.Int64 // when the client last sent anything, in Unix nanoseconds
 	since   *event.ID    // where the client was before; nil: nowhere
 
+	handed   atomic.Bool // was asked to connect elsewhere
 	begun    atomic.Bool // has got connected; set under the health's lock
 	stateful bool        // has got the state; of the hub, under its lock
 
@@ -97,17 +98,25 @@ func (s *session) leave() {
 	}
 }
 
-// reconnectWithin spreads the clients of a gateway that goes away.
-const reconnectWithin = 2 * time.Second
+const (
+	// reconnectWithin spreads the clients of a gateway that goes away.
+	reconnectWithin = 2 * time.Second
+	// leaveWithin is how long a client may take for what was written before.
+	leaveWithin = 2 * time.Second
+)
 
-// handOver asks the client to connect elsewhere and closes the socket.
+// handOver asks the client to connect elsewhere and closes the socket when all that
+// was written before is taken. Asking twice is asking once.
 func (s *session) handOver() {
+	if s.handed.Swap(true) {
+		return
+	}
 	after := rand.N(reconnectWithin) //nolint:gosec // jitter
 	s.push(encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()}))
 	_ = s.conn.WriteClose(closeGoingAway, []byte("going away")) // fails when it is closed already
 	// gws closes the socket after its close frame, which the outbox does when
 	// all is written; a client that takes nothing is not waited for.
-	time.AfterFunc(time.Second, s.out.abort)
+	time.AfterFunc(leaveWithin, s.out.abort)
 }
 
 // events are what gws tells of its sockets.

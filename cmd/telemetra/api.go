@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/telemetra/telemetra/httpapi"
 	"github.com/telemetra/telemetra/wsgateway"
@@ -38,5 +39,7 @@ func (p *process) addAPI(c httpapi.Config) error {
 	p.onStop("api", a.Close)
 	p.serve("api", a.Run)
 	p.http.ready("api", a.Ready)
+	// It answers until the load balancer has looked at /readyz and sends nobody more.
+	p.onDrain(func(ctx context.Context, _ time.Duration) { <-ctx.Done() })
 	return a.Register(p.http.Router)
 }

@@ -60,6 +60,9 @@ func launch(databaseURL, redisURL, command string) (*telemetra, error) {
 	p := &telemetra{log: &logTail{}, done: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], command, "--host=127.0.0.1", "--port=0") //nolint:noctx // this test binary; stop ends it
 	p.cmd.Env = append(os.Environ(), commandVar+"=1", "DATABASE_URL="+databaseURL, "REDIS_URL="+redisURL)
+	if os.Getenv("DRAIN_PERIOD") == "" {
+		p.cmd.Env = append(p.cmd.Env, "DRAIN_PERIOD=0") // most tests have nobody to hand over
+	}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		return nil, err

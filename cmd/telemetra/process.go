@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -54,11 +55,16 @@ func (c *logConfig) logger() (zerolog.Logger, error) {
 type processConfig struct {
 	Log      logConfig     `embed:""`
 	HTTP     httpConfig    `embed:""`
+	Drain    int           `name:"drain-period" env:"DRAIN_PERIOD" default:"15" help:"Seconds over which clients are handed to other processes before this one ends; a second signal ends it at once."`
 	Postgres sql.Config    `embed:""`
 	Redis    broker.Config `embed:""`
 }
 
 func (c *processConfig) validate() error {
+	const longest = 3600
+	if c.Drain < 0 || c.Drain > longest {
+		return fmt.Errorf("DRAIN_PERIOD is %d; allowed are 0 to %d seconds", c.Drain, longest)
+	}
 	return errors.Join(c.HTTP.validate(), c.Postgres.Validate(), c.Redis.Validate())
 }
 
@@ -71,6 +77,8 @@ type process struct {
 	redis    *broker.Redis
 	http     *httpServer
 
+	drainFor time.Duration
+	drains   []func(ctx context.Context, period time.Duration)
 	services []service
 	cleanups []cleanup
 }
@@ -95,7 +103,7 @@ func newProcess(ctx context.Context, c *processConfig) (_ *process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	opened := &process{log: log, registry: prometheus.NewRegistry()}
+	opened := &process{log: log, registry: prometheus.NewRegistry(), drainFor: time.Duration(c.Drain) * time.Second}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, opened.close())
@@ -159,22 +167,55 @@ func (p *process) onStop(name string, stop func() error) {
 	p.cleanups = append(p.cleanups, cleanup{name, stop})
 }
 
-// run runs the services until the context ends or one of them fails, and closes
-// everything.
+// onDrain adds what is to be handed over before the services end: f returns when
+// that is done, or the context, which ends with the period.
+func (p *process) onDrain(f func(ctx context.Context, period time.Duration)) {
+	p.drains = append(p.drains, f)
+}
+
+// run runs the services until the context ends and all is handed over, or one of
+// them fails, and closes everything.
 func (p *process) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, work := errgroup.WithContext(work)
 	for _, s := range p.services {
 		g.Go(func() error {
-			if err := s.run(ctx); err != nil {
+			if err := s.run(work); err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
 			return nil
 		})
 	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			p.drain(work)
+		case <-work.Done(): // a service has failed
+		}
+		stop()
+		return nil
+	})
 	p.log.Info().Str("version", version).Str("address", p.http.Addr()).Msg("started")
 	err := g.Wait()
 	p.log.Info().AnErr("cause", err).Msg("stopped")
 	return errors.Join(err, p.close())
+}
+
+// drain sends everybody elsewhere, while the services go on.
+func (p *process) drain(ctx context.Context) {
+	p.http.stopping.Store(true)
+	if p.drainFor == 0 || len(p.drains) == 0 {
+		return
+	}
+	p.log.Info().Dur("period_ms", p.drainFor).Msg("draining")
+	ctx, cancel := context.WithTimeout(ctx, p.drainFor)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, f := range p.drains {
+		wg.Go(func() { f(ctx, p.drainFor) })
+	}
+	wg.Wait()
 }
 
 func (p *process) close() error {

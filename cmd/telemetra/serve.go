@@ -61,5 +61,6 @@ func (p *process) addGateway(c wsgateway.Config) error {
 	g.Register(p.http.Router)
 	p.serve("gateway", g.Run)
 	p.http.ready("gateway", g.Ready)
+	p.onDrain(g.Drain)
 	return nil
 }

@@ -142,7 +142,7 @@ func (b *bench) startWith(ctx context.Context, message string, env []string, arg
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(append(os.Environ(), "DATABASE_URL="+b.url, "REDIS_URL="+b.redis.URL()), env...)
+	cmd.Env = append(append(os.Environ(), "DATABASE_URL="+b.url, "REDIS_URL="+b.redis.URL(), "DRAIN_PERIOD=0"), env...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	stderr, err := cmd.StderrPipe()
