@@ -14,11 +14,13 @@ import (
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // Config says how a gateway treats its clients.
 type Config struct {
-	HeartbeatSeconds int `name:"ws-heartbeat-interval" env:"WS_HEARTBEAT_INTERVAL" default:"30" help:"Seconds between pings; a client that is silent for two intervals is dropped."`
+	Limits           access.LimitConfig `embed:""`
+	HeartbeatSeconds int                `name:"ws-heartbeat-interval" env:"WS_HEARTBEAT_INTERVAL" default:"30" help:"Seconds between pings; a client that is silent for two intervals is dropped."`
 }
 
 // Validate names the setting that cannot work, its value, and what is allowed.
@@ -26,7 +28,7 @@ func (c *Config) Validate() error {
 	if c.HeartbeatSeconds < 1 || c.HeartbeatSeconds > 3600 {
 		return fmt.Errorf("WS_HEARTBEAT_INTERVAL is %d; allowed are 1 to 3600 seconds", c.HeartbeatSeconds)
 	}
-	return nil
+	return c.Limits.Validate()
 }
 
 // States reads what a dashboard of a stream starts from: the newest rows. It is
@@ -49,6 +51,7 @@ type Gateway struct {
 	health     *health
 	wheel      *wheel
 	upgrader   *gws.Upgrader
+	limiter    *access.Limiter
 
 	// lookAtHeads has one place: comparing once stands for all who ask.
 	lookAtHeads chan struct{}
@@ -64,8 +67,12 @@ func New(c Config, states States, redis *broker.Redis, log zerolog.Logger, reg p
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	limiter, err := access.NewLimiter(c.Limits)
+	if err != nil {
+		return nil, err
+	}
 	g := &Gateway{
-		config: c, states: states, redis: redis,
+		config: c, limiter: limiter, states: states, redis: redis,
 		log:         log.With().Str("component", "gateway").Logger(),
 		metrics:     newMetrics(reg),
 		lookAtHeads: make(chan struct{}, 1),

@@ -18,6 +18,8 @@ type metrics struct {
 	skipped    prometheus.Counter
 	tooSlow    prometheus.Counter
 	silent     prometheus.Counter
+	tooMany    prometheus.Counter
+	refused    *prometheus.CounterVec
 	conflated  prometheus.Counter
 	resumed    [len(resumedFrom)]prometheus.Counter
 }
@@ -55,6 +57,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		conflated:  counter("frames_conflated_total", "Metrics frames that a newer one of their window stands for, because the client was slow."),
 		tooSlow:    dropped.WithLabelValues("too_slow"),
 		silent:     dropped.WithLabelValues("silent"),
+		tooMany:    dropped.WithLabelValues("too_many_frames"),
+		refused: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "telemetra_gateway_refused_total", Help: "Sockets that were not opened, by the limit that they would exceed.",
+		}, []string{"reason"}),
 	}
 	resumed := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "telemetra_gateway_resumes_total", Help: "Clients that came back with an id, by where they got what they had missed; state: they could not be resumed.",

@@ -26,6 +26,7 @@ const (
 // or 1007 what breaks the protocol and with 1009 a frame larger than maxClientFrame.
 const (
 	closeGoingAway     = 1001 // the gateway is being replaced: connect again
+	closePolicy        = 1008 // the client sends too many frames
 	closeTryAgainLater = 1013 // the client is too slow; a socket that takes nothing is reset instead
 )
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,7 +56,20 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		return
 	}
 	defer g.sessions.Done()
-	g.upgrade(w, r, streamID, since)
+	if why := handshakeProblem(r); why != "" {
+		problem.Write(w, http.StatusBadRequest, why)
+		return
+	}
+	release, refusal := g.limiter.Admit(r)
+	if refusal != nil {
+		g.metrics.refused.WithLabelValues(refusal.Reason).Inc()
+		w.Header().Set("Retry-After", strconv.Itoa(int(refusal.RetryAfter.Seconds())))
+		problem.Write(w, refusal.Status, refusal.Detail)
+		return
+	}
+	if !g.upgrade(w, r, streamID, since, release) {
+		release()
+	}
 }
 
 // parseSince reads the id after which a client wants to go on. None is fine.
@@ -103,27 +117,25 @@ func headerHas(h http.Header, name, token string) bool {
 	return false
 }
 
-func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID) {
-	if why := handshakeProblem(r); why != "" {
-		problem.Write(w, http.StatusBadRequest, why)
-		return
-	}
+// upgrade opens the socket, or answers why not and returns false. release is called
+// when the socket is closed.
+func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID, release func()) bool {
 	if r.Header.Get("Sec-WebSocket-Version") != "13" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
 		problem.Write(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
-		return
+		return false
 	}
 	netConn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		g.log.Error().Err(err).Msg("take over connection")
 		problem.Write(w, http.StatusInternalServerError, "the connection cannot be upgraded")
-		return
+		return false
 	}
 	_ = netConn.SetDeadline(time.Time{}) // the server's own deadlines end here
-	s := &session{gateway: g, since: since, out: &outbox{Conn: netConn, writers: &g.sessions, metrics: g.metrics}}
+	s := &session{gateway: g, since: since, frames: g.limiter.Frames(), out: &outbox{Conn: netConn, writers: &g.sessions, metrics: g.metrics}}
 	s.heard.Store(time.Now().UnixNano())
 	if s.conn, err = g.upgrader.UpgradeFromConn(s.out, rw.Reader, r); err != nil {
-		return // gws has closed it
+		return false // gws has closed it
 	}
 	s.conn.Session().Store(sessionKey, s)
 	g.wheel.add(s)
@@ -132,10 +144,12 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID strin
 		s.follow(streamID)
 		s.conn.ReadLoop()
 		s.leave() // OnClose does not come for every end
+		release()
 	})
 	if g.isDraining() { // it came too late to be handed over with the others
 		s.handOver()
 	}
+	return true
 }
 
 // serveHealth tells whom this gateway serves.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lxzan/gws"
+	"golang.org/x/time/rate"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
@@ -17,8 +18,9 @@ type session struct {
 	gateway *Gateway
 	conn    *gws.Conn
 	out     *outbox
-	heard   atomic.Int64 // when the client last sent anything, in Unix nanoseconds
-	since   *event.ID    // where the client was before; nil: nowhere
+	heard   atomic.Int64  // when the client last sent anything, in Unix nanoseconds
+	since   *event.ID     // where the client was before; nil: nowhere
+	frames  *rate.Limiter // of what the client sends; nil: no limit
 
 	handed   atomic.Bool // was asked to connect elsewhere
 	begun    atomic.Bool // has got connected; set under the health's lock
@@ -150,6 +152,11 @@ func (events) OnMessage(c *gws.Conn, m *gws.Message) {
 		return
 	}
 	s.heard.Store(time.Now().UnixNano())
+	if s.frames != nil && !s.frames.Allow() {
+		s.gateway.metrics.tooMany.Inc()
+		s.out.dismiss(closePolicy, "too many frames")
+		return
+	}
 	if m.Opcode != gws.OpcodeText {
 		s.push(errorFrame(codeNotText, "frames must be text"))
 		return

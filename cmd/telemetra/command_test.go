@@ -43,6 +43,8 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 		{"CACHE_REDIS_URL", "http://u:hunter2@h", "CACHE_REDIS_URL is not a URL of Redis; allowed are"},
 		{"DATABASE_REPLICA_URL", "postgres://u:hunter2@h:port/d", "DATABASE_REPLICA_URL: not a connection string"},
 		{"DRAIN_PERIOD", "-1", "DRAIN_PERIOD is -1; allowed are 0 to 3600 seconds"},
+		{"WS_MAX_CONNECTIONS", "-1", "WS_MAX_CONNECTIONS is -1; allowed are 0 (no limit) and more"},
+		{"TRUSTED_PROXIES", "proxy", `TRUSTED_PROXIES has "proxy"; allowed are addresses and networks`},
 		{"LOG_LEVEL", "loud", `LOG_LEVEL is "loud"; allowed are TRACE, DEBUG, INFO, WARN, ERROR`},
 		{"TLS_CERT", "cert.pem", "TLS_CERT and TLS_KEY must be set together"},
 	} {

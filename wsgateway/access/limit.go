@@ -1,0 +1,144 @@
+package access
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/time/rate"
+)
+
+// LimitConfig bounds the sockets of one process. Zero means no limit.
+type LimitConfig struct {
+	TrustedProxies   string  `name:"trusted-proxies" env:"TRUSTED_PROXIES" help:"Addresses and networks of proxies whose X-Forwarded-For is believed, comma separated."`
+	Connections      int     `name:"ws-max-connections" env:"WS_MAX_CONNECTIONS" default:"20000" help:"Most sockets of this process; 0: no limit."`
+	ConnectionsPerIP int     `name:"ws-max-connections-per-ip" env:"WS_MAX_CONNECTIONS_PER_IP" default:"1000" help:"Most sockets of one address (of one /64 network with IPv6); 0: no limit."`
+	HandshakesPerIP  float64 `name:"ws-max-handshakes-per-ip" env:"WS_MAX_HANDSHAKES_PER_IP" default:"100" help:"Most handshakes a second of one address, ten seconds' worth at a time; 0: no limit."`
+	FramesPerSecond  float64 `name:"ws-max-frames" env:"WS_MAX_FRAMES" default:"20" help:"Most frames a second that a client may send, ten seconds' worth at a time; 0: no limit."`
+}
+
+// burst is how many seconds' worth of a rate may come at a time.
+const burst = 10
+
+// Validate names the setting that cannot work, its value, and what is allowed.
+func (c *LimitConfig) Validate() error {
+	for name, v := range map[string]int{"WS_MAX_CONNECTIONS": c.Connections, "WS_MAX_CONNECTIONS_PER_IP": c.ConnectionsPerIP} {
+		if v < 0 {
+			return fmt.Errorf("%s is %d; allowed are 0 (no limit) and more", name, v)
+		}
+	}
+	for name, v := range map[string]float64{"WS_MAX_HANDSHAKES_PER_IP": c.HandshakesPerIP, "WS_MAX_FRAMES": c.FramesPerSecond} {
+		if !(v == 0 || v >= 0.1 && v <= 1e6) {
+			return fmt.Errorf("%s is %v; allowed are 0 (no limit) and 0.1 to 1000000 a second", name, v)
+		}
+	}
+	_, err := ParseProxies(c.TrustedProxies)
+	return err
+}
+
+// Refusal is why a socket is not opened.
+type Refusal struct {
+	Status     int
+	Reason     string // for metrics
+	Detail     string // for the client
+	RetryAfter time.Duration
+}
+
+// mostAddresses bounds the addresses whose handshakes are counted; those that have
+// not been seen for longest are forgotten.
+const mostAddresses = 100_000
+
+// Limiter counts the sockets of a process.
+type Limiter struct {
+	config  LimitConfig
+	proxies Proxies
+
+	mu         sync.Mutex
+	open       int
+	byAddress  map[netip.Prefix]int
+	handshakes *simplelru.LRU[netip.Prefix, *rate.Limiter]
+}
+
+// NewLimiter returns a limiter that has counted nothing yet.
+func NewLimiter(c LimitConfig) (*Limiter, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	proxies, err := ParseProxies(c.TrustedProxies)
+	if err != nil {
+		return nil, err
+	}
+	l := &Limiter{config: c, proxies: proxies, byAddress: make(map[netip.Prefix]int)}
+	l.handshakes, err = simplelru.NewLRU[netip.Prefix, *rate.Limiter](mostAddresses, nil)
+	return l, err
+}
+
+// Admit counts a socket that is about to be opened. The caller owes a call of
+// release when it is closed; or there is a refusal.
+func (l *Limiter) Admit(r *http.Request) (release func(), refusal *Refusal) {
+	from := network(l.proxies.ClientIP(r))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := &l.config
+	switch {
+	case c.HandshakesPerIP > 0 && from.IsValid() && !l.mayShake(from):
+		return nil, &Refusal{http.StatusTooManyRequests, "handshakes", "too many handshakes from this address", time.Second}
+	case c.Connections > 0 && l.open >= c.Connections:
+		return nil, &Refusal{http.StatusServiceUnavailable, "connections", "this gateway has as many sockets as it may", 5 * time.Second}
+	case c.ConnectionsPerIP > 0 && from.IsValid() && l.byAddress[from] >= c.ConnectionsPerIP:
+		return nil, &Refusal{http.StatusTooManyRequests, "connections_per_ip", "too many sockets from this address", 5 * time.Second}
+	}
+	l.open++
+	if from.IsValid() {
+		l.byAddress[from]++
+	}
+	return sync.OnceFunc(func() { l.release(from) }), nil
+}
+
+func (l *Limiter) release(from netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if !from.IsValid() {
+		return
+	}
+	if l.byAddress[from]--; l.byAddress[from] == 0 {
+		delete(l.byAddress, from)
+	}
+}
+
+func (l *Limiter) mayShake(from netip.Prefix) bool {
+	r, ok := l.handshakes.Get(from)
+	if !ok {
+		r = rate.NewLimiter(rate.Limit(l.config.HandshakesPerIP), max(int(burst*l.config.HandshakesPerIP), 1))
+		l.handshakes.Add(from, r)
+	}
+	return r.Allow()
+}
+
+// Frames returns the limiter of the frames of one client, or nil.
+func (l *Limiter) Frames() *rate.Limiter {
+	if l.config.FramesPerSecond == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(l.config.FramesPerSecond), max(int(burst*l.config.FramesPerSecond), 1))
+}
+
+// network is what counts as one address: whoever has an IPv6 address has a /64.
+func network(addr netip.Addr) netip.Prefix {
+	if !addr.IsValid() {
+		return netip.Prefix{}
+	}
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
