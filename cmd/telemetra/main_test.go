@@ -56,9 +56,10 @@ func startTelemetra(t *testing.T, databaseURL, redisURL, command string) *teleme
 	return p
 }
 
-func launch(databaseURL, redisURL, command string) (*telemetra, error) {
+func launch(databaseURL, redisURL, command string, flags ...string) (*telemetra, error) {
 	p := &telemetra{log: &logTail{}, done: make(chan struct{})}
-	p.cmd = exec.Command(os.Args[0], command, "--host=127.0.0.1", "--port=0") //nolint:noctx // this test binary; stop ends it
+	args := append([]string{command, "--host=127.0.0.1", "--port=0"}, flags...) // the last of two counts
+	p.cmd = exec.Command(os.Args[0], args...)                                   //nolint:noctx // this test binary; stop ends it
 	p.cmd.Env = append(os.Environ(), commandVar+"=1", "DATABASE_URL="+databaseURL, "REDIS_URL="+redisURL)
 	if os.Getenv("DRAIN_PERIOD") == "" {
 		p.cmd.Env = append(p.cmd.Env, "DRAIN_PERIOD=0") // most tests have nobody to hand over

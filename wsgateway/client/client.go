@@ -1,0 +1,239 @@
+// Package client follows a stream of Telemetra through any number of reconnections:
+// it goes on after the last event that it has seen, at the gateway's pace when it is
+// asked to, else with backoff and jitter.
+//
+//	c := client.Client{Gateways: []string{"wss://live.example.com"}, StreamID: "demo_stream"}
+//	err := c.Run(ctx, func(f client.Frame) {
+//		if f.Type == "metrics" {
+//			…
+//		}
+//	})
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lxzan/gws"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// Frame is what a gateway has sent.
+type Frame struct {
+	Type      string `json:"type"` // connected, metrics, moment, stream, viewers, status, …
+	ID        string `json:"id"`   // event id; "" where there is nothing to go on from
+	StreamID  string `json:"stream_id"`
+	Timestamp int64  `json:"timestamp"` // milliseconds since 1970
+	State     bool   `json:"state"`     // how things stood, as opposed to what happens
+	Conflated int    `json:"conflated"` // how many metrics frames this one stands for beside itself
+	// Resumed and Reason are of a connected frame: when it is not resumed, forget what
+	// there was; the state follows.
+	Resumed bool   `json:"resumed"`
+	Reason  string `json:"reason"`
+	AfterMS int64  `json:"after_ms"` // of a reconnect frame
+	// Data is the row, as the frame has it.
+	Data json.RawMessage `json:"data"`
+}
+
+// Client follows one stream. Its zero value needs Gateways and StreamID.
+type Client struct {
+	// Gateways are the addresses, such as ws://127.0.0.1:8000; each attempt takes the
+	// next one.
+	Gateways []string
+	StreamID string
+	// Since is the event id to go on after; "": begin with the state.
+	Since string
+	// Header goes with each handshake, for instance Authorization.
+	Header http.Header
+	// LeastBackoff and MostBackoff bound the pause before an attempt: a random part
+	// of what doubles with each failure. Default 200 ms and 20 s.
+	LeastBackoff, MostBackoff time.Duration
+	// Silence is how long a connection may bring nothing, pings included, before it
+	// counts as lost. Default 75 s, which is two and a half of the gateway's intervals.
+	Silence time.Duration
+	// Failed is told why a connection was lost or could not be made; may be nil.
+	Failed func(err error)
+
+	attempts int
+}
+
+// RefusedError means that trying again is of no use.
+type RefusedError struct {
+	Status int
+	Detail string
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("refused with %d: %s", e.Status, e.Detail)
+}
+
+// maxFrame is more than a gateway sends: 16 MiB of an event, and what is around it.
+const maxFrame = 32 << 20
+
+// Run follows the stream until the context ends, or a gateway refuses for good. All
+// calls of handle come from one goroutine, and hold up the connection; frames are
+// handle's to keep.
+func (c *Client) Run(ctx context.Context, handle func(Frame)) error {
+	if len(c.Gateways) == 0 {
+		return errors.New("no gateway is given")
+	}
+	b := backoff{least: orDefault(c.LeastBackoff, 200*time.Millisecond), most: orDefault(c.MostBackoff, 20*time.Second)}
+	for {
+		a := &attempt{client: c, handle: handle, silence: orDefault(c.Silence, 75*time.Second)}
+		err := a.run(ctx)
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // that is why it has ended
+		}
+		if _, ok := errors.AsType[*RefusedError](err); ok {
+			return err
+		}
+		if c.Failed != nil {
+			c.Failed(err)
+		}
+		if a.begun {
+			b.reset()
+		}
+		pause := b.next()
+		if a.after != nil {
+			pause = *a.after // the gateway spreads its clients by itself
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+func orDefault(d, other time.Duration) time.Duration {
+	if d == 0 {
+		return other
+	}
+	return d
+}
+
+// address is that of the next attempt.
+func (c *Client) address() string {
+	gateway := c.Gateways[c.attempts%len(c.Gateways)]
+	c.attempts++
+	address := strings.TrimSuffix(gateway, "/") + "/ws/live/" + url.PathEscape(c.StreamID)
+	if c.Since != "" {
+		address += "?since=" + url.QueryEscape(c.Since)
+	}
+	return address
+}
+
+// attempt is one connection. It is the handler that gws calls.
+type attempt struct {
+	gws.BuiltinEventHandler
+	client  *Client
+	handle  func(Frame)
+	silence time.Duration
+
+	begun bool           // connected has come
+	after *time.Duration // when to try again, if the gateway has said so
+
+	mu  sync.Mutex
+	err error
+}
+
+func (a *attempt) run(ctx context.Context) error {
+	conn, answer, err := gws.NewClient(a, &gws.ClientOption{
+		Addr: a.client.address(), RequestHeader: a.client.Header.Clone(), ReadMaxPayloadSize: maxFrame, CheckUtf8Enabled: true,
+	})
+	if err != nil {
+		if answer == nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		return a.refused(answer)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() }) // ends ReadLoop
+	defer stop()
+	a.heard(conn)
+	conn.ReadLoop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// refused reads why there is no socket. What may change is an error to try again
+// after.
+func (a *attempt) refused(answer *http.Response) error {
+	const most = 4 << 10
+	text, _ := io.ReadAll(io.LimitReader(answer.Body, most)) // what came of it is better than nothing
+	_ = answer.Body.Close()
+	var problem struct{ Detail string }
+	if json.Unmarshal(text, &problem) != nil || problem.Detail == "" {
+		problem.Detail = http.StatusText(answer.StatusCode)
+	}
+	switch answer.StatusCode {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout, http.StatusInternalServerError:
+		if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds >= 0 {
+			after := time.Duration(seconds)*time.Second + jitter(time.Second)
+			a.after = &after
+		}
+		return fmt.Errorf("gateway answered with %d: %s", answer.StatusCode, problem.Detail)
+	}
+	return &RefusedError{answer.StatusCode, problem.Detail}
+}
+
+// heard notes a sign of the gateway.
+func (a *attempt) heard(conn *gws.Conn) {
+	_ = conn.SetReadDeadline(time.Now().Add(a.silence)) // fails when it is closed already
+}
+
+// OnPing answers; see gws.Event.
+func (a *attempt) OnPing(conn *gws.Conn, payload []byte) {
+	a.heard(conn)
+	_ = conn.WritePong(payload) // an error ends the read loop by itself
+}
+
+// OnMessage takes a frame; see gws.Event.
+func (a *attempt) OnMessage(conn *gws.Conn, m *gws.Message) {
+	defer func() { _ = m.Close() }()
+	a.heard(conn)
+	var f Frame
+	if err := json.Unmarshal(m.Bytes(), &f); err != nil {
+		a.fail(fmt.Errorf("not a frame of Telemetra: %w", err))
+		_ = conn.NetConn().Close() // ends the read loop
+		return
+	}
+	switch f.Type {
+	case "connected":
+		a.begun = true
+		if !f.Resumed {
+			a.client.Since = "" // until the end of the state there is nothing to go on from
+		}
+	case "reconnect":
+		after := time.Duration(f.AfterMS) * time.Millisecond
+		a.after = &after
+	}
+	a.handle(f)
+	if _, err := event.ParseID(f.ID); err == nil {
+		a.client.Since = f.ID // handled: it need not come again
+	}
+}
+
+// OnClose keeps why; see gws.Event.
+func (a *attempt) OnClose(_ *gws.Conn, err error) { a.fail(err) }
+
+// fail keeps the first reason.
+func (a *attempt) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err == nil {
+		a.err = err
+	}
+}
