@@ -1,4 +1,5 @@
-// Package wsgateway pushes the events of streams to WebSocket clients.
+// Package wsgateway pushes the events of streams to clients, over WebSocket and as
+// Server-Sent Events.
 //
 // # Model
 //

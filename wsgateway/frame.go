@@ -2,6 +2,7 @@ package wsgateway
 
 import (
 	"encoding/binary"
+	"sync"
 
 	"github.com/lxzan/gws"
 
@@ -14,6 +15,10 @@ type frame struct {
 	wire    []byte
 	payload []byte  // the JSON, part of wire
 	window  *window // of a metrics event; nil: nothing can stand for this frame
+	raw     bool    // wire goes out as it is, whatever the transport
+
+	once sync.Once
+	sse  []byte // the frame as Server-Sent Events have it, once it was asked for
 }
 
 // newEvent is the frame of a live event.

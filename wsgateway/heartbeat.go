@@ -94,11 +94,6 @@ func (w *wheel) turn(i int, now time.Time) {
 	w.mu.Unlock()
 	silent := now.Add(-2 * w.interval).UnixNano()
 	for _, s := range part {
-		if s.heard.Load() < silent {
-			s.gateway.metrics.silent.Inc()
-			s.out.kill()
-			continue
-		}
-		_ = s.conn.WritePing(nil) // fails when it is closed already
+		s.ping(silent)
 	}
 }

@@ -35,6 +35,7 @@ type outbox struct {
 	net.Conn // the socket
 	writers  *sync.WaitGroup
 	metrics  *metrics
+	sse      bool // frames go out as Server-Sent Events
 
 	mu      sync.Mutex
 	queue   queue
@@ -98,7 +99,11 @@ func (o *outbox) write() {
 		batch := make(net.Buffers, len(entries))
 		o.writes = 0
 		for i := range entries {
-			batch[i] = entries[i].wire()
+			if f := entries[i].told(); o.sse {
+				batch[i] = f.event()
+			} else {
+				batch[i] = f.wire
+			}
 			o.writes += len(batch[i])
 		}
 		o.mu.Unlock()
@@ -163,10 +168,15 @@ func (o *outbox) dismiss(code uint16, reason string) {
 	wire := []byte{fin | byte(gws.OpcodeCloseConnection), byte(2 + len(reason))} //nolint:gosec // reasons are short constants
 	wire = binary.BigEndian.AppendUint16(wire, code)
 	o.queue = queue{}
-	o.queue.push(&frame{wire: append(wire, reason...)})
+	if !o.sse { // which has no way to say why
+		o.queue.push(&frame{wire: append(wire, reason...)})
+	}
 	o.closing = true
 	_ = o.Conn.SetWriteDeadline(time.Now().Add(farewellWithin)) // of the write under way
 	o.start()
+	if !o.writing {
+		o.shut()
+	}
 }
 
 // abort closes the socket now, with what is queued.

@@ -155,21 +155,21 @@ func (q *queue) take(n int) []entry {
 	return taken
 }
 
-// wire is the frame as it goes out: one that stands for others says so.
-func (e *entry) wire() []byte {
+// told is the frame as it goes out: one that stands for others says so.
+func (e *entry) told() *frame {
 	if e.conflated == 0 {
-		return e.frame.wire
+		return e.frame
 	}
 	// These bytes occur in no string before the last member: a quote is escaped there.
 	const data = `,"data":`
 	head, rest, ok := bytes.Cut(e.frame.payload, []byte(data))
 	if !ok {
-		return e.frame.wire
+		return e.frame
 	}
 	text := make([]byte, 0, len(e.frame.payload)+len(`,"conflated":`)+12)
 	text = append(text, head...)
 	text = append(text, `,"conflated":`...)
 	text = strconv.AppendInt(text, int64(e.conflated), 10)
 	text = append(text, data...)
-	return newFrame(append(text, rest...)).wire
+	return newFrame(append(text, rest...))
 }

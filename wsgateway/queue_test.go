@@ -1,6 +1,7 @@
 package wsgateway
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -33,7 +34,7 @@ type seenFrame struct {
 }
 
 func read(t interface{ Fatalf(string, ...any) }, e entry) (n int, f seenFrame) {
-	_, payload, err := readFrame(strings.NewReader(string(e.wire())))
+	_, payload, err := readFrame(bytes.NewReader(e.told().wire))
 	if err == nil {
 		err = json.Unmarshal(payload, &f)
 	}
@@ -41,7 +42,7 @@ func read(t interface{ Fatalf(string, ...any) }, e entry) (n int, f seenFrame) {
 		_, err = fmt.Sscanf(f.ID, "e-%d", &n)
 	}
 	if err != nil {
-		t.Fatalf("%q: %v", e.wire(), err)
+		t.Fatalf("%q: %v", e.told().wire, err)
 	}
 	return n, f
 }

@@ -1,9 +1,11 @@
 package wsgateway
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -20,6 +22,7 @@ import (
 // Register adds the gateway's routes.
 func (g *Gateway) Register(r *router.Router) {
 	r.GET("/ws/live/:stream_id", g.serveLive)
+	r.GET("/sse/live/:stream_id", g.serveEvents)
 }
 
 // serveLive upgrades to a WebSocket. A wildcard and a fixed segment cannot share
@@ -37,15 +40,27 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		problem.Write(w, http.StatusUpgradeRequired, "this address speaks WebSocket; connect with an upgrade")
 		return
 	}
+	if why := handshakeProblem(r); why != "" {
+		problem.Write(w, http.StatusBadRequest, why)
+		return
+	}
+	g.open(w, r, escaped, r.URL.Query()["since"], g.upgrade)
+}
+
+// open decides whether a client may follow a stream, before its connection is taken
+// over, and answers why not. connect takes it over, or answers and returns nil; the
+// session then follows the stream until read returns.
+func (g *Gateway) open(w http.ResponseWriter, r *http.Request, escaped string, sinces []string,
+	connect func(w http.ResponseWriter, r *http.Request) (s *session, read func()),
+) {
 	streamID, err := url.PathUnescape(escaped)
 	if err == nil {
 		err = event.CheckStreamID(streamID)
 	}
-	if err != nil {
-		problem.Write(w, http.StatusBadRequest, err.Error())
-		return
+	var since *event.ID
+	if err == nil {
+		since, err = parseSince(sinces)
 	}
-	since, err := parseSince(r.URL.Query()["since"])
 	if err != nil {
 		problem.Write(w, http.StatusBadRequest, err.Error())
 		return
@@ -56,10 +71,6 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		return
 	}
 	defer g.sessions.Done()
-	if why := handshakeProblem(r); why != "" {
-		problem.Write(w, http.StatusBadRequest, why)
-		return
-	}
 	release, refusal := g.limiter.Admit(r)
 	if refusal != nil {
 		g.metrics.refused.WithLabelValues(refusal.Reason).Inc()
@@ -67,8 +78,22 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		problem.Write(w, refusal.Status, refusal.Detail)
 		return
 	}
-	if !g.upgrade(w, r, streamID, since, release) {
+	s, read := connect(w, r)
+	if s == nil {
 		release()
+		return
+	}
+	s.since = since
+	g.wheel.add(s)
+	g.metrics.connects.Inc()
+	g.sessions.Go(func() {
+		s.follow(streamID)
+		read()
+		s.leave() // OnClose does not come for every end
+		release()
+	})
+	if g.isDraining() { // it came too late to be handed over with the others
+		s.handOver()
 	}
 }
 
@@ -117,39 +142,38 @@ func headerHas(h http.Header, name, token string) bool {
 	return false
 }
 
-// upgrade opens the socket, or answers why not and returns false. release is called
-// when the socket is closed.
-func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID, release func()) bool {
+// upgrade opens a WebSocket.
+func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) (s *session, read func()) {
 	if r.Header.Get("Sec-WebSocket-Version") != "13" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
 		problem.Write(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
-		return false
+		return nil, nil
 	}
-	netConn, rw, err := http.NewResponseController(w).Hijack()
+	netConn, rw := g.takeOver(w)
+	if netConn == nil {
+		return nil, nil
+	}
+	s = newSession(g, netConn)
+	s.frames = g.limiter.Frames()
+	conn, err := g.upgrader.UpgradeFromConn(s.out, rw.Reader, r)
+	if err != nil {
+		return nil, nil // gws has closed it
+	}
+	s.conn = conn
+	conn.Session().Store(sessionKey, s)
+	return s, conn.ReadLoop
+}
+
+// takeOver takes a connection from the HTTP server, or answers why not.
+func (g *Gateway) takeOver(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		g.log.Error().Err(err).Msg("take over connection")
-		problem.Write(w, http.StatusInternalServerError, "the connection cannot be upgraded")
-		return false
+		problem.Write(w, http.StatusInternalServerError, "the connection cannot be taken over")
+		return nil, nil
 	}
-	_ = netConn.SetDeadline(time.Time{}) // the server's own deadlines end here
-	s := &session{gateway: g, since: since, frames: g.limiter.Frames(), out: &outbox{Conn: netConn, writers: &g.sessions, metrics: g.metrics}}
-	s.heard.Store(time.Now().UnixNano())
-	if s.conn, err = g.upgrader.UpgradeFromConn(s.out, rw.Reader, r); err != nil {
-		return false // gws has closed it
-	}
-	s.conn.Session().Store(sessionKey, s)
-	g.wheel.add(s)
-	g.metrics.connects.Inc()
-	g.sessions.Go(func() {
-		s.follow(streamID)
-		s.conn.ReadLoop()
-		s.leave() // OnClose does not come for every end
-		release()
-	})
-	if g.isDraining() { // it came too late to be handed over with the others
-		s.handOver()
-	}
-	return true
+	_ = conn.SetDeadline(time.Time{}) // the server's own deadlines end here
+	return conn, rw
 }
 
 // serveHealth tells whom this gateway serves.

@@ -3,6 +3,7 @@ package wsgateway
 import (
 	"errors"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,10 +14,10 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 )
 
-// session is one client's socket.
+// session is one client's connection.
 type session struct {
 	gateway *Gateway
-	conn    *gws.Conn
+	conn    *gws.Conn // nil: Server-Sent Events
 	out     *outbox
 	heard   atomic.Int64  // when the client last sent anything, in Unix nanoseconds
 	since   *event.ID     // where the client was before; nil: nowhere
@@ -29,6 +30,27 @@ type session struct {
 	mu   sync.Mutex
 	hub  *hub
 	gone bool
+}
+
+func newSession(g *Gateway, conn net.Conn) *session {
+	s := &session{gateway: g, out: &outbox{Conn: conn, writers: &g.sessions, metrics: g.metrics}}
+	s.heard.Store(time.Now().UnixNano())
+	return s
+}
+
+// ping asks the client for a sign, and drops one that has given none for two
+// intervals. Of Server-Sent Events the system's own acknowledgements are the sign:
+// a write that nobody takes fails.
+func (s *session) ping(silent int64) {
+	switch {
+	case s.conn == nil:
+		s.push(comment)
+	case s.heard.Load() < silent:
+		s.gateway.metrics.silent.Inc()
+		s.out.kill()
+	default:
+		_ = s.conn.WritePing(nil) // fails when it is closed already
+	}
 }
 
 // begin starts the stream, or starts it over: connected, then the state. It is
@@ -115,9 +137,13 @@ func (s *session) handOver() {
 	}
 	after := rand.N(reconnectWithin) //nolint:gosec // jitter
 	s.push(encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()}))
-	_ = s.conn.WriteClose(closeGoingAway, []byte("going away")) // fails when it is closed already
-	// gws closes the socket after its close frame, which the outbox does when
-	// all is written; a client that takes nothing is not waited for.
+	// The socket is closed when all is written, by gws after its close frame; a
+	// client that takes nothing is not waited for.
+	if s.conn != nil {
+		_ = s.conn.WriteClose(closeGoingAway, []byte("going away")) // fails when it is closed already
+	} else {
+		_ = s.out.Close() // never fails
+	}
 	time.AfterFunc(leaveWithin, s.out.abort)
 }
 

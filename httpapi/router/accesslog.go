@@ -53,6 +53,8 @@ type record struct {
 	route  string
 	status int
 	bytes  int64
+
+	hijacked bool // somebody else writes the answer
 }
 
 var records = sync.Pool{New: func() any { return new(record) }}
@@ -112,7 +114,10 @@ func (rec *record) Write(b []byte) (int, error) {
 func (rec *record) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(rec.ResponseWriter).Hijack()
 	if err == nil {
-		rec.status = http.StatusSwitchingProtocols
+		rec.hijacked = true
+		if rec.status == 0 {
+			rec.status = http.StatusSwitchingProtocols
+		}
 	}
 	return conn, rw, err
 }
@@ -138,6 +143,23 @@ func SetRoute(w http.ResponseWriter, route string) {
 	if rec := recordOf(w); rec != nil {
 		rec.route = route
 	}
+}
+
+// SetStatus names the status of an answer that is written by who takes the
+// connection over.
+func SetStatus(w http.ResponseWriter, status int) {
+	if rec := recordOf(w); rec != nil {
+		rec.status = status
+	}
+}
+
+// Method is the method of the request that w answers, as the client sent it: HEAD
+// comes to handlers as GET.
+func Method(w http.ResponseWriter) string {
+	if rec := recordOf(w); rec != nil {
+		return rec.method
+	}
+	return ""
 }
 
 // RequestID is the id of the request that w answers.
@@ -176,8 +198,7 @@ func (l *accessLog) write(rec *record) {
 		}
 		e.Str("remote", rec.remote).Str("request_id", rec.id).Msg("request")
 	}
-	hijacked := rec.status == http.StatusSwitchingProtocols
-	if !hijacked {
+	if !rec.hijacked {
 		rec.ResponseWriter = nil
 		records.Put(rec)
 	}

@@ -1,0 +1,91 @@
+package wsgateway
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+
+	"github.com/telemetra/telemetra/httpapi/router"
+)
+
+// serveEvents answers with Server-Sent Events: the frames of a WebSocket, over the
+// same hubs and within the same bounds, for those who have none.
+// https://html.spec.whatwg.org/multipage/server-sent-events.html
+func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-cache")
+	h.Set("X-Accel-Buffering", "no") // a proxy that gathers would hold events back
+	if router.Method(w) == http.MethodHead {
+		return
+	}
+	// A browser that comes back by itself has the old address and a newer id.
+	sinces := r.URL.Query()["since"]
+	if last := r.Header.Get("Last-Event-ID"); last != "" {
+		sinces = []string{last}
+	}
+	g.open(w, r, p.ByName("stream_id"), sinces, g.stream)
+}
+
+// stream takes a connection over and begins the answer. It ends with the connection,
+// so it needs neither a length nor chunks.
+func (g *Gateway) stream(w http.ResponseWriter, _ *http.Request) (s *session, read func()) {
+	h := w.Header()
+	h.Set("Connection", "close")
+	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	conn, rw := g.takeOver(w)
+	if conn == nil {
+		return nil, nil
+	}
+	router.SetStatus(w, http.StatusOK)
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 200 OK\r\n")
+	_ = h.Write(&head) // to memory
+	head.WriteString("\r\n")
+	s = newSession(g, conn)
+	s.out.sse = true
+	s.push(&frame{wire: head.Bytes(), raw: true})
+	// A client of events has nothing to say: what comes is thrown away, and that
+	// nothing more comes means that it has gone.
+	return s, func() { _, _ = io.Copy(io.Discard, rw) }
+}
+
+// comment keeps the line alive, and finds out that nobody is there.
+var comment = &frame{wire: []byte(": ping\n\n"), raw: true}
+
+// event is the frame as Server-Sent Events have it. Its JSON is one line.
+func (f *frame) event() []byte {
+	if f.raw {
+		return f.wire
+	}
+	f.once.Do(func() {
+		kind, id := head(f.payload)
+		b := make([]byte, 0, len(f.payload)+len(kind)+len(id)+32)
+		if kind != nil {
+			b = append(append(append(b, "event: "...), kind...), '\n')
+		}
+		if id != nil {
+			b = append(append(append(b, "id: "...), id...), '\n')
+		}
+		b = append(append(b, "data: "...), f.payload...)
+		b = append(b, '\n', '\n')
+		f.sse = b
+	})
+	return f.sse
+}
+
+// head reads type and id of a frame, which stand at its beginning.
+func head(payload []byte) (kind, id []byte) {
+	rest, ok := bytes.CutPrefix(payload, []byte(`{"type":"`))
+	if !ok {
+		return nil, nil
+	}
+	kind, rest, _ = bytes.Cut(rest, []byte{'"'})
+	if rest, ok = bytes.CutPrefix(rest, []byte(`,"id":"`)); ok {
+		id, _, _ = bytes.Cut(rest, []byte{'"'})
+	}
+	return kind, id
+}
