@@ -67,13 +67,13 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, log zerolog.
 	if err != nil {
 		return nil, err
 	}
-	l := newMemory()
-	m := newMetrics(reg, l)
+	memory := newMemory()
+	m := newMetrics(reg, memory)
 	return &API{
 		config: c, version: version, db: db, redis: redis,
 		log: log.With().Str("component", "api").Logger(),
 		ladder: &ladder{
-			db: db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: l, metrics: m,
+			db: db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
 			// Half of the pool: hubs and health must not wait behind slow reads.
 			questions: make(chan struct{}, max(db.Pool.Config().MaxConns/2, 1)),
 			suspected: make(chan struct{}, 1),

@@ -5,10 +5,8 @@ import (
 	"time"
 )
 
-const (
-	// breakFor is how long a dependency that has failed is left alone.
-	breakFor = 500 * time.Millisecond
-)
+// breakFor is how long a dependency that has failed is left alone.
+const breakFor = 500 * time.Millisecond
 
 // breaker keeps requests from waiting for a dependency that is down: after it
 // has failed, one request in a while tries it.

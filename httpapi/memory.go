@@ -27,66 +27,66 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	l := &memory{}
+	m := &memory{}
 	// Sizes above 0 are no error.
-	l.byKey, _ = simplelru.NewLRU(mostMemory/(1<<10), func(_ string, d *document) { l.bytes -= d.size() })
-	l.keyOf, _ = simplelru.NewLRU[string, string](mostURIs, nil)
-	return l
+	m.byKey, _ = simplelru.NewLRU(mostMemory/(1<<10), func(_ string, d *document) { m.bytes -= d.size() })
+	m.keyOf, _ = simplelru.NewLRU[string, string](mostURIs, nil)
+	return m
 }
 
 // get returns the answer to a question, or nil.
-func (l *memory) get(key string) *document {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	d, _ := l.byKey.Get(key)
+func (m *memory) get(key string) *document {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d, _ := m.byKey.Get(key)
 	return d
 }
 
 // asked returns the answer to the question that a request target puts, or nil.
-func (l *memory) asked(uri string) *document {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	key, ok := l.keyOf.Get(uri)
+func (m *memory) asked(uri string) *document {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key, ok := m.keyOf.Get(uri)
 	if !ok {
 		return nil
 	}
-	d, _ := l.byKey.Get(key)
+	d, _ := m.byKey.Get(key)
 	return d
 }
 
 // remember notes which question a request target puts.
-func (l *memory) remember(uri, key string) {
+func (m *memory) remember(uri, key string) {
 	if uri == "" || len(uri) > longestURI {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.keyOf.Add(uri, key)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.keyOf.Add(uri, key)
 }
 
 // put keeps an answer, unless a newer one is there.
-func (l *memory) put(d *document) {
+func (m *memory) put(d *document) {
 	if d.size() > mostMemoryAnswer {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if old, ok := l.byKey.Peek(d.key); ok {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, ok := m.byKey.Peek(d.key); ok {
 		if old.readAt.After(d.readAt) {
 			return
 		}
-		l.byKey.Remove(d.key)
+		m.byKey.Remove(d.key)
 	}
-	l.byKey.Add(d.key, d)
-	l.bytes += d.size()
-	for l.bytes > mostMemory {
-		l.byKey.RemoveOldest()
+	m.byKey.Add(d.key, d)
+	m.bytes += d.size()
+	for m.bytes > mostMemory {
+		m.byKey.RemoveOldest()
 	}
 }
 
 // usage is how many answers there are, and how many bytes they take.
-func (l *memory) usage() (answers, bytes int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.byKey.Len(), l.bytes
+func (m *memory) usage() (answers, bytes int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.byKey.Len(), m.bytes
 }

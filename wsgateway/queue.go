@@ -1,8 +1,9 @@
 package wsgateway
 
 import (
-	"bytes"
 	"strconv"
+
+	"github.com/telemetra/telemetra/broker/event"
 )
 
 const (
@@ -160,16 +161,5 @@ func (e *entry) told() *frame {
 	if e.conflated == 0 {
 		return e.frame
 	}
-	// These bytes occur in no string before the last member: a quote is escaped there.
-	const data = `,"data":`
-	head, rest, ok := bytes.Cut(e.frame.payload, []byte(data))
-	if !ok {
-		return e.frame
-	}
-	text := make([]byte, 0, len(e.frame.payload)+len(`,"conflated":`)+12)
-	text = append(text, head...)
-	text = append(text, `,"conflated":`...)
-	text = strconv.AppendInt(text, int64(e.conflated), 10)
-	text = append(text, data...)
-	return newFrame(append(text, rest...))
+	return newFrame(event.WithMember(e.frame.payload, `,"conflated":`+strconv.Itoa(e.conflated)))
 }

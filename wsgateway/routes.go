@@ -17,6 +17,7 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // Register adds the gateway's routes.
@@ -30,7 +31,7 @@ func (g *Gateway) Register(r *router.Router) {
 // an upgrade.
 func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 	escaped := p.ByName("stream_id")
-	if !isUpgrade(r) {
+	if !access.IsUpgrade(r) {
 		if escaped == "health" {
 			g.serveHealth(w)
 			return
@@ -110,11 +111,6 @@ func parseSince(values []string) (*event.ID, error) {
 		return nil, fmt.Errorf("since is %q: %w", values[0], err)
 	}
 	return &id, nil
-}
-
-// isUpgrade tells whether a request asks for a WebSocket.
-func isUpgrade(r *http.Request) bool {
-	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
 }
 
 // handshakeProblem says what is wrong with an upgrade, before the connection is

@@ -86,7 +86,7 @@ func appendRest(dst []byte, c *Change, state bool) ([]byte, error) {
 	}
 	dst = strconv.AppendInt(dst, at, 10)
 	if state {
-		dst = append(dst, `,"state":true`...)
+		dst = append(dst, stateMember...)
 	}
 	dst = append(dst, dataMember...)
 	dst, err := c.Row.appendData(dst)
@@ -96,9 +96,27 @@ func appendRest(dst []byte, c *Change, state bool) ([]byte, error) {
 	return append(dst, '}'), nil
 }
 
-// dataMember starts the last member of a frame. These bytes occur in no JSON
-// string before it: there the quote would be escaped.
-const dataMember = `,"data":`
+const (
+	// dataMember starts the last member of a frame. These bytes occur in no JSON
+	// string before it: there the quote would be escaped.
+	dataMember = `,"data":`
+	// stateMember marks a frame as a part of a state.
+	stateMember = `,"state":true`
+)
+
+// WithMember copies a frame and adds a member to it, which stands before the data
+// and starts with a comma. What has no data stays as it is.
+func WithMember(frame []byte, member string) []byte {
+	head, data, ok := bytes.Cut(frame, []byte(dataMember))
+	if !ok {
+		return frame
+	}
+	b := make([]byte, 0, len(frame)+len(member))
+	b = append(b, head...)
+	b = append(b, member...)
+	b = append(b, dataMember...)
+	return append(b, data...)
+}
 
 // Message is a published change: the parsed header and the frame as it goes to
 // clients. Frame and Key share the memory of the parsed bytes.
@@ -177,12 +195,7 @@ func (m *Message) State() State {
 	if i := bytes.Index(rest, []byte(`,"stream_id":`)); i >= 0 {
 		rest = rest[i:]
 	}
-	head, data, _ := bytes.Cut(rest, []byte(dataMember))
-	body := make([]byte, 0, len(rest)+len(`,"state":true`))
-	body = append(body, head...)
-	body = append(body, `,"state":true`...)
-	body = append(body, dataMember...)
-	body = append(body, data...)
+	body := WithMember(rest, stateMember)
 	return State{Kind: m.Kind, ChangeID: m.ChangeID, Order: m.Order, Key: m.Key, body: body}
 }
 

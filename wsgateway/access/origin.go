@@ -70,9 +70,9 @@ func sameOrigin(r *http.Request, origin string) bool {
 	return err == nil && strings.EqualFold(u.Host, r.Host)
 }
 
-// isUpgrade tells whether a request asks for a socket, which no browser keeps a
+// IsUpgrade tells whether a request asks for a socket, which no browser keeps a
 // page of another origin from.
-func isUpgrade(r *http.Request) bool { return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") }
+func IsUpgrade(r *http.Request) bool { return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") }
 
 // CORS tells browsers which pages may read the answers of next, and refuses sockets
 // to the others. A request without an Origin is no browser's. A preflight must be
@@ -86,7 +86,7 @@ func (o *Origins) CORS(next http.Handler) http.Handler {
 		origin := r.Header.Get("Origin")
 		may, credentials := o.Allow(origin)
 		if origin == "" || !may {
-			if origin != "" && isUpgrade(r) && !sameOrigin(r, origin) {
+			if origin != "" && IsUpgrade(r) && !sameOrigin(r, origin) {
 				problem.Write(w, http.StatusForbidden, "pages of this origin may not connect: it is not among CORS_ORIGINS")
 				return
 			}
