@@ -138,7 +138,7 @@ func (h *health) tell(now time.Time) {
 	}
 	f := statusFrame(why)
 	h.gateway.wheel.each(func(s *session) {
-		if s.begun.Load() { // else greet tells it, behind its connected frame
+		if s.greeted.Load() { // else greet tells it, behind its first frames
 			s.push(f)
 		}
 	})

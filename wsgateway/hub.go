@@ -40,7 +40,7 @@ type hub struct {
 	offset   uint64 // of the newest event that was delivered
 	state    state
 	ring     ring // of the newest events up to offset
-	clients  map[*session]struct{}
+	clients  map[*subscription]struct{}
 	joining  int       // clients that are about to join
 	leftAt   time.Time // when the last one left
 	pending  []event.Message
@@ -55,7 +55,7 @@ func newHub(g *Gateway, id string) *hub {
 	g.metrics.hubs.Inc()
 	return &hub{
 		id: id, gateway: g, acked: make(chan struct{}),
-		clients: make(map[*session]struct{}), cancel: func() {},
+		clients: make(map[*subscription]struct{}), cancel: func() {},
 	}
 }
 
@@ -143,8 +143,8 @@ func (h *hub) load(ctx context.Context) error {
 	h.epoch, h.offset, h.state, h.ring = epoch, head, st, ring{}
 	frames := h.state.frames(event.ID{Epoch: epoch, Offset: head})
 	for s := range h.clients {
-		if s.begun.Load() {
-			s.begin(h, reason, frames)
+		if s.begun {
+			s.begin(reason, frames)
 		} else {
 			h.admit(s)
 		}
@@ -201,7 +201,7 @@ func (h *hub) repair(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s := range h.clients {
-		if !s.begun.Load() { // it came while the hub was loading
+		if !s.begun { // it came while the hub was loading
 			h.admit(s)
 		}
 	}
@@ -359,10 +359,14 @@ func (h *hub) expect() {
 }
 
 // join adds a client. The stream begins for it now, or when the hub is loaded.
-func (h *hub) join(s *session) {
+func (h *hub) join(s *subscription) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.joining--
+	if s.gone {
+		h.drop(s)
+		return
+	}
 	h.clients[s] = struct{}{}
 	if h.phase == loading {
 		return
@@ -370,15 +374,16 @@ func (h *hub) join(s *session) {
 	h.admit(s) // a hub that repairs has a state too, and the tail follows for everybody
 }
 
-// leave removes a client.
-func (h *hub) leave(s *session) {
+// leave removes a client: from here on nothing more is queued for it.
+func (h *hub) leave(s *subscription) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	s.gone = true
 	h.drop(s)
 }
 
 // drop removes a client. h.mu is held.
-func (h *hub) drop(s *session) {
+func (h *hub) drop(s *subscription) {
 	delete(h.clients, s)
 	if len(h.clients) == 0 {
 		h.leftAt = time.Now()

@@ -189,7 +189,7 @@ func BenchmarkFanout(b *testing.B) {
 	const clients = 1000
 	var wg sync.WaitGroup
 	for range clients {
-		h.clients[&session{gateway: g, out: &outbox{Conn: discard{}, writers: &wg}}] = struct{}{}
+		h.clients[&subscription{session: &session{gateway: g, out: &outbox{Conn: discard{}, writers: &wg}}, hub: h}] = struct{}{}
 	}
 	p, err := event.Encode(new(metric(1, 1)))
 	if err != nil {

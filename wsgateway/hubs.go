@@ -66,9 +66,10 @@ func (hs *hubs) all() []*hub {
 	return out
 }
 
-// join brings a client to its stream.
-func (hs *hubs) join(s *session, streamID string) *hub {
+// expect returns the hub of a stream, which stays until a client has joined it.
+func (hs *hubs) expect(streamID string) *hub {
 	hs.mu.Lock()
+	defer hs.mu.Unlock()
 	h := hs.byID[streamID]
 	if h == nil {
 		h = newHub(hs.gateway, streamID)
@@ -78,8 +79,6 @@ func (hs *hubs) join(s *session, streamID string) *hub {
 		}
 	}
 	h.expect() // under hs.mu: sweep must not take it away
-	hs.mu.Unlock()
-	h.join(s)
 	return h
 }
 

@@ -21,7 +21,7 @@ const (
 
 // admit begins the stream for a client that has just come: with what it has missed,
 // or with the state and the reason why not. The hub has an epoch. h.mu is held.
-func (h *hub) admit(s *session) {
+func (h *hub) admit(s *subscription) {
 	switch since := s.since; {
 	case since == nil:
 		h.beginNew(s, reasonNew)
@@ -34,7 +34,7 @@ func (h *hub) admit(s *session) {
 	default:
 		if missed, ok := h.ring.after(since.Offset, h.offset); ok {
 			h.gateway.metrics.resumed[fromRing].Inc()
-			s.resume(h, missed)
+			s.resume(missed)
 			return
 		}
 		h.resumeLater(s)
@@ -42,17 +42,17 @@ func (h *hub) admit(s *session) {
 }
 
 // beginNew begins with the state for a reason. h.mu is held.
-func (h *hub) beginNew(s *session, reason string) {
+func (h *hub) beginNew(s *subscription, reason string) {
 	if reason != reasonNew {
 		h.gateway.metrics.resumed[fromState].Inc()
 	}
-	s.begin(h, reason, h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}))
+	s.begin(reason, h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}))
 }
 
 // resumeLater reads what a client has missed from the log, or waits until the hub
 // has come to where the client was on another gateway. Meanwhile the client is not
 // among those who get events. h.mu is held.
-func (h *hub) resumeLater(s *session) {
+func (h *hub) resumeLater(s *subscription) {
 	delete(h.clients, s)
 	h.joining++
 	hs := h.gateway.hubs
@@ -64,6 +64,8 @@ func (h *hub) resumeLater(s *session) {
 		defer h.mu.Unlock()
 		h.joining--
 		switch {
+		case s.gone:
+			h.drop(s)
 		case reason == "":
 		case h.phase == loading:
 			h.clients[s] = struct{}{} // load admits it
@@ -71,16 +73,13 @@ func (h *hub) resumeLater(s *session) {
 			h.clients[s] = struct{}{}
 			h.beginNew(s, reason)
 		}
-		if _, here := h.clients[s]; here && s.hasGone() {
-			h.drop(s)
-		}
 		return nil
 	})
 }
 
 // resume makes a client one of those who get events, with all that it has missed.
 // It returns "", or the reason why the client must get the state.
-func (h *hub) resume(ctx context.Context, s *session) string {
+func (h *hub) resume(ctx context.Context, s *subscription) string {
 	if !h.gateway.hubs.takeTurn(ctx) {
 		return reasonExpired
 	}
@@ -121,10 +120,13 @@ func (h *hub) resume(ctx context.Context, s *session) string {
 }
 
 // catchOn makes a client one of those who get events, if the ring has what came
-// after newest.
-func (h *hub) catchOn(s *session, epoch string, newest uint64, missed []*frame) bool {
+// after newest. One that has gone is done with.
+func (h *hub) catchOn(s *subscription, epoch string, newest uint64, missed []*frame) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if s.gone {
+		return true
+	}
 	if h.phase == loading || h.epoch != epoch {
 		return false
 	}
@@ -133,7 +135,7 @@ func (h *hub) catchOn(s *session, epoch string, newest uint64, missed []*frame) 
 		return false
 	}
 	h.clients[s] = struct{}{}
-	s.resume(h, append(missed, tail...))
+	s.resume(append(missed, tail...))
 	return true
 }
 

@@ -9,43 +9,17 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/julienschmidt/httprouter"
 
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
-	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // Register adds the gateway's routes.
 func (g *Gateway) Register(r *router.Router) {
 	r.GET("/ws/live/:stream_id", g.serveLive)
 	r.GET("/sse/live/:stream_id", g.serveEvents)
-}
-
-// serveLive upgrades to a WebSocket. A wildcard and a fixed segment cannot share
-// a place in the router, so the health of the gateway is the id "health" without
-// an upgrade.
-func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
-	escaped := p.ByName("stream_id")
-	if !access.IsUpgrade(r) {
-		if escaped == "health" {
-			g.serveHealth(w)
-			return
-		}
-		w.Header().Set("Upgrade", "websocket")
-		w.Header().Set("Connection", "Upgrade")
-		problem.Write(w, http.StatusUpgradeRequired, "this address speaks WebSocket; connect with an upgrade")
-		return
-	}
-	if why := handshakeProblem(r); why != "" {
-		problem.Write(w, http.StatusBadRequest, why)
-		return
-	}
-	g.open(w, r, escaped, r.URL.Query()["since"], g.upgrade)
 }
 
 // open decides whether a client may follow a stream, before its connection is taken
@@ -84,11 +58,10 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, escaped string, s
 		release()
 		return
 	}
-	s.since = since
 	g.wheel.add(s)
 	g.metrics.connects.Inc()
 	g.sessions.Go(func() {
-		s.follow(streamID)
+		s.follow(streamID, since)
 		read()
 		s.leave() // OnClose does not come for every end
 		release()
@@ -111,53 +84,6 @@ func parseSince(values []string) (*event.ID, error) {
 		return nil, fmt.Errorf("since is %q: %w", values[0], err)
 	}
 	return &id, nil
-}
-
-// handshakeProblem says what is wrong with an upgrade, before the connection is
-// taken over and a plain answer becomes impossible.
-func handshakeProblem(r *http.Request) string {
-	switch {
-	case r.ProtoMajor != 1:
-		return "an upgrade needs HTTP/1.1"
-	case !headerHas(r.Header, "Connection", "upgrade"):
-		return `the header Connection must contain "Upgrade"`
-	case r.Header.Get("Sec-WebSocket-Key") == "":
-		return "the header Sec-WebSocket-Key is missing"
-	}
-	return ""
-}
-
-func headerHas(h http.Header, name, token string) bool {
-	for _, line := range h.Values(name) {
-		for part := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(part), token) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// upgrade opens a WebSocket.
-func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) (s *session, read func()) {
-	if r.Header.Get("Sec-WebSocket-Version") != "13" {
-		w.Header().Set("Sec-WebSocket-Version", "13")
-		problem.Write(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
-		return nil, nil
-	}
-	netConn, rw := g.takeOver(w)
-	if netConn == nil {
-		return nil, nil
-	}
-	s = newSession(g, netConn)
-	s.frames = g.limiter.Frames()
-	conn, err := g.upgrader.UpgradeFromConn(s.out, rw.Reader, r)
-	if err != nil {
-		return nil, nil // gws has closed it
-	}
-	s.conn = conn
-	conn.Session().Store(sessionKey, s)
-	return s, conn.ReadLoop
 }
 
 // takeOver takes a connection from the HTTP server, or answers why not.

@@ -14,26 +14,24 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 )
 
-// session is one client's connection.
+// session is one client's connection, and the streams that it follows.
 type session struct {
 	gateway *Gateway
 	conn    *gws.Conn // nil: Server-Sent Events
 	out     *outbox
 	heard   atomic.Int64  // when the client last sent anything, in Unix nanoseconds
-	since   *event.ID     // where the client was before; nil: nowhere
 	frames  *rate.Limiter // of what the client sends; nil: no limit
 
-	handed   atomic.Bool // was asked to connect elsewhere
-	begun    atomic.Bool // has got connected; set under the health's lock
-	stateful bool        // has got the state; of the hub, under its lock
+	handed  atomic.Bool // was asked to connect elsewhere
+	greeted atomic.Bool // is told how live updates are; set under the health's lock
 
-	mu   sync.Mutex
-	hub  *hub
-	gone bool
+	mu      sync.Mutex
+	streams map[string]*subscription
+	gone    bool
 }
 
 func newSession(g *Gateway, conn net.Conn) *session {
-	s := &session{gateway: g, out: &outbox{Conn: conn, writers: &g.sessions, metrics: g.metrics}}
+	s := &session{gateway: g, out: &outbox{Conn: conn, writers: &g.sessions, metrics: g.metrics}, streams: make(map[string]*subscription, 1)}
 	s.heard.Store(time.Now().UnixNano())
 	return s
 }
@@ -53,32 +51,18 @@ func (s *session) ping(silent int64) {
 	}
 }
 
-// begin starts the stream, or starts it over: connected, then the state. It is
-// called with the hub's lock held, as are resume and push.
-func (s *session) begin(h *hub, reason string, state []*frame) {
-	var id *event.ID
-	if len(state) == 0 {
-		id = &event.ID{Epoch: h.epoch, Offset: h.offset}
+// begin queues the first frames of a stream. Behind the first ones of all, the
+// client is told when live updates are delayed.
+func (s *session) begin(frames []*frame) {
+	if s.greeted.Load() {
+		s.push(frames...)
+		return
 	}
-	s.stateful = true
-	s.open(newConnected(h.id, reason, id), state)
-}
-
-// resume goes on where the client was: connected, then what it has missed.
-func (s *session) resume(h *hub, missed []*frame) {
-	s.stateful = false
-	s.open(newConnected(h.id, "", s.since), missed)
-}
-
-func (s *session) open(connected *frame, rest []*frame) {
-	frames := make([]*frame, 0, 2+len(rest))
-	frames = append(frames, connected)
-	frames = append(frames, rest...)
 	s.gateway.health.greet(func(why string) {
 		if why != "" {
 			frames = append(frames, statusFrame(why))
 		}
-		s.begun.Store(true)
+		s.greeted.Store(true)
 		s.push(frames...)
 	})
 }
@@ -91,34 +75,28 @@ func (s *session) push(frames ...*frame) {
 	}
 }
 
-// follow joins the stream, unless the client has gone meanwhile.
-func (s *session) follow(streamID string) {
-	h := s.gateway.hubs.join(s, streamID)
+// follow makes the session follow a stream, unless it has ended meanwhile.
+func (s *session) follow(streamID string, since *event.ID) {
 	s.mu.Lock()
-	gone := s.gone
-	s.hub = h
-	s.mu.Unlock()
-	if gone {
-		h.leave(s)
+	if s.gone {
+		s.mu.Unlock()
+		return
 	}
-}
-
-// hasGone tells whether the session has left.
-func (s *session) hasGone() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.gone
+	sub := &subscription{session: s, since: since, hub: s.gateway.hubs.expect(streamID)}
+	s.streams[streamID] = sub
+	s.mu.Unlock()
+	sub.hub.join(sub)
 }
 
 // leave takes the session out of everything.
 func (s *session) leave() {
 	s.mu.Lock()
-	h := s.hub
-	s.gone = true
+	streams := s.streams
+	s.gone, s.streams = true, nil
 	s.mu.Unlock()
 	s.gateway.wheel.remove(s)
-	if h != nil {
-		h.leave(s)
+	for _, sub := range streams {
+		sub.hub.leave(sub)
 	}
 }
 
@@ -137,66 +115,16 @@ func (s *session) handOver() {
 	}
 	after := rand.N(reconnectWithin) //nolint:gosec // jitter
 	s.push(encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()}))
-	// The socket is closed when all is written, by gws after its close frame; a
-	// client that takes nothing is not waited for.
+	s.end(closeGoingAway, "going away")
+}
+
+// end closes the connection when all is written, by gws after its close frame; a
+// client that takes nothing is not waited for.
+func (s *session) end(code uint16, reason string) {
 	if s.conn != nil {
-		_ = s.conn.WriteClose(closeGoingAway, []byte("going away")) // fails when it is closed already
+		_ = s.conn.WriteClose(code, []byte(reason)) // fails when it is closed already
 	} else {
 		_ = s.out.Close() // never fails
 	}
 	time.AfterFunc(leaveWithin, s.out.abort)
-}
-
-// events are what gws tells of its sockets.
-type events struct{}
-
-func (events) OnOpen(*gws.Conn) {}
-
-func (events) OnClose(c *gws.Conn, _ error) {
-	if s := sessionOf(c); s != nil {
-		s.leave()
-	}
-}
-
-func (events) OnPing(c *gws.Conn, payload []byte) {
-	if s := sessionOf(c); s != nil {
-		s.heard.Store(time.Now().UnixNano())
-	}
-	_ = c.WritePong(payload) // an error ends the read loop by itself
-}
-
-func (events) OnPong(c *gws.Conn, _ []byte) {
-	if s := sessionOf(c); s != nil {
-		s.heard.Store(time.Now().UnixNano())
-	}
-}
-
-func (events) OnMessage(c *gws.Conn, m *gws.Message) {
-	defer func() { _ = m.Close() }() // gives its buffer back
-	s := sessionOf(c)
-	if s == nil {
-		return
-	}
-	s.heard.Store(time.Now().UnixNano())
-	if s.frames != nil && !s.frames.Allow() {
-		s.gateway.metrics.tooMany.Inc()
-		s.out.dismiss(closePolicy, "too many frames")
-		return
-	}
-	if m.Opcode != gws.OpcodeText {
-		s.push(errorFrame(codeNotText, "frames must be text"))
-		return
-	}
-	s.push(answer(m.Bytes()))
-}
-
-const sessionKey = "session"
-
-func sessionOf(c *gws.Conn) *session {
-	v, ok := c.Session().Load(sessionKey)
-	if !ok {
-		return nil
-	}
-	s, _ := v.(*session)
-	return s
 }

@@ -1,0 +1,42 @@
+package wsgateway
+
+import (
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// subscription is one stream that a session follows. Its hub guards what may change.
+type subscription struct {
+	session *session
+	hub     *hub
+	since   *event.ID // where the client was before; nil: nowhere
+
+	begun    bool // has got connected
+	stateful bool // has got the state
+	gone     bool // is over: nothing more may be queued for it
+}
+
+// begin starts the stream, or starts it over: connected, then the state. It is
+// called with the hub's lock held, as are resume and push.
+func (s *subscription) begin(reason string, state []*frame) {
+	var id *event.ID
+	if len(state) == 0 {
+		id = &event.ID{Epoch: s.hub.epoch, Offset: s.hub.offset}
+	}
+	s.stateful = true
+	s.open(newConnected(s.hub.id, reason, id), state)
+}
+
+// resume goes on where the client was: connected, then what it has missed.
+func (s *subscription) resume(missed []*frame) {
+	s.stateful = false
+	s.open(newConnected(s.hub.id, "", s.since), missed)
+}
+
+func (s *subscription) open(connected *frame, rest []*frame) {
+	s.begun = true
+	frames := make([]*frame, 0, 2+len(rest))
+	s.session.begin(append(append(frames, connected), rest...))
+}
+
+// push queues a live event.
+func (s *subscription) push(f *frame) { s.session.push(f) }
