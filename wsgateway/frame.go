@@ -9,16 +9,31 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 )
 
-// frame is a text frame as it goes over the wire. A server's frames are not
-// masked, so the same bytes serve every client.
+// encoding is how frames go out to one client.
+type encoding uint8
+
+const (
+	plain    encoding = iota // text frames of WebSocket
+	deflated                 // the same, compressed where that is worth it
+	events                   // Server-Sent Events
+)
+
+// frame is what is sent to clients. A server's frames are not masked, so the same
+// bytes serve all of one encoding; those of the others are made when the first of
+// their clients needs them.
 type frame struct {
 	wire    []byte
 	payload []byte  // the JSON, part of wire
 	window  *window // of a metrics event; nil: nothing can stand for this frame
-	raw     bool    // wire goes out as it is, whatever the transport
+	raw     bool    // wire goes out as it is, whatever the encoding
 
-	once sync.Once
-	sse  []byte // the frame as Server-Sent Events have it, once it was asked for
+	asEvent, asDeflated lazy
+}
+
+// lazy are bytes that are made once.
+type lazy struct {
+	once  sync.Once
+	bytes []byte
 }
 
 // newEvent is the frame of a live event.
@@ -31,20 +46,40 @@ func newEvent(streamID string, m *event.Message) *frame {
 }
 
 func newFrame(payload []byte) *frame {
-	const fin = 0x80
-	header := make([]byte, 2, 10)
-	header[0] = fin | byte(gws.OpcodeText)
+	wire := appendText(make([]byte, 0, mostHeader+len(payload)), 0, payload)
+	return &frame{wire: wire, payload: wire[len(wire)-len(payload) : len(wire) : len(wire)]}
+}
+
+const (
+	mostHeader = 10   // bytes before a payload of ours
+	fin        = 0x80 // bits of a header's first byte; RFC 6455, 5.2
+	rsv1       = 0x40
+)
+
+// appendText appends a text frame; bits are those of the header beside FIN.
+func appendText(b []byte, bits byte, payload []byte) []byte {
+	b = append(b, fin|bits|byte(gws.OpcodeText))
 	switch n := len(payload); {
 	case n < 126:
-		header[1] = byte(n)
+		b = append(b, byte(n))
 	case n < 1<<16:
-		header[1] = 126
-		header = binary.BigEndian.AppendUint16(header, uint16(n))
+		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
 	default:
-		header[1] = 127
-		header = binary.BigEndian.AppendUint64(header, uint64(n))
+		b = binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
 	}
-	wire := make([]byte, 0, len(header)+len(payload))
-	wire = append(append(wire, header...), payload...)
-	return &frame{wire: wire, payload: wire[len(header):]}
+	return append(b, payload...)
+}
+
+// in returns the frame's bytes in an encoding.
+func (f *frame) in(e encoding) []byte {
+	switch {
+	case e == plain || f.raw:
+		return f.wire
+	case e == events:
+		f.asEvent.once.Do(func() { f.asEvent.bytes = f.event() })
+		return f.asEvent.bytes
+	default:
+		f.asDeflated.once.Do(func() { f.asDeflated.bytes = f.deflate() })
+		return f.asDeflated.bytes
+	}
 }

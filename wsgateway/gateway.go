@@ -81,9 +81,11 @@ func New(c Config, states States, redis *broker.Redis, log zerolog.Logger, reg p
 	g.hubs = newHubs(g)
 	g.health = newHealth(g)
 	g.wheel = newWheel(time.Duration(c.HeartbeatSeconds) * time.Second)
-	g.upgrader = gws.NewUpgrader(events{}, &gws.ServerOption{
+	g.upgrader = gws.NewUpgrader(callbacks{}, &gws.ServerOption{
 		ReadMaxPayloadSize: maxClientFrame, // 16 MiB by default
 		CheckUtf8Enabled:   true,
+		// It only reads what clients compress: what they get is compressed once for all.
+		PermessageDeflate: gws.PermessageDeflate{Enabled: true, PoolSize: 1, Threshold: maxClientFrame},
 	})
 	return g, nil
 }

@@ -305,20 +305,35 @@ type client struct {
 	deaf   bool // answers no ping
 }
 
-// handshake opens a socket that nobody reads. A query may follow the stream.
+// handshake opens a socket of a stream that nobody reads. A query may follow the
+// stream.
 func (w *world) handshake(tb testing.TB, stream string) (net.Conn, *bufio.Reader) {
+	tb.Helper()
+	return w.handshakeAt(tb, streamPath(stream), "")
+}
+
+func streamPath(stream string) string {
+	path, query, _ := strings.Cut(stream, "?")
+	if query != "" {
+		query = "?" + query
+	}
+	return "/ws/live/" + url.PathEscape(path) + query
+}
+
+// handshakeAt opens a socket that nobody reads, at a path and with an offer of
+// extensions, unless it is "".
+func (w *world) handshakeAt(tb testing.TB, path, extension string) (net.Conn, *bufio.Reader) {
 	tb.Helper()
 	conn, err := (&net.Dialer{}).DialContext(w.context(), "tcp", strings.TrimPrefix(w.url, "http://"))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = conn.Close() })
-	path, query, _ := strings.Cut(stream, "?")
-	if query != "" {
-		query = "?" + query
+	if extension != "" {
+		extension = extensions + ": " + extension + "\r\n"
 	}
-	if _, err = fmt.Fprintf(conn, "GET /ws/live/%s HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-		url.PathEscape(path)+query); err != nil {
+	if _, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
+		path, extension); err != nil {
 		tb.Fatal(err)
 	}
 	in := bufio.NewReader(conn)
@@ -337,10 +352,16 @@ func (w *world) handshake(tb testing.TB, stream string) (net.Conn, *bufio.Reader
 
 func (w *world) connect(stream string) *client {
 	w.tb.Helper()
+	return w.dial(streamPath(stream), "")
+}
+
+// dial opens a socket at a path, with an offer of extensions, unless it is "".
+func (w *world) dial(path, extension string) *client {
+	w.tb.Helper()
 	c := &client{
 		tb: w.tb, frames: make(chan got, 1<<14), status: make(chan got, 100), pings: make(chan []byte, 100), pongs: make(chan []byte, 100), closed: make(chan int, 1),
 	}
-	c.conn, c.in = w.handshake(w.tb, stream)
+	c.conn, c.in = w.handshakeAt(w.tb, path, extension)
 	var wg sync.WaitGroup
 	wg.Go(c.read)
 	w.tb.Cleanup(func() { _ = c.conn.Close(); wg.Wait() })
@@ -390,9 +411,10 @@ func readFrame(r io.Reader) (op byte, payload []byte, err error) {
 	if _, err = io.ReadFull(r, h[:2]); err != nil {
 		return 0, nil, err
 	}
-	if h[0]&0xf0 != 0x80 || h[1]&0x80 != 0 {
+	if h[0]&^(rsv1|15) != fin || h[1]&0x80 != 0 {
 		return 0, nil, fmt.Errorf("header % x", h[:2])
 	}
+	compressed := h[0]&rsv1 != 0
 	op = h[0] & 15
 	n := uint64(h[1])
 	switch n {
@@ -408,7 +430,9 @@ func readFrame(r io.Reader) (op byte, payload []byte, err error) {
 		n = binary.BigEndian.Uint64(h[:8])
 	}
 	payload = make([]byte, n)
-	_, err = io.ReadFull(r, payload)
+	if _, err = io.ReadFull(r, payload); err == nil && compressed {
+		payload, err = inflate(payload)
+	}
 	return op, payload, err
 }
 

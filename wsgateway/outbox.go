@@ -11,8 +11,10 @@ import (
 	"github.com/lxzan/gws"
 )
 
-// Bounds of what may wait for one socket. A push beyond them is refused and the
-// client is closed; the state of a stream is one push, however large.
+// Bounds of the events that may wait for one socket, before they are compressed. A push
+// beyond them is refused and the client is closed. What streams begin with, a state or
+// what was missed, is not among that: it is as large as it is, and streams begin only
+// while there is room.
 const (
 	mostQueued      = 4096
 	mostQueuedBytes = 4 << 20
@@ -35,41 +37,65 @@ type outbox struct {
 	net.Conn // the socket
 	writers  *sync.WaitGroup
 	metrics  *metrics
-	sse      bool // frames go out as Server-Sent Events
+	encoding encoding
 
 	mu      sync.Mutex
 	queue   queue
-	writes  int // bytes that are being written
+	writes  int // bytes that are being written, of events
 	writing bool
 	closing bool
 	closed  bool
 }
 
-// push queues frames. It never blocks. An error means that the client is gone
-// or is to be closed.
-func (o *outbox) push(frames ...*frame) error {
+// push queues a frame. It never blocks. An error means that the client is gone or is
+// to be closed.
+func (o *outbox) push(f *frame) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closing || o.closed {
 		return net.ErrClosed
 	}
-	if o.queue.live > mostQueued || o.queue.bytes+o.writes > mostQueuedBytes {
+	if o.queue.liveEvents > mostQueued || o.queue.liveBytes+o.writes > mostQueuedBytes {
 		return errTooSlow
 	}
-	superseded := 0
-	for _, f := range frames {
-		superseded += o.queue.push(f)
-	}
-	if superseded > 0 {
-		o.metrics.conflated.Add(float64(superseded))
-	}
+	o.add(f, false)
 	o.start()
 	return nil
 }
 
+// begin queues what a stream begins with. It never blocks.
+func (o *outbox) begin(frames []*frame) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closing || o.closed {
+		return
+	}
+	for _, f := range frames {
+		o.add(f, true)
+	}
+	o.start()
+}
+
+// add queues a frame. o.mu is held.
+func (o *outbox) add(f *frame, beginning bool) {
+	if superseded := o.queue.push(f, beginning); superseded > 0 {
+		o.metrics.conflated.Add(float64(superseded))
+	}
+}
+
+// hasRoom tells whether a stream may begin: little waits, or the client is gone.
+func (o *outbox) hasRoom() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	const part = 4
+	return o.closing || o.closed || o.queue.live <= mostQueued/part && o.queue.bytes <= mostQueuedBytes/part
+}
+
 // Write queues a frame of gws, which uses the bytes again.
 func (o *outbox) Write(p []byte) (int, error) {
-	if err := o.push(&frame{wire: append([]byte(nil), p...)}); err != nil {
+	wire := append([]byte(nil), p...)
+	blame(wire)
+	if err := o.push(&frame{wire: wire, raw: true}); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -95,19 +121,15 @@ func (o *outbox) write() {
 			o.mu.Unlock()
 			return
 		}
+		before := o.queue.liveBytes
 		entries := o.queue.take(writeAtOnce)
-		batch := make(net.Buffers, len(entries))
-		o.writes = 0
-		for i := range entries {
-			if f := entries[i].told(); o.sse {
-				batch[i] = f.event()
-			} else {
-				batch[i] = f.wire
-			}
-			o.writes += len(batch[i])
-		}
+		o.writes = before - o.queue.liveBytes
 		o.mu.Unlock()
 
+		batch := make(net.Buffers, len(entries))
+		for i := range entries {
+			batch[i] = entries[i].told().in(o.encoding)
+		}
 		err := o.send(batch)
 		o.mu.Lock()
 		o.writes = 0
@@ -164,12 +186,11 @@ func (o *outbox) dismiss(code uint16, reason string) {
 	if o.closing || o.closed {
 		return
 	}
-	const fin = 0x80
 	wire := []byte{fin | byte(gws.OpcodeCloseConnection), byte(2 + len(reason))} //nolint:gosec // reasons are short constants
 	wire = binary.BigEndian.AppendUint16(wire, code)
 	o.queue = queue{}
-	if !o.sse { // which has no way to say why
-		o.queue.push(&frame{wire: append(wire, reason...)})
+	if o.encoding != events { // which has no way to say why
+		o.add(&frame{wire: append(wire, reason...), raw: true}, false)
 	}
 	o.closing = true
 	_ = o.Conn.SetWriteDeadline(time.Now().Add(farewellWithin)) // of the write under way

@@ -122,31 +122,39 @@ func TestOutboxIsBounded(t *testing.T) {
 	}
 }
 
-// The state of a stream is one push, however large.
-func TestOutboxTakesOnePushWhole(t *testing.T) {
+// What streams begin with is as large as it is; it takes no place from the events
+// behind it, and the next stream waits until the client has taken it.
+func TestOutboxTakesBeginningsWhole(t *testing.T) {
 	o, there, _ := piped(t)
 	f := newFrame(make([]byte, 1<<20))
-	if err := o.push(f, f, f, f, f, f); err != nil {
-		t.Fatal(err)
+	frames := make([]*frame, 2*mostQueued)
+	for i := range frames {
+		frames[i] = newFrame(nil)
 	}
-	if err := o.push(f); !errors.Is(err, errTooSlow) {
-		t.Errorf("got %v, want %v", err, errTooSlow)
+	o.begin(append(frames, f, f, f, f, f, f))
+	if o.hasRoom() {
+		t.Error("there is room for another stream")
 	}
-	for range 6 {
+	events := 0
+	for o.push(f) == nil {
+		events++
+	}
+	if least, most := mostQueuedBytes>>20, mostQueuedBytes>>20+1; events < least || events > most {
+		t.Errorf("%d events are taken behind it, want %d to %d", events, least, most)
+	}
+	for range len(frames) + 6 + events {
 		if _, _, err := readFrame(there); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for o.push(f) != nil { // as soon as the writer has counted
+	for !o.hasRoom() || o.push(f) != nil { // as soon as the writer has counted
 		<-time.After(time.Millisecond)
 	}
 }
 
 func TestOutboxAborts(t *testing.T) {
 	o, there, wg := piped(t)
-	if err := o.push(newFrame([]byte("a")), newFrame([]byte("b"))); err != nil {
-		t.Fatal(err)
-	}
+	o.begin([]*frame{newFrame([]byte("a")), newFrame([]byte("b"))})
 	o.abort()
 	wg.Wait() // the writer does not wait for the reader
 	if n, err := io.Copy(io.Discard, there); err != nil || n != 0 {

@@ -17,16 +17,26 @@ const (
 
 // Codes of error frames.
 const (
-	codeBadFrame    = "bad_frame"    // not a JSON object with a "type"
-	codeUnknownType = "unknown_type" // a "type" that the server does not know
-	codeNotText     = "not_text"     // a binary frame
+	codeBadFrame      = "bad_frame"              // not a JSON object with a "type"
+	codeUnknownType   = "unknown_type"           // a "type" that the server does not know
+	codeNotText       = "not_text"               // a binary frame
+	codeSingleStream  = "single_stream"          // subscribe or unsubscribe on a socket of one stream
+	codeBadStreamID   = "bad_stream_id"          // an id that no stream can have
+	codeBadSince      = "bad_since"              // no event id
+	codeSubscribed    = "already_subscribed"     // the stream is followed
+	codeNotSubscribed = "not_subscribed"         // the stream is not followed
+	codeTooMany       = "too_many_subscriptions" // as many streams as one socket may follow
 )
 
-// Close codes of the gateway's own; see RFC 6455, 7.4. gws closes with 1002, 1003
-// or 1007 what breaks the protocol and with 1009 a frame larger than maxClientFrame.
+// Close codes of the gateway's own; see RFC 6455, 7.4. gws closes with 1002 or 1007
+// what breaks the protocol and with 1009 a frame larger than maxClientFrame.
 const (
 	closeGoingAway     = 1001 // the gateway is being replaced: connect again
+	closeProtocolError = 1002 // reserved bits, which gws does not look at beside compression
+	closeInvalidData   = 1007 // no compressed data, where it says so
 	closePolicy        = 1008 // the client sends too many frames
+	closeTooLarge      = 1009 // a message that was small while it was compressed
+	closeInternal      = 1011 // what gws calls both; never sent
 	closeTryAgainLater = 1013 // the client is too slow; a socket that takes nothing is reset instead
 )
 
@@ -54,8 +64,14 @@ type errorData struct {
 }
 
 type dataFrame[T any] struct {
-	Type string `json:"type"`
-	Data T      `json:"data"`
+	Type     string `json:"type"`
+	StreamID string `json:"stream_id,omitempty"`
+	Data     T      `json:"data"`
+}
+
+type unsubscribedFrame struct {
+	Type     string `json:"type"`
+	StreamID string `json:"stream_id"`
 }
 
 type pongFrame struct {
@@ -99,24 +115,8 @@ func statusFrame(reason string) *frame {
 	return encode(dataFrame[statusData]{Type: "status", Data: d})
 }
 
-func errorFrame(code, message string) *frame {
-	return encode(dataFrame[errorData]{Type: "error", Data: errorData{Code: code, Message: message}})
-}
-
-// clientFrame is what a client may send.
-type clientFrame struct {
-	Type      string          `json:"type"`
-	Timestamp json.RawMessage `json:"timestamp"`
-}
-
-// answer is the server's reply to a text frame of a client.
-func answer(text []byte) *frame {
-	var in clientFrame
-	if err := json.Unmarshal(text, &in); err != nil || in.Type == "" {
-		return errorFrame(codeBadFrame, `a frame must be a JSON object with a "type"`)
-	}
-	if in.Type == "ping" {
-		return encode(pongFrame{Type: "pong", Timestamp: in.Timestamp})
-	}
-	return errorFrame(codeUnknownType, `the "type" is unknown; allowed is "ping"`)
+// errorFrame says what was wrong with a frame of the client, and of which stream it
+// was; "": of none.
+func errorFrame(streamID, code, message string) *frame {
+	return encode(dataFrame[errorData]{Type: "error", StreamID: streamID, Data: errorData{Code: code, Message: message}})
 }

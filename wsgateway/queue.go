@@ -29,7 +29,9 @@ type queue struct {
 	entries []entry
 	base    int // number of entries[0], counted from the first ever
 	live    int // entries that are not superseded
-	bytes   int // of those
+	bytes   int // of those, before they are compressed
+	// The same without what streams begin with.
+	liveEvents, liveBytes int
 	// windows has the numbers of the metrics frames that wait, once the client is slow.
 	windows map[window]int
 }
@@ -38,11 +40,12 @@ type queue struct {
 type entry struct {
 	frame     *frame // nil: superseded
 	conflated int    // how many frames it stands for beside itself
+	beginning bool   // is what a stream begins with
 }
 
 // push adds a frame, and returns how many it supersedes.
-func (q *queue) push(f *frame) (superseded int) {
-	e := entry{frame: f}
+func (q *queue) push(f *frame, beginning bool) (superseded int) {
+	e := entry{frame: f, beginning: beginning}
 	if f.window != nil && q.live >= conflateFrom {
 		if q.windows == nil {
 			superseded = q.collapse()
@@ -52,8 +55,7 @@ func (q *queue) push(f *frame) (superseded int) {
 		superseded += n
 	}
 	q.entries = append(q.entries, e)
-	q.live++
-	q.bytes += len(f.wire)
+	q.count(&e, 1)
 	if f.window != nil && q.windows != nil {
 		q.windows[*f.window] = q.base + len(q.entries) - 1
 	}
@@ -61,6 +63,17 @@ func (q *queue) push(f *frame) (superseded int) {
 		q.compact()
 	}
 	return superseded
+}
+
+// count notes that a frame waits, or no longer does.
+func (q *queue) count(e *entry, n int) {
+	size := n * len(e.frame.wire)
+	q.live += n
+	q.bytes += size
+	if !e.beginning {
+		q.liveEvents += n
+		q.liveBytes += size
+	}
 }
 
 // collapse begins to keep one frame a window, and returns how many it has removed.
@@ -107,8 +120,7 @@ func (q *queue) supersede(w window) (removed, stoodFor int) {
 // remove takes a frame out, and returns for how many others it stood.
 func (q *queue) remove(number int) (stoodFor int) {
 	e := &q.entries[number-q.base]
-	q.live--
-	q.bytes -= len(e.frame.wire)
+	q.count(e, -1)
 	stoodFor = e.conflated
 	*e = entry{}
 	return stoodFor
@@ -143,8 +155,7 @@ func (q *queue) take(n int) []entry {
 		if w := e.frame.window; w != nil && q.windows != nil {
 			delete(q.windows, *w)
 		}
-		q.live--
-		q.bytes -= len(e.frame.wire)
+		q.count(&e, -1)
 		taken = append(taken, e)
 	}
 	if q.live == 0 {

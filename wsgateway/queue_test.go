@@ -77,9 +77,10 @@ func TestQueue(t *testing.T) {
 			}
 		}
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
+			beginning := rapid.Bool().Draw(t, "beginning")
 			for range rapid.IntRange(0, 40).Draw(t, "pushes") {
 				start := rapid.IntRange(-1, windows-1).Draw(t, "window")
-				superseded += q.push(numbered(pushed, start))
+				superseded += q.push(numbered(pushed, start), beginning)
 				if start >= 0 {
 					newest[start] = pushed
 				} else {
@@ -111,7 +112,7 @@ func TestQueue(t *testing.T) {
 				t.Fatalf("of window %d the newest was %d, %d came", start, n, got)
 			}
 		}
-		if q.live != 0 || q.bytes != 0 || q.entries != nil {
+		if q.live != 0 || q.bytes != 0 || q.liveEvents != 0 || q.liveBytes != 0 || q.entries != nil {
 			t.Fatalf("left over: %+v", q)
 		}
 	})
@@ -120,11 +121,11 @@ func TestQueue(t *testing.T) {
 func TestFastClientsGetEachFrame(t *testing.T) {
 	var q queue
 	for n := range conflateFrom {
-		if q.push(numbered(n, 1)) != 0 {
+		if q.push(numbered(n, 1), false) != 0 {
 			t.Fatalf("frame %d supersedes another", n)
 		}
 	}
-	if got := q.push(numbered(99, 1)); got != conflateFrom {
+	if got := q.push(numbered(99, 1), false); got != conflateFrom {
 		t.Fatalf("%d superseded, want all", got)
 	}
 	if got := q.take(5); len(got) != 1 || got[0].conflated != conflateFrom {

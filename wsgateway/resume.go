@@ -80,6 +80,12 @@ func (h *hub) resumeLater(s *subscription) {
 // resume makes a client one of those who get events, with all that it has missed.
 // It returns "", or the reason why the client must get the state.
 func (h *hub) resume(ctx context.Context, s *subscription) string {
+	for !s.session.takeRoom() { // before the turn, which others wait for, too
+		if sleep(ctx, resumeEvery) != nil {
+			return reasonExpired
+		}
+	}
+	defer s.session.giveRoom()
 	if !h.gateway.hubs.takeTurn(ctx) {
 		return reasonExpired
 	}

@@ -18,16 +18,17 @@ import (
 
 // Register adds the gateway's routes.
 func (g *Gateway) Register(r *router.Router) {
+	r.GET("/ws/live", g.serveMany)
 	r.GET("/ws/live/:stream_id", g.serveLive)
 	r.GET("/sse/live/:stream_id", g.serveEvents)
 }
 
-// open decides whether a client may follow a stream, before its connection is taken
-// over, and answers why not. connect takes it over, or answers and returns nil; the
-// session then follows the stream until read returns.
-func (g *Gateway) open(w http.ResponseWriter, r *http.Request, escaped string, sinces []string,
-	connect func(w http.ResponseWriter, r *http.Request) (s *session, read func()),
-) {
+// connector takes a connection over, or answers and returns nil. The session lasts
+// until read returns.
+type connector func(w http.ResponseWriter, r *http.Request) (s *session, read func())
+
+// openStream opens a session that follows one stream.
+func (g *Gateway) openStream(w http.ResponseWriter, r *http.Request, escaped string, sinces []string, connect connector) {
 	streamID, err := url.PathUnescape(escaped)
 	if err == nil {
 		err = event.CheckStreamID(streamID)
@@ -40,6 +41,12 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, escaped string, s
 		problem.Write(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	g.open(w, r, connect, func(s *session) { s.follow(streamID, since) })
+}
+
+// open decides whether a client may have a session, before its connection is taken
+// over, and answers why not.
+func (g *Gateway) open(w http.ResponseWriter, r *http.Request, connect connector, begin func(*session)) {
 	if !g.admit() {
 		w.Header().Set("Retry-After", "1")
 		problem.Write(w, http.StatusServiceUnavailable, "this gateway is shutting down; connect again")
@@ -61,7 +68,7 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, escaped string, s
 	g.wheel.add(s)
 	g.metrics.connects.Inc()
 	g.sessions.Go(func() {
-		s.follow(streamID, since)
+		begin(s)
 		read()
 		s.leave() // OnClose does not come for every end
 		release()

@@ -2,6 +2,7 @@ package wsgateway
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -21,9 +22,11 @@ type session struct {
 	out     *outbox
 	heard   atomic.Int64  // when the client last sent anything, in Unix nanoseconds
 	frames  *rate.Limiter // of what the client sends; nil: no limit
+	many    bool          // the client says which streams it follows
 
 	handed  atomic.Bool // was asked to connect elsewhere
 	greeted atomic.Bool // is told how live updates are; set under the health's lock
+	filling atomic.Bool // a stream begins with what may be much
 
 	mu      sync.Mutex
 	streams map[string]*subscription
@@ -55,7 +58,7 @@ func (s *session) ping(silent int64) {
 // client is told when live updates are delayed.
 func (s *session) begin(frames []*frame) {
 	if s.greeted.Load() {
-		s.push(frames...)
+		s.out.begin(frames)
 		return
 	}
 	s.gateway.health.greet(func(why string) {
@@ -63,30 +66,55 @@ func (s *session) begin(frames []*frame) {
 			frames = append(frames, statusFrame(why))
 		}
 		s.greeted.Store(true)
-		s.push(frames...)
+		s.out.begin(frames)
 	})
 }
 
-// push queues frames, and closes a client that does not take them.
-func (s *session) push(frames ...*frame) {
-	if err := s.out.push(frames...); errors.Is(err, errTooSlow) {
+// push queues a frame, and closes a client that does not take what waits.
+func (s *session) push(f *frame) {
+	if err := s.out.push(f); errors.Is(err, errTooSlow) {
 		s.gateway.metrics.tooSlow.Inc()
 		s.out.dismiss(closeTryAgainLater, errTooSlow.Error())
 	}
 }
 
+// complaint is why something that a client has asked for is not done.
+type complaint struct{ code, message string }
+
 // follow makes the session follow a stream, unless it has ended meanwhile.
-func (s *session) follow(streamID string, since *event.ID) {
+func (s *session) follow(streamID string, since *event.ID) *complaint {
+	sub, why := s.add(streamID, since)
+	if sub != nil {
+		sub.hub.join(sub)
+	}
+	return why
+}
+
+// add notes a stream, whose hub then waits for the session to join it.
+func (s *session) add(streamID string, since *event.ID) (*subscription, *complaint) {
 	s.mu.Lock()
-	if s.gone {
-		s.mu.Unlock()
-		return
+	defer s.mu.Unlock()
+	most := s.gateway.config.Limits.Subscriptions
+	switch {
+	case s.gone:
+		return nil, nil
+	case s.streams[streamID] != nil:
+		return nil, &complaint{codeSubscribed, "the stream is subscribed to already"}
+	case most > 0 && len(s.streams) >= most:
+		return nil, &complaint{codeTooMany, fmt.Sprintf("one socket may follow %d streams", most)}
 	}
 	sub := &subscription{session: s, since: since, hub: s.gateway.hubs.expect(streamID)}
 	s.streams[streamID] = sub
-	s.mu.Unlock()
-	sub.hub.join(sub)
+	return sub, nil
 }
+
+// takeRoom tells whether a stream may begin with what may be much, which is for one
+// stream at a time. The caller owes a giveRoom.
+func (s *session) takeRoom() bool {
+	return s.out.hasRoom() && s.filling.CompareAndSwap(false, true)
+}
+
+func (s *session) giveRoom() { s.filling.Store(false) }
 
 // leave takes the session out of everything.
 func (s *session) leave() {

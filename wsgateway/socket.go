@@ -1,6 +1,10 @@
 package wsgateway
 
 import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -17,35 +21,51 @@ import (
 // an upgrade.
 func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 	escaped := p.ByName("stream_id")
-	if !access.IsUpgrade(r) {
-		if escaped == "health" {
-			g.serveHealth(w)
-			return
-		}
-		w.Header().Set("Upgrade", "websocket")
-		w.Header().Set("Connection", "Upgrade")
-		problem.Write(w, http.StatusUpgradeRequired, "this address speaks WebSocket; connect with an upgrade")
+	if !access.IsUpgrade(r) && escaped == "health" {
+		g.serveHealth(w)
 		return
 	}
-	if why := handshakeProblem(r); why != "" {
-		problem.Write(w, http.StatusBadRequest, why)
-		return
+	if mayUpgrade(w, r) {
+		g.openStream(w, r, escaped, r.URL.Query()["since"], g.upgrade)
 	}
-	g.open(w, r, escaped, r.URL.Query()["since"], g.upgrade)
 }
 
-// handshakeProblem says what is wrong with an upgrade, before the connection is
-// taken over and a plain answer becomes impossible.
-func handshakeProblem(r *http.Request) string {
+// serveMany upgrades to a WebSocket whose client says which streams it follows.
+func (g *Gateway) serveMany(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
 	switch {
-	case r.ProtoMajor != 1:
-		return "an upgrade needs HTTP/1.1"
-	case !headerHas(r.Header, "Connection", "upgrade"):
-		return `the header Connection must contain "Upgrade"`
-	case r.Header.Get("Sec-WebSocket-Key") == "":
-		return "the header Sec-WebSocket-Key is missing"
+	case !mayUpgrade(w, r):
+	case r.URL.Query().Has("since"):
+		problem.Write(w, http.StatusBadRequest, `on this socket "since" belongs into the subscribe frame of a stream`)
+	default:
+		g.open(w, r, g.upgrade, func(s *session) {
+			s.many = true
+			s.begin(nil)
+		})
 	}
-	return ""
+}
+
+// mayUpgrade tells whether a request is a handshake, and answers when it is not,
+// before the connection is taken over and a plain answer becomes impossible.
+func mayUpgrade(w http.ResponseWriter, r *http.Request) bool {
+	h := w.Header()
+	switch {
+	case !access.IsUpgrade(r):
+		h.Set("Upgrade", "websocket")
+		h.Set("Connection", "Upgrade")
+		problem.Write(w, http.StatusUpgradeRequired, "this address speaks WebSocket; connect with an upgrade")
+	case r.ProtoMajor != 1:
+		problem.Write(w, http.StatusBadRequest, "an upgrade needs HTTP/1.1")
+	case !headerHas(r.Header, "Connection", "upgrade"):
+		problem.Write(w, http.StatusBadRequest, `the header Connection must contain "Upgrade"`)
+	case r.Header.Get("Sec-WebSocket-Key") == "":
+		problem.Write(w, http.StatusBadRequest, "the header Sec-WebSocket-Key is missing")
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		h.Set("Sec-WebSocket-Version", "13")
+		problem.Write(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
+	default:
+		return true
+	}
+	return false
 }
 
 func headerHas(h http.Header, name, token string) bool {
@@ -61,18 +81,21 @@ func headerHas(h http.Header, name, token string) bool {
 
 // upgrade opens a WebSocket.
 func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) (s *session, read func()) {
-	if r.Header.Get("Sec-WebSocket-Version") != "13" {
-		w.Header().Set("Sec-WebSocket-Version", "13")
-		problem.Write(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
-		return nil, nil
-	}
 	netConn, rw := g.takeOver(w)
 	if netConn == nil {
 		return nil, nil
 	}
 	s = newSession(g, netConn)
 	s.frames = g.limiter.Frames()
-	conn, err := g.upgrader.UpgradeFromConn(s.out, rw.Reader, r)
+	from := unread(netConn, rw.Reader)
+	// gws looks at the first line of this header, and at less than all of it.
+	compressed := offersDeflate(r.Header)
+	if r.Header.Del(extensions); compressed {
+		r.Header.Set(extensions, permessageDeflate)
+		s.out.encoding = deflated
+		from = &strict{from: from, wrong: func() { s.out.dismiss(closeProtocolError, errReserved.Error()) }}
+	}
+	conn, err := g.upgrader.UpgradeFromConn(s.out, bufio.NewReaderSize(from, readBuffer), r)
 	if err != nil {
 		return nil, nil // gws has closed it
 	}
@@ -81,31 +104,43 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) (s *session, r
 	return s, conn.ReadLoop
 }
 
-// events are what gws tells of its sockets.
-type events struct{}
+// readBuffer is small: clients hardly send, and there are many of them.
+const readBuffer = 512
 
-func (events) OnOpen(*gws.Conn) {}
+// unread is what a connection brings, with what its server has read already.
+func unread(conn net.Conn, buffered *bufio.Reader) io.Reader {
+	if buffered.Buffered() == 0 {
+		return conn
+	}
+	early, _ := buffered.Peek(buffered.Buffered()) // all of it is there
+	return io.MultiReader(bytes.NewReader(early), conn)
+}
 
-func (events) OnClose(c *gws.Conn, _ error) {
+// callbacks are what gws tells of its sockets.
+type callbacks struct{}
+
+func (callbacks) OnOpen(*gws.Conn) {}
+
+func (callbacks) OnClose(c *gws.Conn, _ error) {
 	if s := sessionOf(c); s != nil {
 		s.leave()
 	}
 }
 
-func (events) OnPing(c *gws.Conn, payload []byte) {
+func (callbacks) OnPing(c *gws.Conn, payload []byte) {
 	if s := sessionOf(c); s != nil {
 		s.heard.Store(time.Now().UnixNano())
 	}
 	_ = c.WritePong(payload) // an error ends the read loop by itself
 }
 
-func (events) OnPong(c *gws.Conn, _ []byte) {
+func (callbacks) OnPong(c *gws.Conn, _ []byte) {
 	if s := sessionOf(c); s != nil {
 		s.heard.Store(time.Now().UnixNano())
 	}
 }
 
-func (events) OnMessage(c *gws.Conn, m *gws.Message) {
+func (callbacks) OnMessage(c *gws.Conn, m *gws.Message) {
 	defer func() { _ = m.Close() }() // gives its buffer back
 	s := sessionOf(c)
 	if s == nil {
@@ -118,10 +153,10 @@ func (events) OnMessage(c *gws.Conn, m *gws.Message) {
 		return
 	}
 	if m.Opcode != gws.OpcodeText {
-		s.push(errorFrame(codeNotText, "frames must be text"))
+		s.push(errorFrame("", codeNotText, "frames must be text"))
 		return
 	}
-	s.push(answer(m.Bytes()))
+	s.obey(m.Bytes())
 }
 
 const sessionKey = "session"

@@ -27,7 +27,7 @@ func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, p httprout
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
 		sinces = []string{last}
 	}
-	g.open(w, r, p.ByName("stream_id"), sinces, g.stream)
+	g.openStream(w, r, p.ByName("stream_id"), sinces, g.stream)
 }
 
 // stream takes a connection over and begins the answer. It ends with the connection,
@@ -46,7 +46,7 @@ func (g *Gateway) stream(w http.ResponseWriter, _ *http.Request) (s *session, re
 	_ = h.Write(&head) // to memory
 	head.WriteString("\r\n")
 	s = newSession(g, conn)
-	s.out.sse = true
+	s.out.encoding = events
 	s.push(&frame{wire: head.Bytes(), raw: true})
 	// A client of events has nothing to say: what comes is thrown away, and that
 	// nothing more comes means that it has gone.
@@ -58,23 +58,16 @@ var comment = &frame{wire: []byte(": ping\n\n"), raw: true}
 
 // event is the frame as Server-Sent Events have it. Its JSON is one line.
 func (f *frame) event() []byte {
-	if f.raw {
-		return f.wire
+	kind, id := head(f.payload)
+	b := make([]byte, 0, len(f.payload)+len(kind)+len(id)+32)
+	if kind != nil {
+		b = append(append(append(b, "event: "...), kind...), '\n')
 	}
-	f.once.Do(func() {
-		kind, id := head(f.payload)
-		b := make([]byte, 0, len(f.payload)+len(kind)+len(id)+32)
-		if kind != nil {
-			b = append(append(append(b, "event: "...), kind...), '\n')
-		}
-		if id != nil {
-			b = append(append(append(b, "id: "...), id...), '\n')
-		}
-		b = append(append(b, "data: "...), f.payload...)
-		b = append(b, '\n', '\n')
-		f.sse = b
-	})
-	return f.sse
+	if id != nil {
+		b = append(append(append(b, "id: "...), id...), '\n')
+	}
+	b = append(append(b, "data: "...), f.payload...)
+	return append(b, '\n', '\n')
 }
 
 // head reads type and id of a frame, which stand at its beginning.

@@ -17,7 +17,8 @@ type LimitConfig struct {
 	Connections      int     `name:"ws-max-connections" env:"WS_MAX_CONNECTIONS" default:"20000" help:"Most sockets of this process; 0: no limit."`
 	ConnectionsPerIP int     `name:"ws-max-connections-per-ip" env:"WS_MAX_CONNECTIONS_PER_IP" default:"1000" help:"Most sockets of one address (of one /64 network with IPv6); 0: no limit."`
 	HandshakesPerIP  float64 `name:"ws-max-handshakes-per-ip" env:"WS_MAX_HANDSHAKES_PER_IP" default:"100" help:"Most handshakes a second of one address, ten seconds' worth at a time; 0: no limit."`
-	FramesPerSecond  float64 `name:"ws-max-frames" env:"WS_MAX_FRAMES" default:"20" help:"Most frames a second that a client may send, ten seconds' worth at a time; 0: no limit."`
+	Subscriptions    int     `name:"ws-max-subscriptions" env:"WS_MAX_SUBSCRIPTIONS" default:"100" help:"Most streams that one socket of /ws/live may follow; 0: no limit."`
+	FramesPerSecond  float64 `name:"ws-max-frames" env:"WS_MAX_FRAMES" default:"20" help:"Most frames a second that a client may send, ten seconds' worth and a subscribe frame for each stream at a time; 0: no limit."`
 }
 
 // burst is how many seconds' worth of a rate may come at a time.
@@ -25,7 +26,7 @@ const burst = 10
 
 // Validate names the setting that cannot work, its value, and what is allowed.
 func (c *LimitConfig) Validate() error {
-	for name, v := range map[string]int{"WS_MAX_CONNECTIONS": c.Connections, "WS_MAX_CONNECTIONS_PER_IP": c.ConnectionsPerIP} {
+	for name, v := range map[string]int{"WS_MAX_CONNECTIONS": c.Connections, "WS_MAX_CONNECTIONS_PER_IP": c.ConnectionsPerIP, "WS_MAX_SUBSCRIPTIONS": c.Subscriptions} {
 		if v < 0 {
 			return fmt.Errorf("%s is %d; allowed are 0 (no limit) and more", name, v)
 		}
@@ -124,7 +125,8 @@ func (l *Limiter) Frames() *rate.Limiter {
 	if l.config.FramesPerSecond == 0 {
 		return nil
 	}
-	return rate.NewLimiter(rate.Limit(l.config.FramesPerSecond), max(int(burst*l.config.FramesPerSecond), 1))
+	// Who comes back subscribes to all its streams at a time.
+	return rate.NewLimiter(rate.Limit(l.config.FramesPerSecond), max(int(burst*l.config.FramesPerSecond), 1)+l.config.Subscriptions)
 }
 
 // network is what counts as one address: whoever has an IPv6 address has a /64.

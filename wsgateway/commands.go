@@ -1,0 +1,102 @@
+package wsgateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// clientFrame is what a client may send. What a type does not need is not looked at.
+type clientFrame struct {
+	Type      string          `json:"type"`
+	Timestamp json.RawMessage `json:"timestamp"` // of a ping
+	StreamID  json.RawMessage `json:"stream_id"` // of subscribe and unsubscribe
+	Since     json.RawMessage `json:"since"`     // of subscribe
+}
+
+// obey does what a text frame of the client asks for. Frames of one client come one
+// after the other.
+func (s *session) obey(text []byte) {
+	var in clientFrame
+	if err := json.Unmarshal(text, &in); err != nil || in.Type == "" {
+		s.push(errorFrame("", codeBadFrame, `a frame must be a JSON object with a "type"`))
+		return
+	}
+	switch in.Type {
+	case "ping":
+		s.push(encode(pongFrame{Type: "pong", Timestamp: in.Timestamp}))
+	case "subscribe", "unsubscribe":
+		s.changeStreams(&in)
+	default:
+		s.push(errorFrame("", codeUnknownType, `the "type" is unknown; allowed are "ping", "subscribe" and "unsubscribe"`))
+	}
+}
+
+// changeStreams subscribes or unsubscribes.
+func (s *session) changeStreams(in *clientFrame) {
+	if !s.many {
+		s.push(errorFrame("", codeSingleStream, "this socket follows the one stream of its address; connect to /ws/live to choose streams"))
+		return
+	}
+	var id string
+	if err := json.Unmarshal(in.StreamID, &id); err != nil {
+		s.push(errorFrame("", codeBadStreamID, `"stream_id" must be a string`))
+		return
+	}
+	if err := event.CheckStreamID(id); err != nil {
+		s.push(errorFrame(id, codeBadStreamID, err.Error()))
+		return
+	}
+	if in.Type == "unsubscribe" {
+		s.unsubscribe(id)
+		return
+	}
+	since, err := sinceOf(in.Since)
+	if err != nil {
+		s.push(errorFrame(id, codeBadSince, err.Error()))
+		return
+	}
+	s.subscribe(id, since)
+}
+
+// sinceOf reads the id of a subscribe frame; none is fine.
+func sinceOf(raw json.RawMessage) (*event.ID, error) {
+	if len(raw) == 0 {
+		return nil, nil //nolint:nilnil // no id is no error
+	}
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return nil, fmt.Errorf(`"since" is %s; allowed is an event id, a string`, raw)
+	}
+	return parseSince([]string{text})
+}
+
+// subscribe adds a stream, when what waits for the client has become little: streams
+// come as fast as it takes them.
+func (s *session) subscribe(streamID string, since *event.ID) {
+	for !s.takeRoom() {
+		time.Sleep(resumeEvery)
+		// What it sends meanwhile waits, its pongs too. One that takes nothing is closed.
+		s.heard.Store(time.Now().UnixNano())
+	}
+	defer s.giveRoom()
+	if c := s.follow(streamID, since); c != nil {
+		s.push(errorFrame(streamID, c.code, c.message))
+	}
+}
+
+// unsubscribe removes a stream. Nothing of it comes after the answer.
+func (s *session) unsubscribe(streamID string) {
+	s.mu.Lock()
+	sub := s.streams[streamID]
+	delete(s.streams, streamID)
+	s.mu.Unlock()
+	if sub == nil {
+		s.push(errorFrame(streamID, codeNotSubscribed, "the stream is not subscribed to"))
+		return
+	}
+	sub.hub.leave(sub)
+	s.push(encode(unsubscribedFrame{Type: "unsubscribed", StreamID: streamID}))
+}

@@ -1,0 +1,360 @@
+package wsgateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/lxzan/gws"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// subscribe asks for a stream, with a since unless it is "".
+func (c *client) subscribe(stream, since string) {
+	c.tb.Helper()
+	frame := map[string]string{"type": "subscribe", "stream_id": stream}
+	if since != "" {
+		frame["since"] = since
+	}
+	text, err := json.Marshal(frame)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	c.send(gws.OpcodeText, string(text))
+}
+
+// connectMany opens a socket for many streams.
+func (w *world) connectMany() *client { return w.dial("/ws/live", "") }
+
+func TestManyStreamsOnOneSocket(t *testing.T) {
+	w := newWorld(t)
+	w.moments("a", 1, 3)
+	w.moments("b", 1, 2)
+	c := w.connectMany()
+	c.quiet() // the client speaks first
+	c.subscribe("a", "")
+	if f := c.connected("new"); f.StreamID != "a" || f.ID != w.id(3) {
+		t.Errorf("got %s", f.text)
+	}
+	c.subscribe("b", w.id(1))
+	if f := c.next(); f.Type != "connected" || f.StreamID != "b" || !f.Resumed || f.ID != w.id(1) {
+		t.Fatalf("got %s, want b to be resumed", f.text)
+	}
+	if f := c.next(); f.StreamID != "b" || f.ID != w.id(2) {
+		t.Fatalf("got %s, want event 2 of b", f.text)
+	}
+	w.publish(w.moment("a", 4), w.moment("b", 3), w.moment("a", 5), w.moment("other", 1))
+	for _, want := range []string{"a 4", "b 3", "a 5"} {
+		if f := c.next(); f.StreamID+" "+strings.TrimPrefix(f.ID, w.at.Epoch+"-") != want {
+			t.Fatalf("got %s, want %s", f.text, want)
+		}
+	}
+
+	// Nothing of a stream comes after it was left.
+	c.send(gws.OpcodeText, `{"type":"unsubscribe","stream_id":"a"}`)
+	if f := c.next(); f.Type != "unsubscribed" || f.StreamID != "a" {
+		t.Fatalf("got %s", f.text)
+	}
+	w.publish(w.moment("a", 6), w.moment("b", 4))
+	if f := c.next(); f.StreamID != "b" || f.ID != w.id(4) {
+		t.Fatalf("got %s, want event 4 of b", f.text)
+	}
+	c.subscribe("a", w.id(5))
+	c.resumed(w.id(5))
+	c.events(w.at.Epoch, 6, 6)
+	c.quiet()
+
+	_ = c.conn.Close()
+	localtest.Eventually(t, "it has left all streams", func() bool {
+		return w.gateway.hubs.get("a").size() == 0 && w.gateway.hubs.get("b").size() == 0
+	})
+}
+
+// A reset starts over each stream of the socket.
+func TestManyStreamsAreReset(t *testing.T) {
+	w := newWorld(t)
+	c := w.connectMany()
+	for _, id := range []string{"a", "b"} {
+		c.subscribe(id, "")
+		c.connected("new")
+	}
+	next, err := w.broker.OpenEpoch(w.context(), &w.at, w.at.Token+1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.at = next
+	again := map[string]bool{c.connected("reset").StreamID: true, c.connected("reset").StreamID: true}
+	if !again["a"] || !again["b"] {
+		t.Errorf("started over: %v", again)
+	}
+}
+
+func TestWhatIsNotUnderstoodIsToldAndNothingElse(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Subscriptions = 2 })
+	many, one := w.connectMany(), w.connect("s")
+	one.connected("new")
+	many.subscribe("a", "")
+	many.connected("new")
+	for _, c := range []struct {
+		on     *client
+		text   string
+		code   string
+		stream string
+	}{
+		{many, `x`, "bad_frame", ""},
+		{many, `[]`, "bad_frame", ""},
+		{many, `{"type":7}`, "bad_frame", ""},
+		{many, `{"type":""}`, "bad_frame", ""},
+		{many, `{"type":"publish"}`, "unknown_type", ""},
+		{many, `{"type":"subscribe"}`, "bad_stream_id", ""},
+		{many, `{"type":"subscribe","stream_id":7}`, "bad_stream_id", ""},
+		{many, `{"type":"subscribe","stream_id":""}`, "bad_stream_id", ""},
+		{many, `{"type":"subscribe","stream_id":"a\u0007"}`, "bad_stream_id", "a\a"},
+		{many, `{"type":"subscribe","stream_id":"` + strings.Repeat("x", 256) + `"}`, "bad_stream_id", strings.Repeat("x", 256)},
+		{many, `{"type":"subscribe","stream_id":"b","since":"yesterday"}`, "bad_since", "b"},
+		{many, `{"type":"subscribe","stream_id":"b","since":7}`, "bad_since", "b"},
+		{many, `{"type":"subscribe","stream_id":"a"}`, "already_subscribed", "a"},
+		{many, `{"type":"unsubscribe","stream_id":"b"}`, "not_subscribed", "b"},
+		{one, `{"type":"subscribe","stream_id":"b"}`, "single_stream", ""},
+		{one, `{"type":"unsubscribe","stream_id":"s"}`, "single_stream", ""},
+	} {
+		c.on.send(gws.OpcodeText, c.text)
+		if f := c.on.next(); f.Type != "error" || f.Data.Code != c.code || f.Data.Message == "" || f.StreamID != c.stream {
+			t.Errorf("%s: got %s, want %s", c.text, f.text, c.code)
+		}
+	}
+	many.send(gws.OpcodeBinary, `{"type":"ping"}`)
+	if f := many.next(); f.Data.Code != "not_text" {
+		t.Errorf("a binary frame: %s", f.text)
+	}
+	many.subscribe("b", "")
+	many.connected("new")
+	many.subscribe("c", "")
+	if f := many.next(); f.Data.Code != "too_many_subscriptions" || !strings.Contains(f.Data.Message, "2 streams") {
+		t.Errorf("a third stream: %s", f.text)
+	}
+	w.publish(w.moment("a", 1), w.moment("b", 1), w.moment("s", 1))
+	for range 2 {
+		if f := many.next(); f.ID != w.id(1) {
+			t.Errorf("got %s, want events", f.text)
+		}
+	}
+	one.events(w.at.Epoch, 1, 1)
+}
+
+// Many large streams begin as fast as the client takes them, and nobody counts as
+// slow for what there was before it came.
+func TestManyLargeStreamsForASlowClient(t *testing.T) {
+	const streams, events, size = 12, 400, 5_000 // far more than may wait
+	w := newWorld(t)
+	for i := range streams {
+		for n := 1; n <= events; n += 40 {
+			var batch []event.Change
+			for k := range 40 {
+				batch = append(batch, w.large(fmt.Sprint("s", i), int64(n+k), size))
+			}
+			w.publish(batch...)
+		}
+	}
+	conn, in := w.handshakeAt(t, "/ws/live", "")
+	for i := range streams {
+		text := fmt.Sprintf(`{"type":"subscribe","stream_id":"s%d","since":%q}`, i, w.id(1))
+		if _, err := conn.Write(masked(gws.OpcodeText, []byte(text))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	most := 0
+	waits := func() {
+		w.gateway.wheel.each(func(s *session) {
+			s.out.mu.Lock()
+			defer s.out.mu.Unlock()
+			most = max(most, s.out.queue.bytes)
+		})
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for range 100 { // it takes nothing for a second
+		waits()
+		<-tick.C
+	}
+	if most < size {
+		t.Fatalf("%d bytes wait", most)
+	}
+	w.publish(w.moment("s0", events+1)) // a live event finds its place behind them
+	next := make(map[string]uint64)
+	for done := 0; done < streams; {
+		_, payload, err := readFrame(in)
+		if err != nil {
+			t.Fatalf("%v, with %v", err, next)
+		}
+		var f got
+		if err := json.Unmarshal(payload, &f); err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case f.Type == "connected" && f.Resumed:
+			next[f.StreamID] = 2
+		case f.Type == "connected" && f.Reason == "expired": // it has not taken enough in time for the log
+			next[f.StreamID] = events + 1
+		case f.State:
+		default:
+			if want := fmt.Sprintf("%s-%d", w.at.Epoch, next[f.StreamID]); f.ID != want {
+				t.Fatalf("%s: got %s, want %s", f.StreamID, f.ID, want)
+			}
+			next[f.StreamID]++
+		}
+		if f.ID == w.id(events) || f.Reason == "expired" {
+			done++
+		}
+		waits()
+	}
+	if bound := mostQueuedBytes/4 + 2*events*(size+500); most > bound {
+		t.Errorf("%d bytes waited, want %d at most", most, bound)
+	}
+}
+
+// FuzzClientFrames feeds whatever a client may send in a text frame: the answer is
+// one frame that a client can read, and no larger than what was sent and a little.
+func FuzzClientFrames(f *testing.F) {
+	for _, seed := range []string{
+		``, `x`, `{}`, `[]`, `null`, `{"type":"ping"}`, `{"type":"ping","timestamp":1767225600000}`, `{"type":"ping","timestamp":{"deep":[1,"\u2028"]}}`,
+		`{"type":"subscribe"}`, `{"type":1}`, `{"type":"ping"}{`, `{"type":"ping","timestamp":1e999}`, "{\"type\":\"ping\",\"timestamp\":\"\\ud800\"}",
+		`{"type":"subscribe","stream_id":"a"}`, `{"type":"subscribe","stream_id":"\ud800","since":"e-1"}`, `{"type":"unsubscribe","stream_id":"a"}`,
+		`{"type":"subscribe","stream_id":"a","since":"` + strings.Repeat("9", 30) + `"}`, `{"type":"auth","token":"x"}`, `{"TYPE":"subscribe","Stream_ID":"b"}`,
+	} {
+		f.Add(seed)
+	}
+	redis, err := broker.Open(broker.Config{URL: "redis://127.0.0.1:1/0"}) // never asked: hubs do not run
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer func() { _ = redis.Close() }()
+	open := make(chan struct{})
+	close(open)
+	f.Fuzz(func(t *testing.T, text string) {
+		if !utf8.ValidString(text) || len(text) > maxClientFrame {
+			t.Skip() // closed before it is looked at
+		}
+		g, err := New(Config{HeartbeatSeconds: 30}, &rows{}, redis, zerolog.Nop(), prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &counting{gate: open}
+		s := newSession(g, c)
+		s.many = true
+		s.obey([]byte(text))
+		g.sessions.Wait() // the writer
+		var in struct {
+			Type     string
+			StreamID any `json:"stream_id"`
+		}
+		isFrame := json.Unmarshal([]byte(text), &in) == nil
+		if c.got.Len() == 0 {
+			if id, _ := in.StreamID.(string); !isFrame || in.Type != "subscribe" || g.hubs.get(id) == nil {
+				t.Fatalf("%q: no answer", text)
+			}
+			return // the answer is that the stream begins
+		}
+		_, out, err := readFrame(&c.got)
+		if err != nil || c.got.Len() > 0 {
+			t.Fatalf("%q: %v, %d bytes more", text, err, c.got.Len())
+		}
+		var got struct {
+			Type string
+			Data struct{ Code, Message string }
+		}
+		if err := json.Unmarshal(out, &got); err != nil {
+			t.Fatalf("%q: %v: %q", text, err, out)
+		}
+		switch {
+		case (got.Type == "pong") != (isFrame && in.Type == "ping"), got.Type != "pong" && got.Type != "error":
+			t.Errorf("%q: answered with %q", text, out)
+		case got.Type == "error" && (got.Data.Code == "" || got.Data.Message == ""):
+			t.Errorf("%q: an error that says nothing: %q", text, out)
+		case len(out) > 2*6*len(text)+200: // said twice at most, a character is escaped by six
+			t.Errorf("%q: answered with %d bytes", text, len(out))
+		}
+	})
+}
+
+// What breaks the protocol closes the socket, with the code that says why.
+func TestMalformedFrames(t *testing.T) {
+	w := newWorld(t)
+	frame := func(first, second byte, rest string) string { return string([]byte{first, second}) + rest }
+	const mask, zero = 0x80, "\x00\x00\x00\x00"
+	long := strings.Repeat("x", 126)
+	for _, c := range []struct {
+		name     string
+		bytes    string
+		code     int
+		deflates bool // compression was agreed on
+	}{
+		{"unmasked", frame(0x81, 2, `{}`), 1002, false},
+		{"opcode 3", frame(0x83, mask|2, zero+`{}`), 1002, false},
+		{"opcode 7", frame(0x87, mask|2, zero+`{}`), 1002, false},
+		{"opcode 11", frame(0x8b, mask, zero), 1002, false},
+		{"opcode 15", frame(0x8f, mask, zero), 1002, false},
+		{"RSV1 that was not agreed on", frame(0xc1, mask|2, zero+`{}`), 1002, false},
+		{"RSV2", frame(0xa1, mask|2, zero+`{}`), 1002, false},
+		{"RSV3", frame(0x91, mask|2, zero+`{}`), 1002, false},
+		{"RSV2 beside compression", frame(0xa1, mask|2, zero+`{}`), 1002, true},
+		{"RSV3 beside compression", frame(0x91, mask|2, zero+`{}`), 1002, true},
+		{"compressed ping", frame(0xc9, mask|2, zero+`{}`), 1002, true},
+		{"compressed continuation", frame(0x41, mask|1, zero+`{`) + frame(0xc0, mask|1, zero+`}`), 1002, true},
+		{"ping that is too large", frame(0x89, mask|126, "\x00\x7e"+zero+long), 1002, false},
+		{"ping in pieces", frame(0x09, mask|2, zero+`{}`), 1002, false},
+		{"close in pieces", frame(0x08, mask|2, zero+"\x03\xe8"), 1002, false},
+		{"continuation of nothing", frame(0x80, mask|2, zero+`{}`), 1002, false},
+		{"a text within another", frame(0x01, mask|1, zero+`{`) + frame(0x81, mask|2, zero+`{}`), 1002, false},
+		{"text that is no UTF-8", frame(0x81, mask|2, zero+"\xc3\x28"), 1007, false},
+		{"a character cut at the end", frame(0x81, mask|1, zero+"\xc3"), 1007, false},
+		{"a character cut in pieces, the second wrong", frame(0x01, mask|1, zero+"\xc3") + frame(0x80, mask|1, zero+"\x28"), 1007, false},
+		{"a surrogate in UTF-8", frame(0x81, mask|3, zero+"\xed\xa0\x80"), 1007, false},
+		{"frame of 4 KiB and 1", frame(0x81, mask|126, "\x10\x01"+zero+strings.Repeat("x", 4097)), 1009, false},
+		{"frame of 2^63", frame(0x81, mask|127, "\x7f\xff\xff\xff\xff\xff\xff\xff"+zero), 1009, false},
+		{"pieces of more than 4 KiB", frame(0x01, mask|126, "\x0b\xb8"+zero+strings.Repeat("x", 3000)) + frame(0x80, mask|126, "\x0b\xb8"+zero+strings.Repeat("x", 3000)), 1009, false},
+		{"a bomb", bomb(), 1009, true},
+		{"what is not compressed, though it says so", frame(0xc1, mask|2, zero+"\xff\xff"), 1007, true},
+		{"close with one byte", frame(0x88, mask|1, zero+"\x03"), 1002, false},
+		{"close with code 1005", frame(0x88, mask|2, zero+"\x03\xed"), 1002, false},
+		{"close with code 999", frame(0x88, mask|2, zero+"\x03\xe7"), 1002, false},
+		{"close with a reason that is no UTF-8", frame(0x88, mask|3, zero+"\x03\xe8\xff"), 1007, false},
+		{"close with code 1000", frame(0x88, mask|2, zero+"\x03\xe8"), 1000, false},
+		{"close with code 4000", frame(0x88, mask|2, zero+"\x0f\xa0"), 4000, false},
+	} {
+		t.Run(c.name, func(*testing.T) {
+			extension := ""
+			if c.deflates {
+				extension = "permessage-deflate"
+			}
+			k := w.dial("/ws/live/s", extension)
+			k.next()
+			if _, err := k.conn.Write([]byte(c.bytes)); err != nil {
+				t.Fatal(err)
+			}
+			k.wantClosed(c.code)
+		})
+	}
+
+	// What is allowed, though seldom seen.
+	k := w.connect("s")
+	k.next()
+	pieces := frame(0x01, mask|5, zero+`{"typ`) + frame(0x89, mask|2, zero+`hi`) + frame(0x00, mask, zero) + frame(0x80, mask|10, zero+`e":"ping"}`)
+	if _, err := k.conn.Write([]byte(pieces + frame(0x8a, mask, zero))); err != nil {
+		t.Fatal(err)
+	}
+	if got := receive(t, "pong", k.pongs); string(got) != "hi" {
+		t.Errorf("pong with %q", got)
+	}
+	if f := k.next(); f.Type != "pong" {
+		t.Errorf("a ping in pieces: %s", f.text)
+	}
+}
