@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/telemetra/telemetra/broker/event"
@@ -56,8 +55,7 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, connect connector
 	release, refusal := g.limiter.Admit(r)
 	if refusal != nil {
 		g.metrics.refused.WithLabelValues(refusal.Reason).Inc()
-		w.Header().Set("Retry-After", strconv.Itoa(int(refusal.RetryAfter.Seconds())))
-		problem.Write(w, refusal.Status, refusal.Detail)
+		refusal.Write(w)
 		return
 	}
 	s, read := connect(w, r)

@@ -40,14 +40,6 @@ func (c *LimitConfig) Validate() error {
 	return err
 }
 
-// Refusal is why a socket is not opened.
-type Refusal struct {
-	Status     int
-	Reason     string // for metrics
-	Detail     string // for the client
-	RetryAfter time.Duration
-}
-
 // mostAddresses bounds the addresses whose handshakes are counted; those that have
 // not been seen for longest are forgotten.
 const mostAddresses = 100_000
@@ -86,11 +78,11 @@ func (l *Limiter) Admit(r *http.Request) (release func(), refusal *Refusal) {
 	c := &l.config
 	switch {
 	case c.HandshakesPerIP > 0 && from.IsValid() && !l.mayShake(from):
-		return nil, &Refusal{http.StatusTooManyRequests, "handshakes", "too many handshakes from this address", time.Second}
+		return nil, &Refusal{Status: http.StatusTooManyRequests, Reason: "handshakes", Detail: "too many handshakes from this address", RetryAfter: time.Second}
 	case c.Connections > 0 && l.open >= c.Connections:
-		return nil, &Refusal{http.StatusServiceUnavailable, "connections", "this gateway has as many sockets as it may", 5 * time.Second}
+		return nil, &Refusal{Status: http.StatusServiceUnavailable, Reason: "connections", Detail: "this gateway has as many sockets as it may", RetryAfter: 5 * time.Second}
 	case c.ConnectionsPerIP > 0 && from.IsValid() && l.byAddress[from] >= c.ConnectionsPerIP:
-		return nil, &Refusal{http.StatusTooManyRequests, "connections_per_ip", "too many sockets from this address", 5 * time.Second}
+		return nil, &Refusal{Status: http.StatusTooManyRequests, Reason: "connections_per_ip", Detail: "too many sockets from this address", RetryAfter: 5 * time.Second}
 	}
 	l.open++
 	if from.IsValid() {
