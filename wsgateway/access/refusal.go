@@ -15,6 +15,8 @@ type Refusal struct {
 	Reason     string // for metrics: one of few
 	Detail     string // for the client
 	RetryAfter time.Duration
+
+	challenge string // WWW-Authenticate, RFC 6750 section 3
 }
 
 // Forbidden refuses a stream that the token does not allow.
@@ -22,11 +24,31 @@ func Forbidden(streamID string) *Refusal {
 	return &Refusal{Status: http.StatusForbidden, Reason: "stream", Detail: fmt.Sprintf("the token does not allow the stream %q", streamID)}
 }
 
+// challenge is what every 401 carries.
+const challenge = `Bearer realm="telemetra"`
+
+// unauthorized refuses a request without a token.
+func unauthorized(detail string) *Refusal {
+	return &Refusal{Status: http.StatusUnauthorized, Reason: "token_missing", Detail: detail, challenge: challenge}
+}
+
+// invalid refuses a token. The detail must be plain ASCII without quotes and
+// backslashes, as RFC 6750 has it for error_description.
+func invalid(reason, detail string) *Refusal {
+	return &Refusal{
+		Status: http.StatusUnauthorized, Reason: reason, Detail: detail,
+		challenge: challenge + `, error="invalid_token", error_description="` + detail + `"`,
+	}
+}
+
 // Write answers with the refusal as a problem document.
 func (f *Refusal) Write(w http.ResponseWriter) {
 	if f.RetryAfter > 0 {
 		seconds := (f.RetryAfter + time.Second - 1) / time.Second // rounded up: sooner is too soon
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	}
+	if f.challenge != "" {
+		w.Header().Set("WWW-Authenticate", f.challenge)
 	}
 	problem.Write(w, f.Status, f.Detail)
 }

@@ -12,13 +12,15 @@ import (
 
 func TestRefusalWrite(t *testing.T) {
 	for _, c := range []struct {
-		refusal    *Refusal
-		retryAfter string
+		refusal                *Refusal
+		retryAfter, wantHeader string
 	}{
-		{&Refusal{Status: 429, Detail: "d", RetryAfter: time.Second}, "1"},
-		{&Refusal{Status: 503, Detail: "d", RetryAfter: 1001 * time.Millisecond}, "2"},
-		{&Refusal{Status: 503, Detail: "d", RetryAfter: time.Nanosecond}, "1"},
-		{Forbidden("a"), ""},
+		{&Refusal{Status: 429, Detail: "d", RetryAfter: time.Second}, "1", ""},
+		{&Refusal{Status: 503, Detail: "d", RetryAfter: 1001 * time.Millisecond}, "2", ""},
+		{&Refusal{Status: 503, Detail: "d", RetryAfter: time.Nanosecond}, "1", ""},
+		{Forbidden("a"), "", ""},
+		{unauthorized("d"), "", `Bearer realm="telemetra"`},
+		{invalid("token_expired", "the token has expired"), "", `Bearer realm="telemetra", error="invalid_token", error_description="the token has expired"`},
 	} {
 		w := httptest.NewRecorder()
 		c.refusal.Write(w)
@@ -27,7 +29,7 @@ func TestRefusalWrite(t *testing.T) {
 			t.Errorf("%+v: %v %s", c.refusal, err, w.Body)
 		}
 		h := w.Header()
-		if w.Code != c.refusal.Status || h.Get("Content-Type") != problem.ContentType || h.Get("Retry-After") != c.retryAfter {
+		if w.Code != c.refusal.Status || h.Get("Content-Type") != problem.ContentType || h.Get("Retry-After") != c.retryAfter || h.Get("WWW-Authenticate") != c.wantHeader {
 			t.Errorf("%+v: %d %v", c.refusal, w.Code, h)
 		}
 	}
