@@ -26,7 +26,7 @@ type cli struct {
 	Demo     demoCmd     `cmd:"" help:"Run everything with private servers and made-up traffic."`
 	Simulate simulateCmd `cmd:"" help:"Write rows as an aggregation job would."`
 	Bench    benchCmd    `cmd:"" help:"Measure on private servers."`
-	Floor    floorCmd    `cmd:"" name:"bench-floor" hidden:"" help:"Serve a file as the bare handler of the bench."`
+	Floor    floorCmd    `cmd:"" name:"bench-floor" hidden:"" help:"What the bench measures against."`
 	Config   configCmd   `cmd:"" help:"Print the configuration that is in force, secrets masked."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -53,15 +54,15 @@ type Figure struct {
 	Met    *bool   `json:"met,omitempty"`
 }
 
-// atMost and atLeast make figures with a target.
+// atMost and atLeast make figures with a target; that of atLeast is a ratio.
 func atMost(name string, value, target float64, unit string) Figure {
 	met := value <= target
 	return Figure{Name: name, Value: value, Unit: unit, Target: fmt.Sprintf("≤ %g", target), Met: &met}
 }
 
-func atLeast(name string, value, target float64, unit string) Figure {
+func atLeast(name string, value, target float64) Figure {
 	met := value >= target
-	return Figure{Name: name, Value: value, Unit: unit, Target: fmt.Sprintf("≥ %g", target), Met: &met}
+	return Figure{Name: name, Value: value, Target: fmt.Sprintf("≥ %g", target), Met: &met}
 }
 
 // Run measures what is asked for and prints it. log gets what happens meanwhile.
@@ -133,6 +134,20 @@ type process struct {
 // publishes.
 func (b *bench) start(ctx context.Context, command string) (*process, error) {
 	return b.startWith(ctx, "publishing", nil, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO")
+}
+
+// startFloor runs what a measurement is compared with, and hands it bytes in a file.
+func (b *bench) startFloor(ctx context.Context, name string, content []byte, env []string, args ...string) (*process, error) {
+	dir, err := os.MkdirTemp("", "telemetra-bench-*")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // it is read at the start
+	file := filepath.Join(dir, name)
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		return nil, err
+	}
+	return b.startWith(ctx, "started", env, append([]string{"bench-floor", name, file}, args...)...)
 }
 
 // startWith runs this very program and waits until it logs a message.

@@ -16,10 +16,10 @@ import (
 // floorETag is the validator of what a floor serves.
 const floorETag = `W/"floor"`
 
-// Floor serves the body that it reads from a file at every path of a stream's
-// metrics, by nothing but net/http and httprouter: what a read is measured
-// against. It prints its address, and ends with the context.
-func Floor(ctx context.Context, bodyFile string, out io.Writer) error {
+// FloorReads serves the body that it reads from a file at every path of a
+// stream's metrics, by nothing but net/http and httprouter: what a read is
+// measured against. It prints its address, and ends with the context.
+func FloorReads(ctx context.Context, bodyFile string, out io.Writer) error {
 	body, err := os.ReadFile(bodyFile)
 	if err != nil {
 		return err
@@ -37,12 +37,9 @@ func Floor(ctx context.Context, bodyFile string, out io.Writer) error {
 		h.Set("Content-Length", length)
 		_, _ = w.Write(body) // the client has gone
 	})
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := listen(ctx, out)
 	if err != nil {
 		return err
-	}
-	if _, err := fmt.Fprintf(out, `{"message":"started","address":%q}`+"\n", l.Addr()); err != nil {
-		return errors.Join(err, l.Close())
 	}
 	server := &http.Server{Handler: routes} //nolint:gosec // a floor has no timeouts either
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -51,4 +48,16 @@ func Floor(ctx context.Context, bodyFile string, out io.Writer) error {
 		return err
 	}
 	return nil
+}
+
+// listen takes a free port, and prints it as a telemetra does.
+func listen(ctx context.Context, out io.Writer) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintf(out, `{"message":"started","address":%q}`+"\n", l.Addr()); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }

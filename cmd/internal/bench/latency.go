@@ -69,7 +69,7 @@ func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
 		{Name: fmt.Sprintf("latency p99 beside an open transaction of %d rows", b.config.Rows), Value: beside.ms(99), Unit: "ms"},
 		atMost("latency p99 beside ÷ alone", beside.ms(99)/alone.ms(99), 2, ""),
 		atLeast("frames delivered ÷ expected",
-			float64(alone.received.Load()+beside.received.Load())/float64(alone.expected+beside.expected), 1, ""),
+			float64(alone.received.Load()+beside.received.Load())/float64(alone.expected+beside.expected), 1),
 	}, nil
 }
 

@@ -71,7 +71,7 @@ func (b *bench) compareWriters(ctx context.Context, n int, target float64, plain
 	return []Figure{
 		{Name: name + ": plain", Value: p, Unit: "inserts/s"},
 		{Name: name + ": captured", Value: c, Unit: "inserts/s"},
-		atLeast(name+": captured ÷ plain", c/p, target, ""),
+		atLeast(name+": captured ÷ plain", c/p, target),
 	}, nil
 }
 
