@@ -22,7 +22,7 @@ import (
 
 // Config says what is measured and for how long.
 type Config struct {
-	Only     []string      `enum:"latency,writers,rest,backlog" placeholder:"NAME" help:"Measure only these: latency, writers, rest, backlog. Default: all but backlog."`
+	Only     []string      `enum:"latency,fanout,writers,rest,backlog" placeholder:"NAME" help:"Measure only these: latency, fanout, writers, rest, backlog. Default: all but backlog."`
 	Duration time.Duration `default:"20s" help:"How long latencies are measured."`
 	Round    time.Duration `default:"4s" help:"Length of one round where two sides are compared; each side has five."`
 	Rows     int           `default:"1000000" help:"Rows of the backlog, and of the open transaction beside which latency is measured."`
@@ -71,12 +71,13 @@ func Run(ctx context.Context, c Config, out, log io.Writer) error {
 		return err
 	}
 	if len(c.Only) == 0 {
-		c.Only = []string{"latency", "writers", "rest"}
+		c.Only = []string{"latency", "fanout", "writers", "rest"}
 	}
 	var figures []Figure
 	for _, name := range c.Only {
 		measure := map[string]func(context.Context, *bench) ([]Figure, error){
-			"latency": latency, "writers": writers, "rest": rest, "backlog": backlog,
+			"latency": latency, "fanout": fanout,
+			"writers": writers, "rest": rest, "backlog": backlog,
 		}[name]
 		_, _ = fmt.Fprintf(log, "measuring %s\n", name) // progress
 		some, err := withServers(ctx, c, log, measure)
@@ -134,6 +135,13 @@ type process struct {
 // publishes.
 func (b *bench) start(ctx context.Context, command string) (*process, error) {
 	return b.startWith(ctx, "publishing", nil, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO")
+}
+
+// startGateway runs a gateway that all clients may reach from one address. It is
+// alone in its process, so that what the process uses is the gateway's.
+func (b *bench) startGateway(ctx context.Context, env ...string) (*process, error) {
+	env = append(env, "WS_MAX_CONNECTIONS_PER_IP=0", "WS_MAX_HANDSHAKES_PER_IP=0")
+	return b.startWith(ctx, "started", env, "gateway", "--host=127.0.0.1", "--port=0")
 }
 
 // startFloor runs what a measurement is compared with, and hands it bytes in a file.

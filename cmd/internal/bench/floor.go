@@ -50,6 +50,49 @@ func FloorReads(ctx context.Context, bodyFile string, out io.Writer) error {
 	return nil
 }
 
+// FloorFrames writes the bytes that it reads from a file to a number of sockets,
+// one after the other, for each byte that comes over a connection which is there
+// before them: what a delivery is measured against. It prints its address, and
+// ends with the context or with that first connection.
+func FloorFrames(ctx context.Context, frameFile string, sockets int, out io.Writer) error {
+	frame, err := os.ReadFile(frameFile)
+	if err != nil {
+		return err
+	}
+	l, err := listen(ctx, out)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	conns := make([]net.Conn, 1+sockets)
+	defer func() {
+		for _, c := range conns {
+			if c != nil {
+				_ = c.Close() // nobody waits for it
+			}
+		}
+	}()
+	for i := range conns {
+		if conns[i], err = l.Accept(); err != nil {
+			return err
+		}
+	}
+	trigger, conns := conns[0], conns[1:]
+	defer context.AfterFunc(ctx, func() { _ = trigger.Close() })()
+	for one := make([]byte, 1); ; {
+		if _, err := trigger.Read(one); errors.Is(err, io.EOF) || ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		for _, c := range conns {
+			if _, err := c.Write(frame); err != nil {
+				return err
+			}
+		}
+	}
+}
+
 // listen takes a free port, and prints it as a telemetra does.
 func listen(ctx context.Context, out io.Writer) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")

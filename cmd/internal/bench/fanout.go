@@ -1,0 +1,192 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/telemetra/telemetra/sql"
+)
+
+// The load of the figures of fan-out. The rate leaves both cores idle between two
+// events, so that frames come one at a time; bursts come as much more rarely as
+// they are larger.
+const (
+	fanoutClients = 1000
+	fanoutRate    = 10 // frames a second for each client
+	fanoutBurst   = 8
+	fanoutRounds  = 5
+)
+
+// fanout measures the CPU time of a gateway for a frame that is delivered, against
+// a process that only writes the same bytes to as many sockets at the same rate:
+// for frames that come alone, and for those of transactions with several rows, of
+// which some wait for one socket. The sides take turns.
+func fanout(ctx context.Context, b *bench) ([]Figure, error) {
+	if err := allowSockets(2 * fanoutClients); err != nil {
+		return nil, err
+	}
+	db, err := open(ctx, b.url, 2)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	if err := writeState(ctx, db); err != nil {
+		return nil, err
+	}
+	listener, err := b.start(ctx, "listener")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = listener.stop() }() // the measurement is over
+	// No pings meanwhile: they are not what is compared.
+	gateway, err := b.startGateway(ctx, "WS_HEARTBEAT_INTERVAL=3600")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = gateway.stop() }() // as above
+
+	rows := &windows{db: db}
+	frame, err := rows.frame(ctx, gateway.address)
+	if err != nil {
+		return nil, fmt.Errorf("read a frame: %w", err)
+	}
+	floor, err := b.startFloor(ctx, "frames", frame, nil, "--sockets="+strconv.Itoa(fanoutClients))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = floor.stop() }() // as above
+	trigger, err := dial(ctx, floor.address, "")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = trigger.conn.Close() }() // as above
+
+	var ours, bare sockets
+	defer ours.close()
+	defer bare.close()
+	if err := bare.connect(ctx, floor.address, "", fanoutClients); err != nil {
+		return nil, err
+	}
+	if err := ours.connect(ctx, gateway.address, livePath, fanoutClients); err != nil {
+		return nil, err
+	}
+	if err := ours.need(ctx, "frames of the state", state, stateFrames, deliverWithin); err != nil {
+		return nil, err
+	}
+	return b.compareFanout(ctx,
+		&side{name: "floor", process: floor, clients: &bare, burst: 1, send: func(context.Context, int) error {
+			_, err := trigger.conn.Write([]byte{'\n'})
+			return err
+		}},
+		&side{name: "gateway", process: gateway, clients: &ours, burst: 1, send: rows.write},
+		&side{name: fmt.Sprintf("gateway in bursts of %d", fanoutBurst), process: gateway, clients: &ours, burst: fanoutBurst, send: rows.write},
+	)
+}
+
+// compareFanout lets the sides take turns, and compares the medians of their
+// rounds.
+func (b *bench) compareFanout(ctx context.Context, floor, single, bursts *side) (figures []Figure, err error) {
+	sides := []*side{floor, single, bursts}
+	for range fanoutRounds {
+		for _, s := range sides {
+			if err := s.round(ctx, b.config.Round); err != nil {
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+	}
+	for _, s := range sides {
+		_, _ = fmt.Fprintf(b.log, "%s: %.1f µs/frame a round\n", s.name, s.micros) // progress
+		figures = append(figures, Figure{Name: "fanout: CPU per frame, " + s.name, Value: median(s.micros), Unit: "µs"})
+	}
+	clients := single.clients
+	return append(figures,
+		atMost("fanout: CPU per delivered frame ÷ floor", median(single.micros)/median(floor.micros), 1.15, ""),
+		atMost(fmt.Sprintf("fanout: CPU per frame in bursts of %d ÷ floor", fanoutBurst), median(bursts.micros)/median(floor.micros), 0.6, ""),
+		atLeast("fanout: frames delivered ÷ expected", float64(clients.come)/float64(clients.due*int64(len(clients.all))), 1),
+	), nil
+}
+
+// side is a process that writes frames to clients.
+type side struct {
+	name    string
+	process *process
+	clients *sockets
+	burst   int                              // frames for each client at once
+	send    func(context.Context, int) error // has a burst written
+	micros  []float64                        // CPU time for a delivered frame, of each round
+}
+
+// round has frames written at the rate, and waits for the last.
+func (s *side) round(ctx context.Context, d time.Duration) error {
+	pid, had := s.process.cmd.Process.Pid, s.clients.come
+	before, err := cpuTime(pid)
+	if err != nil {
+		return err
+	}
+	every := time.Duration(s.burst) * time.Second / fanoutRate
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for range max(1, int(d/every)) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+		if err := s.send(ctx, s.burst); err != nil {
+			return err
+		}
+		s.clients.due += int64(s.burst)
+	}
+	if s.clients.come, err = s.clients.await(ctx, live, s.clients.due, deliverWithin); err != nil {
+		return err
+	}
+	after, err := cpuTime(pid)
+	if err != nil {
+		return err
+	}
+	frames := s.clients.come - had
+	if frames == 0 {
+		return fmt.Errorf("no frame has come within %s", deliverWithin)
+	}
+	s.micros = append(s.micros, float64((after-before).Microseconds())/float64(frames))
+	return nil
+}
+
+// windows writes rows of one stream, each of a window of its own: of one window, a
+// client that is slow may get the newest frame only.
+type windows struct {
+	db     *sql.DB
+	number int
+}
+
+// write inserts rows in one transaction.
+func (w *windows) write(ctx context.Context, n int) error {
+	rows := make([]sql.SummaryRow, n)
+	for i := range rows {
+		w.number++
+		const digits = 1_000_000 // so that the frames are of one length
+		rows[i] = summary(socketStream, digits+w.number)
+		rows[i].WindowStart = rows[i].WindowStart.Add(time.Duration(w.number) * time.Minute)
+		rows[i].WindowEnd = rows[i].WindowStart.Add(time.Minute)
+	}
+	return sql.WriteJob(ctx, w.db.Pool, &sql.JobRows{Summaries: rows})
+}
+
+// frame writes a row, and returns the frame in which it comes.
+func (w *windows) frame(ctx context.Context, address string) ([]byte, error) {
+	s, err := dial(ctx, address, livePath)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.conn.Close() }() // it has done its part
+	// A stream that has sent its state sends what is written from here on.
+	if _, err := s.first(state); err != nil {
+		return nil, err
+	}
+	if err := w.write(ctx, 1); err != nil {
+		return nil, err
+	}
+	return s.first(live)
+}

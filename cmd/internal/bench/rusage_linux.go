@@ -1,4 +1,0 @@
-package bench
-
-// maxrssUnit is the unit of Rusage.Maxrss in bytes; see getrusage(2).
-const maxrssUnit = 1 << 10

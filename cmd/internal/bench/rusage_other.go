@@ -1,6 +1,0 @@
-//go:build !linux
-
-package bench
-
-// maxrssUnit is the unit of Rusage.Maxrss in bytes; macOS counts bytes.
-const maxrssUnit = 1
