@@ -3,10 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/telemetra/telemetra/sql"
@@ -66,24 +62,6 @@ func backlog(ctx context.Context, b *bench) ([]Figure, error) {
 
 // published reads from a listener's metrics how many metrics events it has sent.
 func published(ctx context.Context, address string) (int, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", http.NoBody)
-	if err != nil {
-		return 0, err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = res.Body.Close() }() // it is read to its end
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.SplitSeq(string(body), "\n") {
-		if value, ok := strings.CutPrefix(line, `telemetra_listener_events_published_total{type="metrics"} `); ok {
-			n, err := strconv.ParseFloat(value, 64)
-			return int(n), err
-		}
-	}
-	return 0, nil
+	all, err := scrape(ctx, address)
+	return int(all[`telemetra_listener_events_published_total{type="metrics"}`]), err
 }
