@@ -21,6 +21,7 @@ import (
 	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
 	"github.com/telemetra/telemetra/sql"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // Config says how reads are answered.
@@ -52,14 +53,15 @@ type API struct {
 	log     zerolog.Logger
 	redis   *broker.Redis
 	db      *sql.DB
+	tokens  *access.Tokens
 	ladder  *ladder
 	spec    *huma.OpenAPI // set by Register
 	probed  atomic.Bool   // whether Postgres answers has been asked once
 }
 
 // New prepares the API; Run starts it, Register gives it its routes, and Close
-// ends it after Run. It owns neither db nor redis.
-func New(c Config, version string, db *sql.DB, redis *broker.Redis, log zerolog.Logger, reg prometheus.Registerer) (*API, error) {
+// ends it after Run. It owns neither db nor redis nor tokens.
+func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *access.Tokens, log zerolog.Logger, reg prometheus.Registerer) (*API, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -70,7 +72,7 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, log zerolog.
 	memory := newMemory()
 	m := newMetrics(reg, memory)
 	return &API{
-		config: c, version: version, db: db, redis: redis,
+		config: c, version: version, db: db, redis: redis, tokens: tokens,
 		log: log.With().Str("component", "api").Logger(),
 		ladder: &ladder{
 			db: db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
@@ -156,6 +158,12 @@ func (a *API) Register(r *router.Router) error {
 		// another origin.
 		Formats: huma.DefaultFormats, DefaultFormat: "application/json",
 	}
+	if a.tokens.Required() {
+		config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{bearerScheme: {
+			Type: "http", Scheme: "bearer", BearerFormat: "JWT",
+			Description: "Its claim streams lists the ids that may be read, or globs: * any characters, ? one, a backslash takes the next one literally.",
+		}}
+	}
 	api := humahttprouter.New(r.Routes, config)
 	a.registerStreams(api)
 	a.registerMetrics(api)
@@ -176,7 +184,7 @@ func (a *API) Register(r *router.Router) error {
 func (a *API) operation(api huma.API, op huma.Operation, answerOf any) huma.Operation {
 	op.Method = http.MethodGet
 	op.Tags = []string{"reads"}
-	op.Middlewares = huma.Middlewares{a.quick}
+	op.Middlewares = huma.Middlewares{a.admit, a.quick}
 	op.SkipValidateBody = true
 	schema := schemaOf(api, answerOf, op.OperationID)
 	op.Responses = map[string]*huma.Response{
@@ -189,6 +197,10 @@ func (a *API) operation(api huma.API, op huma.Operation, answerOf any) huma.Oper
 		"304": {Description: "The validator in If-None-Match is that of the answer."},
 	}
 	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusServiceUnavailable)
+	if a.tokens.Required() {
+		op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden)
+		op.Security = []map[string][]string{{bearerScheme: {}}}
+	}
 	return op
 }
 
@@ -196,15 +208,52 @@ func header(description, kind string) *huma.Param {
 	return &huma.Param{Description: description, Schema: &huma.Schema{Type: kind}}
 }
 
+// bearerScheme is the name of the tokens in the documentation.
+const bearerScheme = "bearer"
+
+// scope is what a token allows, of who asks a question whose answer depends on it.
+type scope struct{}
+
+// admit refuses reads that the token does not allow, before anything else is looked at.
+func (a *API) admit(ctx huma.Context, next func(huma.Context)) {
+	r, w, _ := humahttprouter.Unwrap(ctx)
+	router.SetRoute(w, ctx.Operation().Path)
+	ctx = unescaped{ctx}
+	grant, refusal := a.tokens.Admit(r)
+	if refusal == nil && !grant.All() {
+		if id := ctx.Param("stream_id"); id == "" {
+			ctx = huma.WithValue(ctx, scope{}, grant)
+		} else if !grant.Allows(id) {
+			refusal = access.Forbidden(id)
+		}
+	}
+	if refusal != nil {
+		refusal.Write(w)
+		return
+	}
+	next(ctx)
+}
+
+// scopeOf returns what restricts the answer of a list, and its name in caches; nil and
+// "" when nothing does.
+func scopeOf(ctx context.Context) (only *sql.Selection, name string) {
+	grant, ok := ctx.Value(scope{}).(*access.Grant)
+	if !ok {
+		return nil, ""
+	}
+	ids, like := grant.Selection()
+	return &sql.Selection{IDs: ids, Like: like}, grant.Key() + " "
+}
+
 // quick answers from process memory before parameters are parsed.
 func (a *API) quick(ctx huma.Context, next func(huma.Context)) {
 	r, w, _ := humahttprouter.Unwrap(ctx)
-	router.SetRoute(w, ctx.Operation().Path)
-	if d := a.ladder.quick(r.RequestURI); d != nil {
+	_, name := scopeOf(ctx.Context())
+	if d := a.ladder.quick(name + r.RequestURI); d != nil {
 		d.write(w, r, hit)
 		return
 	}
-	next(unescaped{ctx})
+	next(ctx)
 }
 
 // answer finds the answer to a question and writes it.
@@ -214,7 +263,7 @@ func (a *API) answer(ctx context.Context, q *read) (*huma.StreamResponse, error)
 		r, w, _ := humahttprouter.Unwrap(hctx)
 		switch {
 		case err == nil:
-			a.ladder.memory.remember(r.RequestURI, q.key)
+			a.ladder.memory.remember(q.scope+r.RequestURI, q.key)
 			d.write(w, r, from)
 		case ctx.Err() != nil:
 			const clientClosedRequest = 499 // as nginx logs it

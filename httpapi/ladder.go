@@ -51,6 +51,9 @@ func (r rung) header() []string { return rungNames[r] }
 type read struct {
 	// key names the question in all caches: the path and all parameters.
 	key string
+	// scope is the part of key that tells what the token of who asks allows; "" when
+	// that makes no difference.
+	scope string
 	// stream is the one whose head tells whether an answer holds, or
 	// broker.ListHead.
 	stream string

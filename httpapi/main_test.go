@@ -22,6 +22,7 @@ import (
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/httpapi/router"
 	"github.com/telemetra/telemetra/sql"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 func TestMain(m *testing.M) { localtest.Main(m) }
@@ -33,6 +34,7 @@ type world struct {
 	redisURL    string
 	conn        *pgx.Conn
 	broker      *broker.Redis
+	auth        access.TokenConfig // of the APIs that are started from now on
 
 	mu      sync.Mutex
 	at      broker.Position
@@ -163,7 +165,11 @@ func (w *world) start(change ...func(*Config, *sql.Config, *broker.Config)) *ser
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	a, err := New(c, "v1", db, redis, zerolog.Nop(), prometheus.NewRegistry())
+	tokens, err := access.NewTokens(w.auth, zerolog.Nop())
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	a, err := New(c, "v1", db, redis, tokens, zerolog.Nop(), prometheus.NewRegistry())
 	if err != nil {
 		w.tb.Fatal(err)
 	}

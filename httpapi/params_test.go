@@ -18,6 +18,7 @@ import (
 	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
 	"github.com/telemetra/telemetra/sql"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // Each fault of a request is listed, and none of them reaches Postgres.
@@ -201,7 +202,11 @@ func FuzzRouter(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(db.Close)
-	a, err := New(Config{Title: "Fuzz", TTLMetrics: 60, TTLStreams: 300}, "v1", db, redis, zerolog.Nop(), prometheus.NewRegistry())
+	tokens, err := access.NewTokens(access.TokenConfig{}, zerolog.Nop())
+	if err != nil {
+		f.Fatal(err)
+	}
+	a, err := New(Config{Title: "Fuzz", TTLMetrics: 60, TTLStreams: 300}, "v1", db, redis, tokens, zerolog.Nop(), prometheus.NewRegistry())
 	if err != nil {
 		f.Fatal(err)
 	}

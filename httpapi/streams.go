@@ -44,17 +44,20 @@ func (a *API) registerStreams(api huma.API) {
 	const path = "/api/v1/streams"
 	list := a.operation(api, huma.Operation{
 		OperationID: "list-streams", Path: path, Summary: "Live streams, newest first",
+		Description: "With authentication, those that the token allows.",
 	}, []Stream{})
 	list.Responses["200"].Headers["Link"] = header("Neighbouring pages, rel next and prev (RFC 8288).", huma.TypeString)
 	list.Responses["200"].Headers["X-Total-Count"] = header("Live streams in all.", huma.TypeInteger)
 	ttl := time.Duration(a.config.TTLStreams) * time.Second
 	huma.Register(api, list, func(ctx context.Context, in *listStreams) (*huma.StreamResponse, error) {
 		p := &page{path: path, limit: in.Limit, offset: in.Offset}
+		only, scope := scopeOf(ctx)
 		return a.answer(ctx, &read{
-			key: fmt.Sprintf("%s?limit=%d&offset=%d", path, p.limit, p.offset), stream: broker.ListHead,
+			key:   fmt.Sprintf("%s%s?limit=%d&offset=%d", scope, path, p.limit, p.offset),
+			scope: scope, stream: broker.ListHead,
 			ttl: min(ttl, listFor), page: p,
 			ask: func(ctx context.Context, from *sql.Reader) (answer, error) {
-				rows, total, err := from.Streams(ctx, p.limit, p.offset)
+				rows, total, err := from.Streams(ctx, p.limit, p.offset, only)
 				if err != nil {
 					return answer{}, err
 				}

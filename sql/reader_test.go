@@ -121,7 +121,7 @@ func TestStreamsComeInPages(t *testing.T) {
 	r := open(t, config(url)).Reader(0)
 	var got []string
 	for offset := int64(0); offset < 8; offset += 2 {
-		page, total, err := r.Streams(t.Context(), 2, offset)
+		page, total, err := r.Streams(t.Context(), 2, offset, nil)
 		if err != nil || total != 6 {
 			t.Fatalf("offset %d: %d streams in all, %v", offset, total, err)
 		}
@@ -175,6 +175,8 @@ func TestReadsTouchWhatTheyAnswer(t *testing.T) {
 		mayScan     []string
 	}{
 		"streams":                 {streamsSQL, `50, 0`, 1500, []string{"streams"}},
+		"streams of ids":          {streamsOfSQL, `50, 0, '{"stream 7","stream 77","busy"}'`, 250, nil},
+		"streams like":            {streamsLikeSQL, `50, 0, '{busy}', '{"stream 7%"}'`, 1500, []string{"streams"}},
 		"stream":                  {streamSQL, `'stream 77'`, 30, nil},
 		"metrics":                 {metricsSQL, `'stream 77', 30`, 100, nil},
 		"metrics in span":         {metricsInSpanSQL, `'stream 77', 30, '-infinity', now()`, 100, nil},

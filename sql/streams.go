@@ -15,24 +15,63 @@ import (
 // looked up; then each of its rows costs one probe of an index per column that
 // another table has. A stream whose is_live is null is live: the column's default
 // is true, and rows that are older than an added column have none.
-const streamsSQL = `
+const (
+	streamsSQL = `
 WITH page AS MATERIALIZED (
     SELECT t.* FROM public.streams AS t
     WHERE t.is_live IS NOT FALSE
+` + pageOfStreams + `
+    SELECT count(*) AS live FROM public.streams WHERE is_live IS NOT FALSE
+` + streamsOfPage
+
+	// streamsOfSQL reads those of some ids, which it finds by the primary key.
+	streamsOfSQL = `
+WITH page AS MATERIALIZED (
+    SELECT t.* FROM public.streams AS t
+    WHERE t.is_live IS NOT FALSE AND t.stream_id = ANY($3)
+` + pageOfStreams + `
+    SELECT count(*) AS live FROM public.streams WHERE is_live IS NOT FALSE AND stream_id = ANY($3)
+` + streamsOfPage
+
+	// streamsLikeSQL goes through all live streams.
+	streamsLikeSQL = `
+WITH page AS MATERIALIZED (
+    SELECT t.* FROM public.streams AS t
+    WHERE t.is_live IS NOT FALSE AND (t.stream_id = ANY($3) OR t.stream_id LIKE ANY($4::text[]))
+` + pageOfStreams + `
+    SELECT count(*) AS live FROM public.streams
+    WHERE is_live IS NOT FALSE AND (stream_id = ANY($3) OR stream_id LIKE ANY($4::text[]))
+` + streamsOfPage
+
+	pageOfStreams = `
     ORDER BY t.created_at DESC NULLS LAST, t.stream_id
     LIMIT $1 OFFSET $2
-), total AS MATERIALIZED (
-    SELECT count(*) AS live FROM public.streams WHERE is_live IS NOT FALSE
+), total AS MATERIALIZED (`
+
+	streamsOfPage = `
 )
 SELECT total.live, ` + rowShape + `
 FROM total LEFT JOIN (SELECT ` + streamColumns + ` FROM page AS t) AS t ON true
 ORDER BY t1 DESC NULLS LAST, stream_id`
+)
 
-// Streams reads a page of the live streams, newest first, and how many there
-// are in all.
-func (r *Reader) Streams(ctx context.Context, limit, offset int64) (page []*event.Stream, total int64, err error) {
+// Selection is a set of streams: those with one of the ids, or with an id like one of
+// the patterns of LIKE.
+type Selection struct{ IDs, Like []string }
+
+// Streams reads a page of the live streams, newest first, and how many there are in
+// all. only restricts both to a set; nil: none does.
+func (r *Reader) Streams(ctx context.Context, limit, offset int64, only *Selection) (page []*event.Stream, total int64, err error) {
+	statement, args := streamsSQL, []any{limit, offset}
+	switch {
+	case only == nil:
+	case len(only.Like) == 0:
+		statement, args = streamsOfSQL, append(args, only.IDs)
+	default:
+		statement, args = streamsLikeSQL, append(args, only.IDs, only.Like)
+	}
 	err = r.run(ctx, func(ctx context.Context, on querier) error {
-		rows, err := on.Query(ctx, streamsSQL, limit, offset)
+		rows, err := on.Query(ctx, statement, args...)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ type clientFrame struct {
 	Timestamp json.RawMessage `json:"timestamp"` // of a ping
 	StreamID  json.RawMessage `json:"stream_id"` // of subscribe and unsubscribe
 	Since     json.RawMessage `json:"since"`     // of subscribe
+	Token     json.RawMessage `json:"token"`     // of auth
 }
 
 // obey does what a text frame of the client asks for. Frames of one client come one
@@ -27,11 +28,38 @@ func (s *session) obey(text []byte) {
 	switch in.Type {
 	case "ping":
 		s.push(encode(pongFrame{Type: "pong", Timestamp: in.Timestamp}))
+	case "auth":
+		s.push(s.authenticate(in.Token))
 	case "subscribe", "unsubscribe":
 		s.changeStreams(&in)
 	default:
-		s.push(errorFrame("", codeUnknownType, `the "type" is unknown; allowed are "ping", "subscribe" and "unsubscribe"`))
+		s.push(errorFrame("", codeUnknownType, `the "type" is unknown; allowed are "ping", "auth", "subscribe" and "unsubscribe"`))
 	}
+}
+
+// authenticate takes another token, and returns the answer. Until then the one before
+// it counts.
+func (s *session) authenticate(raw json.RawMessage) *frame {
+	tokens := s.gateway.tokens
+	var token string
+	switch err := json.Unmarshal(raw, &token); {
+	case !tokens.Required():
+		return errorFrame("", codeAuthOff, "authentication is off: no token is looked at")
+	case err != nil:
+		return errorFrame("", codeBadToken, `"token" must be a string`)
+	}
+	grant, refusal := tokens.Verify(s.gateway.hubs.life(), token)
+	if refusal != nil {
+		return errorFrame("", codeBadToken, refusal.Detail)
+	}
+	if c := s.permit(grant); c != nil {
+		return errorFrame("", c.code, c.message)
+	}
+	answer := authenticatedFrame{Type: "authenticated"}
+	if !grant.Expires.IsZero() {
+		answer.ExpiresAt = new(grant.Expires.UnixMilli())
+	}
+	return encode(answer)
 }
 
 // changeStreams subscribes or unsubscribes.

@@ -43,6 +43,7 @@ type Gateway struct {
 	config  Config
 	states  States
 	redis   *broker.Redis
+	tokens  *access.Tokens
 	log     zerolog.Logger
 	metrics *metrics
 
@@ -51,6 +52,7 @@ type Gateway struct {
 	health     *health
 	wheel      *wheel
 	upgrader   *gws.Upgrader
+	bearers    *gws.Upgrader // for those who offer the subprotocol
 	limiter    *access.Limiter
 
 	// lookAtHeads has one place: comparing once stands for all who ask.
@@ -63,7 +65,7 @@ type Gateway struct {
 }
 
 // New prepares a gateway; Run starts it, Register gives it its routes.
-func New(c Config, states States, redis *broker.Redis, log zerolog.Logger, reg prometheus.Registerer) (*Gateway, error) {
+func New(c Config, states States, redis *broker.Redis, tokens *access.Tokens, log zerolog.Logger, reg prometheus.Registerer) (*Gateway, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -72,7 +74,7 @@ func New(c Config, states States, redis *broker.Redis, log zerolog.Logger, reg p
 		return nil, err
 	}
 	g := &Gateway{
-		config: c, limiter: limiter, states: states, redis: redis,
+		config: c, limiter: limiter, states: states, redis: redis, tokens: tokens,
 		log:         log.With().Str("component", "gateway").Logger(),
 		metrics:     newMetrics(reg),
 		lookAtHeads: make(chan struct{}, 1),
@@ -81,12 +83,7 @@ func New(c Config, states States, redis *broker.Redis, log zerolog.Logger, reg p
 	g.hubs = newHubs(g)
 	g.health = newHealth(g)
 	g.wheel = newWheel(time.Duration(c.HeartbeatSeconds) * time.Second)
-	g.upgrader = gws.NewUpgrader(callbacks{}, &gws.ServerOption{
-		ReadMaxPayloadSize: maxClientFrame, // 16 MiB by default
-		CheckUtf8Enabled:   true,
-		// It only reads what clients compress: what they get is compressed once for all.
-		PermessageDeflate: gws.PermessageDeflate{Enabled: true, PoolSize: 1, Threshold: maxClientFrame},
-	})
+	g.upgrader, g.bearers = newUpgrader(), newUpgrader(access.Bearer)
 	return g, nil
 }
 

@@ -9,10 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
-
-	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
@@ -175,15 +171,7 @@ func (discard) SetWriteDeadline(time.Time) error { return nil }
 func (discard) Read([]byte) (int, error)         { return 0, io.EOF }
 
 func BenchmarkFanout(b *testing.B) {
-	redis, err := broker.Open(broker.Config{URL: "redis://127.0.0.1:1/0"}) // never asked
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = redis.Close() }()
-	g, err := New(Config{HeartbeatSeconds: 30}, &rows{}, redis, zerolog.Nop(), prometheus.NewRegistry())
-	if err != nil {
-		b.Fatal(err)
-	}
+	g := alone(b)
 	h := newHub(g, "s")
 	h.phase, h.epoch = live, "e"
 	const clients = 1000

@@ -42,6 +42,16 @@ func (hs *hubs) start(ctx context.Context, group *errgroup.Group) {
 	}
 }
 
+// life is the context of all hubs.
+func (hs *hubs) life() context.Context {
+	hs.mu.RLock()
+	defer hs.mu.RUnlock()
+	if hs.ctx == nil { // not started yet
+		return context.Background()
+	}
+	return hs.ctx
+}
+
 // open subscribes a new hub's channel and loads it. hs.mu is held.
 func (hs *hubs) open(h *hub) {
 	hs.gateway.subscriber.Subscribe(h.id)

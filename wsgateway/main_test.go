@@ -27,6 +27,7 @@ import (
 	"github.com/telemetra/telemetra/deploy/local" //nolint:depguard // its proxy
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/httpapi/router"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 func TestMain(m *testing.M) { localtest.Main(m) }
@@ -83,6 +84,7 @@ type world struct {
 	at      broker.Position
 	changes int64
 	rows    *rows
+	auth    access.TokenConfig // set by an option
 	gateway *Gateway
 	url     string
 	stop    context.CancelFunc // ends the gateway
@@ -90,6 +92,37 @@ type world struct {
 }
 
 type option func(*world, *Config)
+
+// alone is a gateway whose hubs do not run, so that it needs no server.
+func alone(tb testing.TB) *Gateway {
+	tb.Helper()
+	redis, err := broker.Open(broker.Config{URL: "redis://127.0.0.1:1/0"}) // never asked
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = redis.Close() })
+	tokens, err := access.NewTokens(access.TokenConfig{}, zerolog.Nop())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	g, err := New(Config{HeartbeatSeconds: 30}, &rows{}, redis, tokens, zerolog.Nop(), prometheus.NewRegistry())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return g
+}
+
+// anyone is the session of a client that may see everything.
+func anyone(tb testing.TB, g *Gateway, conn net.Conn) *session {
+	tb.Helper()
+	s := newSession(g, conn)
+	grant, refusal := g.tokens.Verify(tb.Context(), "")
+	if refusal != nil {
+		tb.Fatal(refusal.Detail)
+	}
+	s.permit(grant)
+	return s
+}
 
 func newWorld(tb testing.TB, options ...option) *world {
 	tb.Helper()
@@ -119,7 +152,11 @@ func newWorld(tb testing.TB, options ...option) *world {
 	for _, o := range options {
 		o(w, &c)
 	}
-	if w.gateway, err = New(c, w.rows, through, zerolog.Nop(), prometheus.NewRegistry()); err != nil {
+	tokens, err := access.NewTokens(w.auth, zerolog.Nop())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if w.gateway, err = New(c, w.rows, through, tokens, zerolog.Nop(), prometheus.NewRegistry()); err != nil {
 		tb.Fatal(err)
 	}
 	for _, o := range options {

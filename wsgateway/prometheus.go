@@ -19,6 +19,7 @@ type metrics struct {
 	tooSlow    prometheus.Counter
 	silent     prometheus.Counter
 	tooMany    prometheus.Counter
+	expired    prometheus.Counter
 	refused    *prometheus.CounterVec
 	conflated  prometheus.Counter
 	resumed    [len(resumedFrom)]prometheus.Counter
@@ -58,8 +59,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		tooSlow:    dropped.WithLabelValues("too_slow"),
 		silent:     dropped.WithLabelValues("silent"),
 		tooMany:    dropped.WithLabelValues("too_many_frames"),
+		expired:    dropped.WithLabelValues("token_expired"),
 		refused: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "telemetra_gateway_refused_total", Help: "Sockets that were not opened, by the limit that they would exceed.",
+			Name: "telemetra_gateway_refused_total", Help: "Sockets that were not opened, by the limit that they would exceed, or what was wrong with the token.",
 		}, []string{"reason"}),
 	}
 	resumed := f.NewCounterVec(prometheus.CounterOpts{

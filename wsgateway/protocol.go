@@ -26,6 +26,10 @@ const (
 	codeSubscribed    = "already_subscribed"     // the stream is followed
 	codeNotSubscribed = "not_subscribed"         // the stream is not followed
 	codeTooMany       = "too_many_subscriptions" // as many streams as one socket may follow
+	codeNotAllowed    = "not_allowed"            // the token does not allow the stream
+	codeBadToken      = "bad_token"              // a token that is refused; the one before it stays
+	codeAuthOff       = "auth_off"               // a token where none is looked at
+	codeTokenExpired  = "token_expired"          // the last event of a connection that cannot say it otherwise
 )
 
 // Close codes of the gateway's own; see RFC 6455, 7.4. gws closes with 1002 or 1007
@@ -34,7 +38,7 @@ const (
 	closeGoingAway     = 1001 // the gateway is being replaced: connect again
 	closeProtocolError = 1002 // reserved bits, which gws does not look at beside compression
 	closeInvalidData   = 1007 // no compressed data, where it says so
-	closePolicy        = 1008 // the client sends too many frames
+	closePolicy        = 1008 // the client sends too many frames, or its token has expired
 	closeTooLarge      = 1009 // a message that was small while it was compressed
 	closeInternal      = 1011 // what gws calls both; never sent
 	closeTryAgainLater = 1013 // the client is too slow; a socket that takes nothing is reset instead
@@ -67,6 +71,11 @@ type dataFrame[T any] struct {
 	Type     string `json:"type"`
 	StreamID string `json:"stream_id,omitempty"`
 	Data     T      `json:"data"`
+}
+
+type authenticatedFrame struct {
+	Type      string `json:"type"`
+	ExpiresAt *int64 `json:"expires_at"` // milliseconds; null: never
 }
 
 type unsubscribedFrame struct {

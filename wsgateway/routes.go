@@ -13,6 +13,7 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // Register adds the gateway's routes.
@@ -40,12 +41,13 @@ func (g *Gateway) openStream(w http.ResponseWriter, r *http.Request, escaped str
 		problem.Write(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	g.open(w, r, connect, func(s *session) { s.follow(streamID, since) })
+	g.open(w, r, streamID, since, connect)
 }
 
 // open decides whether a client may have a session, before its connection is taken
-// over, and answers why not.
-func (g *Gateway) open(w http.ResponseWriter, r *http.Request, connect connector, begin func(*session)) {
+// over, and answers why not. The session follows a stream; "": those that the client
+// will say.
+func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID, connect connector) {
 	if !g.admit() {
 		w.Header().Set("Retry-After", "1")
 		problem.Write(w, http.StatusServiceUnavailable, "this gateway is shutting down; connect again")
@@ -53,6 +55,15 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, connect connector
 	}
 	defer g.sessions.Done()
 	release, refusal := g.limiter.Admit(r)
+	var grant *access.Grant
+	if refusal == nil {
+		if grant, refusal = g.tokens.AdmitSocket(r); refusal == nil && streamID != "" && !grant.Allows(streamID) {
+			refusal = access.Forbidden(streamID)
+		}
+		if refusal != nil {
+			release()
+		}
+	}
 	if refusal != nil {
 		g.metrics.refused.WithLabelValues(refusal.Reason).Inc()
 		refusal.Write(w)
@@ -63,10 +74,16 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, connect connector
 		release()
 		return
 	}
+	s.many = streamID == ""
+	s.permit(grant)
 	g.wheel.add(s)
 	g.metrics.connects.Inc()
 	g.sessions.Go(func() {
-		begin(s)
+		if s.many {
+			s.begin(nil)
+		} else {
+			s.follow(streamID, since)
+		}
 		read()
 		s.leave() // OnClose does not come for every end
 		release()
@@ -103,16 +120,26 @@ func (g *Gateway) takeOver(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter) 
 	return conn, rw
 }
 
-// serveHealth tells whom this gateway serves.
-func (g *Gateway) serveHealth(w http.ResponseWriter) {
+// serveHealth tells whom this gateway serves, of the streams that the token allows.
+func (g *Gateway) serveHealth(w http.ResponseWriter, r *http.Request) {
+	grant, refusal := g.tokens.AdmitSocket(r)
+	if refusal != nil {
+		refusal.Write(w)
+		return
+	}
 	answer := struct {
 		Status           string         `json:"status"`
 		ActiveStreams    int            `json:"active_streams"`
 		TotalConnections int            `json:"total_connections"`
 		Streams          map[string]int `json:"streams"`
-	}{Status: "ok", TotalConnections: g.wheel.size(), Streams: make(map[string]int)}
+	}{Status: "ok", Streams: make(map[string]int)}
+	g.wheel.each(func(s *session) {
+		if grant.All() || s.followsAny(grant) {
+			answer.TotalConnections++
+		}
+	})
 	for _, h := range g.hubs.all() {
-		if n := h.size(); n > 0 {
+		if n := h.size(); n > 0 && grant.Allows(h.id) {
 			answer.Streams[h.id] = n
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // session is one client's connection, and the streams that it follows.
@@ -24,12 +25,14 @@ type session struct {
 	frames  *rate.Limiter // of what the client sends; nil: no limit
 	many    bool          // the client says which streams it follows
 
-	handed  atomic.Bool // was asked to connect elsewhere
+	handed  atomic.Bool // is ended by us
 	greeted atomic.Bool // is told how live updates are; set under the health's lock
 	filling atomic.Bool // a stream begins with what may be much
 
 	mu      sync.Mutex
 	streams map[string]*subscription
+	grant   *access.Grant
+	expiry  *time.Timer // closes the connection when the token is no longer accepted
 	gone    bool
 }
 
@@ -98,6 +101,8 @@ func (s *session) add(streamID string, since *event.ID) (*subscription, *complai
 	switch {
 	case s.gone:
 		return nil, nil
+	case !s.grant.Allows(streamID):
+		return nil, &complaint{codeNotAllowed, access.Forbidden(streamID).Detail}
 	case s.streams[streamID] != nil:
 		return nil, &complaint{codeSubscribed, "the stream is subscribed to already"}
 	case most > 0 && len(s.streams) >= most:
@@ -116,11 +121,63 @@ func (s *session) takeRoom() bool {
 
 func (s *session) giveRoom() { s.filling.Store(false) }
 
+// permit takes what a token allows, unless that is less than the session follows.
+func (s *session) permit(grant *access.Grant) *complaint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.streams {
+		if !grant.Allows(id) {
+			return &complaint{codeNotAllowed, fmt.Sprintf("the token does not allow the stream %q, which this socket follows; the token before it stays", id)}
+		}
+	}
+	if s.expiry != nil {
+		s.expiry.Stop()
+		s.expiry = nil
+	}
+	s.grant = grant
+	if !grant.Expires.IsZero() && !s.gone {
+		s.expiry = time.AfterFunc(time.Until(grant.Expires.Add(access.Leeway)), func() { s.expire(grant) })
+	}
+	return nil
+}
+
+// expire closes the connection whose token is no longer accepted, unless the client
+// has sent another.
+func (s *session) expire(grant *access.Grant) {
+	s.mu.Lock()
+	over := s.grant == grant && !s.gone
+	s.mu.Unlock()
+	if !over || s.handed.Swap(true) {
+		return
+	}
+	s.gateway.metrics.expired.Inc()
+	const why = "token expired"
+	if s.conn == nil { // Server-Sent Events have no close code
+		s.push(errorFrame("", codeTokenExpired, why))
+	}
+	s.end(closePolicy, why)
+}
+
+// followsAny tells whether the session follows a stream that is allowed.
+func (s *session) followsAny(grant *access.Grant) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.streams {
+		if grant.Allows(id) {
+			return true
+		}
+	}
+	return false
+}
+
 // leave takes the session out of everything.
 func (s *session) leave() {
 	s.mu.Lock()
 	streams := s.streams
 	s.gone, s.streams = true, nil
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
 	s.mu.Unlock()
 	s.gateway.wheel.remove(s)
 	for _, sub := range streams {

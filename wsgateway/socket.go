@@ -22,7 +22,7 @@ import (
 func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 	escaped := p.ByName("stream_id")
 	if !access.IsUpgrade(r) && escaped == "health" {
-		g.serveHealth(w)
+		g.serveHealth(w, r)
 		return
 	}
 	if mayUpgrade(w, r) {
@@ -37,10 +37,7 @@ func (g *Gateway) serveMany(w http.ResponseWriter, r *http.Request, _ httprouter
 	case r.URL.Query().Has("since"):
 		problem.Write(w, http.StatusBadRequest, `on this socket "since" belongs into the subscribe frame of a stream`)
 	default:
-		g.open(w, r, g.upgrade, func(s *session) {
-			s.many = true
-			s.begin(nil)
-		})
+		g.open(w, r, "", nil, g.upgrade)
 	}
 }
 
@@ -79,6 +76,18 @@ func headerHas(h http.Header, name, token string) bool {
 	return false
 }
 
+// newUpgrader answers handshakes. With subprotocols it refuses those who offer none
+// of them.
+func newUpgrader(subprotocols ...string) *gws.Upgrader {
+	return gws.NewUpgrader(callbacks{}, &gws.ServerOption{
+		SubProtocols:       subprotocols,
+		ReadMaxPayloadSize: maxClientFrame, // 16 MiB by default
+		CheckUtf8Enabled:   true,
+		// It only reads what clients compress: what they get is compressed once for all.
+		PermessageDeflate: gws.PermessageDeflate{Enabled: true, PoolSize: 1, Threshold: maxClientFrame},
+	})
+}
+
 // upgrade opens a WebSocket.
 func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) (s *session, read func()) {
 	netConn, rw := g.takeOver(w)
@@ -88,14 +97,19 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) (s *session, r
 	s = newSession(g, netConn)
 	s.frames = g.limiter.Frames()
 	from := unread(netConn, rw.Reader)
-	// gws looks at the first line of this header, and at less than all of it.
+	// Of headers gws looks at the first line, and at less than all of it.
 	compressed := offersDeflate(r.Header)
 	if r.Header.Del(extensions); compressed {
 		r.Header.Set(extensions, permessageDeflate)
 		s.out.encoding = deflated
 		from = &strict{from: from, wrong: func() { s.out.dismiss(closeProtocolError, errReserved.Error()) }}
 	}
-	conn, err := g.upgrader.UpgradeFromConn(s.out, bufio.NewReaderSize(from, readBuffer), r)
+	upgrader := g.upgrader
+	if access.OffersBearer(r) { // a browser wants an answer
+		upgrader = g.bearers
+		r.Header.Set("Sec-WebSocket-Protocol", access.Bearer)
+	}
+	conn, err := upgrader.UpgradeFromConn(s.out, bufio.NewReaderSize(from, readBuffer), r)
 	if err != nil {
 		return nil, nil // gws has closed it
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/sql"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // logConfig says what is logged.
@@ -76,6 +77,7 @@ type process struct {
 	db       *sql.DB
 	redis    *broker.Redis
 	http     *httpServer
+	tokens   *access.Tokens
 
 	drainFor time.Duration
 	drains   []func(ctx context.Context, period time.Duration)
@@ -133,6 +135,10 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	}
 	p.onStop("http", p.http.Close)
 	p.serve("http", p.http.Run)
+	if p.tokens, err = access.NewTokens(c.HTTP.Access.Tokens, log); err != nil {
+		return err
+	}
+	p.serve("tokens", p.tokens.Run)
 	return nil
 }
 

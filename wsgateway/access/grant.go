@@ -16,8 +16,7 @@ import (
 // Grant is the set of streams that a token allows. It does not change. The zero
 // Grant allows nothing.
 type Grant struct {
-	// Expires is when the token stops to be accepted: its exp and the leeway.
-	// Zero: never.
+	// Expires is the token's exp. Zero: never. The token is accepted for Leeway more.
 	Expires time.Time
 
 	all   bool

@@ -3,6 +3,7 @@
 package access
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -13,13 +14,14 @@ import (
 
 // Config says who may read.
 type Config struct {
-	CORSOrigins string `name:"cors-origins" env:"CORS_ORIGINS" help:"Origins whose pages may read, comma separated, for instance https://app.example.com; * for all. Empty: only pages of the same origin."`
+	Tokens      TokenConfig `embed:""`
+	CORSOrigins string      `name:"cors-origins" env:"CORS_ORIGINS" help:"Origins whose pages may read, comma separated, for instance https://app.example.com; * for all. Empty: only pages of the same origin."`
 }
 
 // Validate names the setting that cannot work, its value, and what is allowed.
 func (c *Config) Validate() error {
 	_, err := c.Origins()
-	return err
+	return errors.Join(err, c.Tokens.Validate())
 }
 
 // Origins are the origins whose pages may read.
@@ -60,7 +62,7 @@ func (o *Origins) Allow(origin string) (may, credentials bool) {
 const (
 	corsMethods = "GET, HEAD, OPTIONS"
 	corsRequest = "Accept, Authorization, Content-Type, If-None-Match, X-Request-Id"
-	corsExpose  = "ETag, Link, X-Total-Count, X-Cache, X-Event-Id, X-Request-Id, Age, Retry-After"
+	corsExpose  = "ETag, Link, X-Total-Count, X-Cache, X-Event-Id, X-Request-Id, Age, Retry-After, WWW-Authenticate"
 	corsMaxAge  = "600" // seconds for which a preflight holds
 )
 

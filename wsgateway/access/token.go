@@ -65,8 +65,8 @@ func (c *TokenConfig) jwks() (*url.URL, error) {
 const (
 	// mostTokenSize bounds what is decoded before a signature is checked, in bytes.
 	mostTokenSize = 8 << 10
-	// leeway is how far the clocks of issuers may be away.
-	leeway = 5 * time.Second
+	// Leeway is how far the clocks of issuers may be away.
+	Leeway = 5 * time.Second
 )
 
 // everything is the grant of those who need no token.
@@ -101,7 +101,7 @@ func NewTokens(c TokenConfig, log zerolog.Logger) (*Tokens, error) {
 		t.keys = newKeySet(u, log)
 		t.methods = append(t.methods, rs256, es256, edDSA)
 	}
-	options := []jwt.ParserOption{jwt.WithValidMethods(t.methods), jwt.WithLeeway(leeway), jwt.WithIssuer(c.Issuer)}
+	options := []jwt.ParserOption{jwt.WithValidMethods(t.methods), jwt.WithLeeway(Leeway), jwt.WithIssuer(c.Issuer)}
 	if c.Audience != "" {
 		options = append(options, jwt.WithAudience(c.Audience))
 	}
@@ -163,12 +163,12 @@ func headerToken(r *http.Request) (token string, ok bool) {
 	return strings.TrimSpace(token), true
 }
 
-// bearer is the subprotocol whose next neighbour is a token.
-const bearer = "bearer"
+// Bearer is the subprotocol whose next neighbour is a token.
+const Bearer = "bearer"
 
 func protocolToken(r *http.Request) (token string, ok bool) {
 	offered := protocols(r)
-	i := slices.Index(offered, bearer)
+	i := slices.Index(offered, Bearer)
 	if i < 0 {
 		return "", false
 	}
@@ -180,7 +180,7 @@ func protocolToken(r *http.Request) (token string, ok bool) {
 
 // OffersBearer tells whether the subprotocol "bearer" is offered. A browser closes a
 // socket that does not answer with one of those it has offered.
-func OffersBearer(r *http.Request) bool { return slices.Contains(protocols(r), bearer) }
+func OffersBearer(r *http.Request) bool { return slices.Contains(protocols(r), Bearer) }
 
 // protocols are the subprotocols that are offered, of all header lines.
 func protocols(r *http.Request) (offered []string) {
@@ -330,7 +330,7 @@ func (c claims) grant() (*Grant, error) {
 		return nil, err
 	}
 	if exp != nil {
-		expires = exp.Add(leeway)
+		expires = exp.Time
 	}
 	entries, ok := parseStreams(c["streams"])
 	if !ok {
