@@ -204,7 +204,7 @@ func TestManyLargeStreamsForASlowClient(t *testing.T) {
 			next[f.StreamID] = 2
 		case f.Type == "connected" && f.Reason == "expired": // it has not taken enough in time for the log
 			next[f.StreamID] = events + 1
-		case f.State:
+		case f.State, f.Type == "status":
 		default:
 			if want := fmt.Sprintf("%s-%d", w.at.Epoch, next[f.StreamID]); f.ID != want {
 				t.Fatalf("%s: got %s, want %s", f.StreamID, f.ID, want)
