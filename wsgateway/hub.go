@@ -27,6 +27,9 @@ const (
 	mostPendingBytes = 8 << 20
 )
 
+// flushTogether is how many clients one goroutine writes an event to.
+const flushTogether = 64
+
 // hub is one stream and its clients.
 type hub struct {
 	id      string
@@ -298,11 +301,22 @@ func (h *hub) deliver(m *event.Message) {
 		h.state.apply(m)
 	}
 	n := 0
+	var idle []*outbox
 	for s := range h.clients {
-		if !held || !s.stateful {
-			s.push(f)
-			n++
+		if held && s.stateful {
+			continue
 		}
+		n++
+		if s.session.queue(f) {
+			idle = append(idle, s.session.out)
+		}
+		if len(idle) == flushTogether {
+			flush(&h.gateway.sessions, idle...)
+			idle = nil
+		}
+	}
+	if len(idle) > 0 {
+		flush(&h.gateway.sessions, idle...)
 	}
 	h.gateway.metrics.delivered.Add(float64(n))
 }

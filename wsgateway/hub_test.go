@@ -2,10 +2,10 @@ package wsgateway
 
 import (
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
-	"sync"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -162,22 +162,26 @@ func TestHubLingersAndGoes(t *testing.T) {
 	again.events(w.at.Epoch, 1, 1)
 }
 
-// discard is a socket that takes everything.
-type discard struct{ net.Conn }
+// discard is a socket that takes everything: /dev/null.
+type discard struct {
+	net.Conn
+	null *os.File
+}
 
-func (discard) Write(p []byte) (int, error)      { return len(p), nil }
-func (discard) Close() error                     { return nil }
-func (discard) SetWriteDeadline(time.Time) error { return nil }
-func (discard) Read([]byte) (int, error)         { return 0, io.EOF }
+func (d discard) SyscallConn() (syscall.RawConn, error) { return d.null.SyscallConn() }
 
 func BenchmarkFanout(b *testing.B) {
 	g := alone(b)
 	h := newHub(g, "s")
 	h.phase, h.epoch = live, "e"
 	const clients = 1000
-	var wg sync.WaitGroup
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = null.Close() }()
 	for range clients {
-		h.clients[&subscription{session: &session{gateway: g, out: &outbox{Conn: discard{}, writers: &wg}}, hub: h}] = struct{}{}
+		h.clients[&subscription{session: newSession(g, discard{null: null}), hub: h}] = struct{}{}
 	}
 	p, err := event.Encode(new(metric(1, 1)))
 	if err != nil {
@@ -192,7 +196,7 @@ func BenchmarkFanout(b *testing.B) {
 		h.receive(&m)
 		m.ChangeID++
 		m.ID.Offset++
-		wg.Wait()
+		g.sessions.Wait()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*clients), "ns/client")
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lxzan/gws"
@@ -29,38 +30,44 @@ const (
 
 var errTooSlow = errors.New("client is too slow")
 
-// outbox is the writing side of a socket: a bounded queue of whole frames, and a
-// goroutine that writes them, many in one system call, for as long as there are
-// any. It is the net.Conn that gws writes to, whose own queue knows neither bound
-// nor deadline, and so its control frames keep their place among ours.
+// outbox is the writing side of a socket: a bounded queue of whole frames. Whoever
+// queues a frame while nobody writes sees to it that somebody does: many outboxes may
+// be written by one goroutine, which gives what a socket does not take at once to a
+// goroutine that waits for it. The outbox is the net.Conn that gws writes to, whose
+// own queue knows neither bound nor deadline, and so its control frames keep their
+// place among ours.
 type outbox struct {
-	net.Conn // the socket
+	net.Conn                 // the socket
+	raw      syscall.RawConn // to write without waiting; nil: that is not possible, as over TLS
 	writers  *sync.WaitGroup
 	metrics  *metrics
 	encoding encoding
 
 	mu      sync.Mutex
 	queue   queue
-	writes  int // bytes that are being written, of events
-	writing bool
+	writes  int  // bytes that are being written, of events
+	writing bool // somebody writes, or is about to
 	closing bool
 	closed  bool
 }
 
-// push queues a frame. It never blocks. An error means that the client is gone or is
-// to be closed.
-func (o *outbox) push(f *frame) error {
+func newOutbox(conn net.Conn, writers *sync.WaitGroup, m *metrics) *outbox {
+	return &outbox{Conn: conn, raw: rawOf(conn), writers: writers, metrics: m}
+}
+
+// push queues a frame. It never blocks. idle means that the caller must see to it that
+// the outbox is written; an error, that the client is gone or is to be closed.
+func (o *outbox) push(f *frame) (idle bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closing || o.closed {
-		return net.ErrClosed
+		return false, net.ErrClosed
 	}
 	if o.queue.liveEvents > mostQueued || o.queue.liveBytes+o.writes > mostQueuedBytes {
-		return errTooSlow
+		return false, errTooSlow
 	}
 	o.add(f, false)
-	o.start()
-	return nil
+	return o.claim(), nil
 }
 
 // begin queues what a stream begins with. It never blocks.
@@ -95,52 +102,107 @@ func (o *outbox) hasRoom() bool {
 func (o *outbox) Write(p []byte) (int, error) {
 	wire := append([]byte(nil), p...)
 	blame(wire)
-	if err := o.push(&frame{wire: wire, raw: true}); err != nil {
+	idle, err := o.push(&frame{wire: wire, raw: true})
+	if err != nil {
 		return 0, err
+	}
+	if idle {
+		flush(o.writers, o)
 	}
 	return len(p), nil
 }
 
+// claim tells whether the caller is the one who must see to the writing. o.mu is held.
+func (o *outbox) claim() bool {
+	idle := !o.writing && o.queue.live > 0
+	o.writing = o.writing || idle
+	return idle
+}
+
 // start makes sure that somebody writes. o.mu is held.
 func (o *outbox) start() {
-	if !o.writing && o.queue.live > 0 {
-		o.writing = true
-		o.writers.Go(o.write)
+	if o.claim() {
+		flush(o.writers, o)
 	}
 }
 
-// write empties the queue. It owns the socket's writing side until it returns.
-func (o *outbox) write() {
-	for {
-		o.mu.Lock()
-		if o.queue.live == 0 || o.closed {
-			o.writing = false
-			if o.closing {
-				o.shut()
+// flush writes outboxes that were idle, by one goroutine, and waits for no client but
+// the last.
+func flush(writers *sync.WaitGroup, outboxes ...*outbox) {
+	writers.Go(func() {
+		a, _ := attempts.Get().(*attempt)
+		last := len(outboxes) - 1
+		for _, o := range outboxes[:last] {
+			if rest := o.write(a); len(rest) > 0 {
+				writers.Go(func() { o.wait(rest) })
 			}
-			o.mu.Unlock()
+		}
+		rest := outboxes[last].write(a)
+		attempts.Put(a)
+		if len(rest) > 0 {
+			outboxes[last].wait(rest)
+		}
+	})
+}
+
+// write empties the queue for as long as the socket takes everything at once. It
+// returns what it has not taken, for wait.
+func (o *outbox) write(a *attempt) (rest net.Buffers) {
+	for {
+		entries := o.take(a.entries[:0])
+		if len(entries) == 0 {
+			return nil
+		}
+		rest, err := a.write(o.raw, entries, o.encoding)
+		if err != nil {
+			o.fail(err)
+		}
+		if len(rest) > 0 {
+			return rest
+		}
+	}
+}
+
+// wait writes what the socket has not taken at once, and empties the queue.
+func (o *outbox) wait(rest net.Buffers) {
+	for {
+		if err := o.send(rest); err != nil {
+			o.fail(err)
+		}
+		entries := o.take(nil)
+		if len(entries) == 0 {
 			return
 		}
-		before := o.queue.liveBytes
-		entries := o.queue.take(writeAtOnce)
-		o.writes = before - o.queue.liveBytes
-		o.mu.Unlock()
-
-		batch := make(net.Buffers, len(entries))
-		for i := range entries {
-			batch[i] = entries[i].told().in(o.encoding)
-		}
-		err := o.send(batch)
-		o.mu.Lock()
-		o.writes = 0
-		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) && !o.closed && !o.closing {
-				o.metrics.tooSlow.Inc()
-			}
-			o.reset()
-		}
-		o.mu.Unlock()
+		rest = dressed(entries, o.encoding)
 	}
+}
+
+// take takes frames to write from the queue. With none left, nobody writes any more.
+func (o *outbox) take(into []entry) []entry {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.writes = 0
+	if o.queue.live == 0 || o.closed {
+		o.writing = false
+		if o.closing {
+			o.shut()
+		}
+		return nil
+	}
+	before := o.queue.liveBytes
+	into = o.queue.take(into, writeAtOnce)
+	o.writes = before - o.queue.liveBytes
+	return into
+}
+
+// fail ends a connection that could not be written to.
+func (o *outbox) fail(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if errors.Is(err, os.ErrDeadlineExceeded) && !o.closed && !o.closing {
+		o.metrics.tooSlow.Inc()
+	}
+	o.reset()
 }
 
 // send writes frames for as long as the client takes one in time.
@@ -151,7 +213,10 @@ func (o *outbox) send(batch net.Buffers) error {
 		}
 		before := len(batch)
 		_, err := batch.WriteTo(o.Conn)
-		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || len(batch) == before {
+		if err == nil {
+			return o.Conn.SetWriteDeadline(time.Time{}) // who writes without waiting sets none
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) || len(batch) == before {
 			return err
 		}
 	}

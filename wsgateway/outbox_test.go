@@ -44,6 +44,15 @@ func (c *counting) Close() error {
 	return nil
 }
 
+// queued queues a frame, as a session does.
+func queued(o *outbox, f *frame) error {
+	idle, err := o.push(f)
+	if idle {
+		flush(o.writers, o)
+	}
+	return err
+}
+
 // piped returns an outbox and the other end of its socket.
 func piped(tb testing.TB) (*outbox, net.Conn, *sync.WaitGroup) {
 	tb.Helper()
@@ -71,7 +80,7 @@ func TestOutboxKeepsTheOrder(t *testing.T) {
 				clear(b)
 				continue
 			}
-			if err := o.push(f); err != nil {
+			if err := queued(o, f); err != nil {
 				t.Error(err)
 			}
 		}
@@ -90,7 +99,7 @@ func TestOutboxKeepsTheOrder(t *testing.T) {
 		t.Errorf("after the last frame: %v, want EOF", err)
 	}
 	wg.Wait()
-	if err := o.push(newFrame(nil)); !errors.Is(err, net.ErrClosed) {
+	if err := queued(o, newFrame(nil)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("push after Close: %v", err)
 	}
 }
@@ -109,13 +118,13 @@ func TestOutboxIsBounded(t *testing.T) {
 			o, _, _ := piped(t)
 			f := newFrame(make([]byte, c.size))
 			n := 0
-			for o.push(f) == nil {
+			for queued(o, f) == nil {
 				n++
 			}
 			if n < c.least || n > c.most {
 				t.Errorf("%d frames were taken, want %d to %d", n, c.least, c.most)
 			}
-			if err := o.push(f); !errors.Is(err, errTooSlow) {
+			if err := queued(o, f); !errors.Is(err, errTooSlow) {
 				t.Errorf("got %v, want %v", err, errTooSlow)
 			}
 		})
@@ -136,7 +145,7 @@ func TestOutboxTakesBeginningsWhole(t *testing.T) {
 		t.Error("there is room for another stream")
 	}
 	events := 0
-	for o.push(f) == nil {
+	for queued(o, f) == nil {
 		events++
 	}
 	if least, most := mostQueuedBytes>>20, mostQueuedBytes>>20+1; events < least || events > most {
@@ -147,7 +156,7 @@ func TestOutboxTakesBeginningsWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for !o.hasRoom() || o.push(f) != nil { // as soon as the writer has counted
+	for !o.hasRoom() || queued(o, f) != nil { // as soon as the writer has counted
 		<-time.After(time.Millisecond)
 	}
 }
@@ -160,7 +169,7 @@ func TestOutboxAborts(t *testing.T) {
 	if n, err := io.Copy(io.Discard, there); err != nil || n != 0 {
 		t.Errorf("read %d bytes, %v", n, err)
 	}
-	if err := o.push(newFrame(nil)); !errors.Is(err, net.ErrClosed) {
+	if err := queued(o, newFrame(nil)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("push after abort: %v", err)
 	}
 	o.abort()
@@ -176,14 +185,14 @@ func TestOutboxGivesUpOnAClientThatTakesNothing(t *testing.T) {
 		var wg sync.WaitGroup
 		o := &outbox{Conn: here, writers: &wg, metrics: newMetrics(prometheus.NewRegistry())}
 		began := time.Now()
-		if err := o.push(newFrame([]byte("a"))); err != nil {
+		if err := queued(o, newFrame([]byte("a"))); err != nil {
 			t.Fatal(err)
 		}
 		wg.Wait()
 		if got := time.Since(began); got != takeWithin {
 			t.Errorf("gave up after %s, want %s", got, takeWithin)
 		}
-		if err := o.push(newFrame(nil)); !errors.Is(err, net.ErrClosed) {
+		if err := queued(o, newFrame(nil)); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("push afterwards: %v", err)
 		}
 	})
@@ -199,7 +208,7 @@ func TestOutboxHasOneWriter(t *testing.T) {
 	for i := range 500 {
 		f := newFrame(fmt.Append(nil, i))
 		want.Write(f.wire)
-		if err := o.push(f); err != nil {
+		if err := queued(o, f); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -143,9 +143,12 @@ func (q *queue) compact() {
 	}
 }
 
-// take removes the first frames, n at most.
-func (q *queue) take(n int) []entry {
-	taken := make([]entry, 0, min(n, q.live))
+// keepPlaces is for how many frames an empty queue keeps the place.
+const keepPlaces = 4
+
+// take removes the first frames, n at most, and appends them.
+func (q *queue) take(taken []entry, n int) []entry {
+	n += len(taken)
 	i := 0
 	for ; i < len(q.entries) && len(taken) < n; i++ {
 		e := q.entries[i]
@@ -159,7 +162,12 @@ func (q *queue) take(n int) []entry {
 		taken = append(taken, e)
 	}
 	if q.live == 0 {
-		*q = queue{} // let go of the array
+		clear(q.entries)
+		kept := q.entries[:0]
+		if cap(kept) > keepPlaces {
+			kept = nil
+		}
+		*q = queue{entries: kept}
 		return taken
 	}
 	clear(q.entries[:i])

@@ -37,7 +37,7 @@ type session struct {
 }
 
 func newSession(g *Gateway, conn net.Conn) *session {
-	s := &session{gateway: g, out: &outbox{Conn: conn, writers: &g.sessions, metrics: g.metrics}, streams: make(map[string]*subscription, 1)}
+	s := &session{gateway: g, out: newOutbox(conn, &g.sessions, g.metrics), streams: make(map[string]*subscription, 1)}
 	s.heard.Store(time.Now().UnixNano())
 	return s
 }
@@ -75,10 +75,19 @@ func (s *session) begin(frames []*frame) {
 
 // push queues a frame, and closes a client that does not take what waits.
 func (s *session) push(f *frame) {
-	if err := s.out.push(f); errors.Is(err, errTooSlow) {
+	if s.queue(f) {
+		flush(&s.gateway.sessions, s.out)
+	}
+}
+
+// queue is push, but for the writing: true means that the caller must see to that.
+func (s *session) queue(f *frame) (idle bool) {
+	idle, err := s.out.push(f)
+	if errors.Is(err, errTooSlow) {
 		s.gateway.metrics.tooSlow.Inc()
 		s.out.dismiss(closeTryAgainLater, errTooSlow.Error())
 	}
+	return idle
 }
 
 // complaint is why something that a client has asked for is not done.

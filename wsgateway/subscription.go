@@ -16,7 +16,7 @@ type subscription struct {
 }
 
 // begin starts the stream, or starts it over: connected, then the state. It is
-// called with the hub's lock held, as are resume and push.
+// called with the hub's lock held, as is resume.
 func (s *subscription) begin(reason string, state []*frame) {
 	var id *event.ID
 	if len(state) == 0 {
@@ -37,6 +37,3 @@ func (s *subscription) open(connected *frame, rest []*frame) {
 	frames := make([]*frame, 0, 2+len(rest))
 	s.session.begin(append(append(frames, connected), rest...))
 }
-
-// push queues a live event.
-func (s *subscription) push(f *frame) { s.session.push(f) }

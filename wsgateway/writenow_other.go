@@ -1,0 +1,8 @@
+//go:build !unix
+
+package wsgateway
+
+// canWriteNow is false where each write is one that may wait.
+const canWriteNow = false
+
+func writeNow(uintptr, []byte) (int, error) { return 0, nil }
