@@ -3,6 +3,7 @@ package bench
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -60,6 +61,7 @@ type socket struct {
 	conn net.Conn
 	in   *bufio.Reader
 	got  [kinds]atomic.Int64
+	look func(k kind, frame []byte) // at each frame, before it is counted; may be nil
 }
 
 // dial connects, and upgrades unless path is "".
@@ -143,6 +145,9 @@ func (s *socket) read() {
 				return
 			}
 		}
+		if s.look != nil {
+			s.look(k, frame)
+		}
 		s.got[k].Add(1)
 	}
 }
@@ -174,24 +179,36 @@ type sockets struct {
 
 	due  int64 // live frames that each of them should have got
 	come int64 // live frames that all of them together have got
+
+	// atOnce bounds the handshakes under way; 0: connectAtOnce.
+	atOnce int
+	// looks makes a client's look; may be nil.
+	looks func() func(k kind, frame []byte)
 }
 
 // connect adds n clients, which are read from at once.
 func (ss *sockets) connect(ctx context.Context, address, path string, n int) error {
 	var group errgroup.Group
-	group.SetLimit(connectAtOnce)
+	group.SetLimit(cmp.Or(ss.atOnce, connectAtOnce))
 	added := make([]*socket, n)
 	for i := range added {
-		group.Go(func() (err error) {
-			added[i], err = dial(ctx, address, path)
-			return err
+		group.Go(func() error {
+			s, err := dial(ctx, address, path)
+			if err != nil {
+				return err
+			}
+			if ss.looks != nil {
+				s.look = ss.looks()
+			}
+			added[i] = s
+			ss.readers.Go(s.read)
+			return nil
 		})
 	}
 	err := group.Wait()
 	for _, s := range added {
 		if s != nil {
 			ss.all = append(ss.all, s)
-			ss.readers.Go(s.read)
 		}
 	}
 	return err

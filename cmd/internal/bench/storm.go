@@ -1,0 +1,202 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// The load of the figure of a storm.
+const (
+	stormClients = 2000
+	stormAtOnce  = 500 // handshakes under way
+	stormRate    = 200 // events a second
+	stormWithin  = 60 * time.Second
+)
+
+// storm measures what a gateway and Postgres do when many clients of one stream come
+// at the same time while events flow: until when the last of them has the state and
+// follows, how often the state was read, and whether each has got all.
+func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
+	if err := allowSockets(stormClients); err != nil {
+		return nil, err
+	}
+	db, err := open(ctx, b.url, 4)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	if err := writeState(ctx, db); err != nil {
+		return nil, err
+	}
+	listener, err := b.start(ctx, "listener")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = listener.stop() }() // the measurement is over
+	gateway, err := b.startGateway(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = gateway.stop() }() // as above
+
+	var written atomic.Int64 // the number of the newest row
+	written.Store(1)         // of the state
+	writing, stopWriting := context.WithCancel(ctx)
+	defer stopWriting()
+	ended := make(chan error, 1)
+	go func() { ended <- writeAt(writing, db, stormRate, &written) }()
+
+	var followers []*follower
+	var clients sockets
+	defer clients.close()
+	clients.atOnce = stormAtOnce
+	added := make(chan *follower, stormClients)
+	clients.looks = func() func(kind, []byte) {
+		f := &follower{}
+		added <- f
+		return f.look
+	}
+	began := time.Now()
+	if err := clients.connect(ctx, gateway.address, livePath, stormClients); err != nil {
+		return nil, err
+	}
+	if err := clients.need(ctx, "frames of the state", state, stateFrames, stormWithin); err != nil {
+		return nil, err
+	}
+	if err := clients.need(ctx, "events", live, 1, stormWithin); err != nil {
+		return nil, err
+	}
+	took := time.Since(began)
+	stopWriting()
+	if err := <-ended; err != nil {
+		return nil, err
+	}
+	close(added)
+	for f := range added {
+		followers = append(followers, f)
+	}
+	right, err := followed(ctx, followers, written.Load())
+	if err != nil {
+		return nil, err
+	}
+	all, err := scrape(ctx, gateway.address)
+	if err != nil {
+		return nil, err
+	}
+	return []Figure{
+		atMost(fmt.Sprintf("storm: until each of %d clients has the state and follows, at %d events/s", stormClients, stormRate), took.Seconds(), 5, "s"),
+		atMost("storm: reads of the state from Postgres", all["telemetra_gateway_state_reads_total"], 3, ""),
+		{Name: "storm: events that newer ones stood for", Value: all["telemetra_gateway_frames_conflated_total"], Unit: ""},
+		atLeast("storm: clients that have got all, in order, ÷ expected", float64(right)/stormClients, 1),
+	}, nil
+}
+
+// writeAt writes the newest window again and again, until the context ends.
+func writeAt(ctx context.Context, db *sql.DB, rate int, written *atomic.Int64) error {
+	ticker := time.NewTicker(time.Second / time.Duration(rate))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		rows := sql.JobRows{Summaries: []sql.SummaryRow{summary(socketStream, int(written.Add(1)))}}
+		if err := sql.WriteJob(context.WithoutCancel(ctx), db.Pool, &rows); err != nil {
+			return err
+		}
+	}
+}
+
+// follower checks what one client gets: the state, and behind it each row once, or a
+// newer one that says how many it stands for. Rows are numbered by their chat_count.
+type follower struct {
+	failed atomic.Pointer[error]
+	row    atomic.Int64 // the newest
+	last   event.ID
+	behind int64 // rows that were left out and that no frame has accounted for
+}
+
+func (f *follower) look(k kind, frame []byte) {
+	if k != state && k != live {
+		return
+	}
+	if err := f.follow(k, frame); err != nil {
+		f.failed.CompareAndSwap(nil, &err)
+	}
+}
+
+func (f *follower) follow(k kind, frame []byte) error {
+	if text := member(frame, `","id":"`, '"'); text != "" { // that in data stands elsewhere
+		id, err := event.ParseID(text)
+		if err != nil {
+			return err
+		}
+		if f.last.Epoch != "" && (k == state || id.Epoch != f.last.Epoch || id.Offset <= f.last.Offset) {
+			return fmt.Errorf("%s comes after %s", id, f.last)
+		}
+		f.last = id
+	} else if k == live {
+		return errors.New("an event has no id")
+	}
+	text := member(frame, `"chat_count":`, ',')
+	if text == "" {
+		return nil // of a state
+	}
+	row, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return err
+	}
+	if k == live {
+		stoodFor, _ := strconv.ParseInt(member(frame, `"conflated":`, ','), 10, 64) // none is 0
+		f.behind += row - f.row.Load() - 1 - stoodFor
+		if f.behind < 0 {
+			return fmt.Errorf("row %d stands for %d others, which is too much", row, stoodFor)
+		}
+	}
+	f.row.Store(row)
+	return nil
+}
+
+// member is the text between a mark and the next end.
+func member(frame []byte, mark string, end byte) string {
+	_, rest, ok := bytes.Cut(frame, []byte(mark))
+	if !ok {
+		return ""
+	}
+	text, _, _ := bytes.Cut(rest, []byte{end})
+	return string(text)
+}
+
+// followed waits until all have the last row, and returns how many have got all.
+func followed(ctx context.Context, followers []*follower, rows int64) (right int, err error) {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(deliverWithin); ; {
+		right = 0
+		for _, f := range followers {
+			if failed := f.failed.Load(); failed != nil {
+				return 0, *failed
+			}
+			if f.row.Load() == rows && f.behind == 0 { // nothing comes after the last row
+				right++
+			}
+		}
+		if right == len(followers) || time.Now().After(deadline) {
+			return right, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
