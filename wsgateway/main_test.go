@@ -361,30 +361,39 @@ func streamPath(stream string) string {
 // extensions, unless it is "".
 func (w *world) handshakeAt(tb testing.TB, path, extension string) (net.Conn, *bufio.Reader) {
 	tb.Helper()
-	conn, err := (&net.Dialer{}).DialContext(w.context(), "tcp", strings.TrimPrefix(w.url, "http://"))
+	conn, in, err := w.shakeHands(path, extension)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = conn.Close() })
+	return conn, in
+}
+
+// shakeHands is handshakeAt for goroutines of a test. The caller closes the socket.
+func (w *world) shakeHands(path, extension string) (net.Conn, *bufio.Reader, error) {
+	conn, err := (&net.Dialer{}).DialContext(w.context(), "tcp", strings.TrimPrefix(w.url, "http://"))
+	if err != nil {
+		return nil, nil, err
+	}
 	if extension != "" {
 		extension = extensions + ": " + extension + "\r\n"
 	}
 	if _, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
 		path, extension); err != nil {
-		tb.Fatal(err)
+		return nil, nil, errors.Join(err, conn.Close())
 	}
 	in := bufio.NewReader(conn)
 	answer, err := http.ReadResponse(in, nil)
 	if err != nil {
-		tb.Fatalf("handshake: %v", err)
+		return nil, nil, errors.Join(fmt.Errorf("handshake: %w", err), conn.Close())
 	}
 	if err := answer.Body.Close(); err != nil {
-		tb.Fatal(err)
+		return nil, nil, errors.Join(err, conn.Close())
 	}
 	if answer.StatusCode != http.StatusSwitchingProtocols || answer.Header.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
-		tb.Fatalf("handshake: %s %v", answer.Status, answer.Header)
+		return nil, nil, errors.Join(fmt.Errorf("handshake: %s %v", answer.Status, answer.Header), conn.Close())
 	}
-	return conn, in
+	return conn, in, nil
 }
 
 func (w *world) connect(stream string) *client {
