@@ -85,10 +85,13 @@ type world struct {
 	changes int64
 	rows    *rows
 	auth    access.TokenConfig // set by an option
-	gateway *Gateway
-	url     string
-	stop    context.CancelFunc // ends the gateway
-	ended   chan error
+	// sendBuffer is how many bytes the system holds for a client; 0: as many as it likes.
+	sendBuffer int
+	gateway    *Gateway
+	url        string
+	stop       context.CancelFunc // ends the gateway
+	ended      chan error
+	through    *broker.Redis // by way of the proxy
 }
 
 type option func(*world, *Config)
@@ -126,7 +129,7 @@ func anyone(tb testing.TB, g *Gateway, conn net.Conn) *session {
 
 func newWorld(tb testing.TB, options ...option) *world {
 	tb.Helper()
-	w := &world{tb: tb, server: localtest.Redis(tb), rows: &rows{rows: make(map[string][]event.Change)}, ended: make(chan error, 1)}
+	w := &world{tb: tb, server: localtest.Redis(tb), rows: &rows{rows: make(map[string][]event.Change)}}
 	address := strings.TrimSuffix(strings.TrimPrefix(w.server.URL(), "redis://"), "/0")
 	var err error
 	if w.proxy, err = local.StartProxy(address); err != nil {
@@ -139,9 +142,9 @@ func newWorld(tb testing.TB, options ...option) *world {
 	})
 	w.raw = redis.NewClient(&redis.Options{Addr: address})
 	w.broker = w.open(w.server.URL())
-	through := w.open("redis://" + w.proxy.Addr() + "/0")
+	w.through = w.open("redis://" + w.proxy.Addr() + "/0")
 	tb.Cleanup(func() {
-		if err := errors.Join(w.raw.Close(), w.broker.Close(), through.Close()); err != nil {
+		if err := errors.Join(w.raw.Close(), w.broker.Close(), w.through.Close()); err != nil {
 			tb.Error(err)
 		}
 	})
@@ -156,32 +159,48 @@ func newWorld(tb testing.TB, options ...option) *world {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if w.gateway, err = New(c, w.rows, through, tokens, zerolog.Nop(), prometheus.NewRegistry()); err != nil {
+	if w.gateway, err = New(c, w.rows, w.through, tokens, zerolog.Nop(), prometheus.NewRegistry()); err != nil {
 		tb.Fatal(err)
 	}
 	for _, o := range options {
 		o(w, &c)
 	}
+	w.url, w.stop, w.ended = w.serve(w.gateway)
+	return w
+}
+
+// serve runs a gateway with a server of its own until it is stopped, or the test ends.
+func (w *world) serve(g *Gateway) (url string, stop context.CancelFunc, ended chan error) {
+	w.tb.Helper()
 	ctx, stop := context.WithCancel(w.context())
-	w.stop = stop
-	go func() { w.ended <- w.gateway.Run(ctx) }()
+	ended = make(chan error, 1)
+	go func() {
+		defer close(ended) // for who comes later
+		ended <- g.Run(ctx)
+	}()
 	routes := router.New(zerolog.Nop(), prometheus.NewRegistry(), nil)
-	w.gateway.Register(routes)
-	http := httptest.NewServer(routes)
-	w.url = http.URL
-	tb.Cleanup(func() {
+	g.Register(routes)
+	server := httptest.NewUnstartedServer(routes)
+	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if tcp, ok := c.(*net.TCPConn); ok && w.sendBuffer > 0 {
+			_ = tcp.SetWriteBuffer(w.sendBuffer) // fails when the client has gone
+		}
+		return ctx
+	}
+	server.Start()
+	w.tb.Cleanup(func() {
 		stop()
 		select {
-		case err := <-w.ended:
+		case err := <-ended:
 			if err != nil {
-				tb.Errorf("run: %v", err)
+				w.tb.Errorf("run: %v", err)
 			}
 		case <-time.After(patience):
-			tb.Error("the gateway does not end with its context")
+			w.tb.Error("the gateway does not end with its context")
 		}
-		http.Close()
+		server.Close()
 	})
-	return w
+	return server.URL, stop, ended
 }
 
 func (w *world) context() context.Context { return context.WithoutCancel(w.tb.Context()) }
