@@ -1,8 +1,8 @@
 package wsgateway
 
 import (
-	"bytes"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -11,6 +11,7 @@ import (
 // other, and allocates nothing when they take all.
 type attempt struct {
 	entries [writeAtOnce]entry
+	batch   [writeAtOnce][]byte
 	joined  []byte // several frames, for one system call
 
 	call func(fd uintptr) (done bool) // writes bytes
@@ -35,44 +36,43 @@ const mostJoined = 64 << 10
 func (a *attempt) write(raw syscall.RawConn, entries []entry, e encoding) (rest net.Buffers, err error) {
 	defer clear(entries)
 	if raw == nil {
-		return dressed(entries, e), nil
+		return dressed(nil, entries, e), nil
 	}
-	for len(entries) > 0 {
-		n, b := a.join(entries, e)
-		entries = entries[n:]
+	batch := dressed(a.batch[:0], entries, e)
+	defer clear(batch)
+	for left := batch; len(left) > 0; {
+		n, b := a.join(left)
 		took, err := a.once(raw, b)
 		if err != nil {
 			return nil, err
 		}
-		if b = b[took:]; len(b) == 0 {
+		if took == len(b) {
+			left = left[n:]
 			continue
 		}
-		if n > 1 { // these bytes are for the next socket, those of a frame are for all
-			b = bytes.Clone(b)
+		for took >= len(left[0]) {
+			took -= len(left[0])
+			left = left[1:]
 		}
-		return append(net.Buffers{b}, dressed(entries, e)...), nil
+		left[0] = left[0][took:]
+		return slices.Clone(left), nil
 	}
 	return nil, nil
 }
 
 // join returns the first frames in one piece, and how many they are: one as it is,
 // several as a copy.
-func (a *attempt) join(entries []entry, e encoding) (n int, b []byte) {
-	first := entries[0].told().in(e)
-	a.joined = a.joined[:0]
-	size := len(first)
-	for n = 1; n < len(entries); n++ {
-		next := entries[n].told().in(e)
-		if size += len(next); size > mostJoined {
-			break
-		}
-		if n == 1 {
-			a.joined = append(a.joined, first...)
-		}
-		a.joined = append(a.joined, next...)
+func (a *attempt) join(batch net.Buffers) (n int, b []byte) {
+	size := len(batch[0])
+	for n = 1; n < len(batch) && size+len(batch[n]) <= mostJoined; n++ {
+		size += len(batch[n])
 	}
 	if n == 1 {
-		return 1, first
+		return 1, batch[0]
+	}
+	a.joined = a.joined[:0]
+	for _, frame := range batch[:n] {
+		a.joined = append(a.joined, frame...)
 	}
 	return n, a.joined
 }
@@ -88,15 +88,12 @@ func (a *attempt) once(raw syscall.RawConn, b []byte) (n int, err error) {
 	return a.n, err
 }
 
-func dressed(entries []entry, e encoding) net.Buffers {
-	if len(entries) == 0 {
-		return nil
-	}
-	out := make(net.Buffers, len(entries))
+// dressed appends the bytes of frames.
+func dressed(batch net.Buffers, entries []entry, e encoding) net.Buffers {
 	for i := range entries {
-		out[i] = entries[i].told().in(e)
+		batch = append(batch, entries[i].told().in(e))
 	}
-	return out
+	return batch
 }
 
 // rawOf returns what a connection can be written by without waiting, or nil.

@@ -445,7 +445,6 @@ func TestDrain(t *testing.T) {
 	if err := receive(t, "end of Run", w.ended); err != nil {
 		t.Errorf("run: %v", err)
 	}
-	w.ended <- nil
 	if w.gateway.Ready() == nil {
 		t.Error("ready while draining")
 	}

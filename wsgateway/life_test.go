@@ -119,7 +119,12 @@ func (l *life) launch(i int) {
 	}
 	address, stop, ended := l.serve(g)
 	l.urls[i] = address
-	l.stops[i] = func() { stop(); <-ended }
+	l.stops[i] = func() {
+		stop()
+		if err := <-ended; err != nil {
+			l.tb.Errorf("run: %v", err)
+		}
+	}
 }
 
 // connect makes a viewer go on where it was, on one of the gateways.
@@ -364,7 +369,7 @@ func (l *life) check(t *rapid.T, v *viewer, stream string) {
 // record of each client is the history of its streams, in order, without a loss or a
 // duplicate, and of metrics that were left out a newer one has come.
 func TestLife(t *testing.T) {
-	w := newWorld(t, func(w *world, _ *Config) { w.sendBuffer = 32 << 10 })
+	w := newWorld(t)
 	w.beat(well)
 	l := &life{world: w, table: &table{rows: make(map[string]map[string]event.Change), history: make(map[string][]published)}, tokens: w.gateway.tokens}
 	for i := range l.urls {
@@ -407,7 +412,7 @@ func TestLife(t *testing.T) {
 			"burst": func(t *rapid.T) { // more than the system and a queue hold before they conflate
 				stream := rapid.SampledFrom(l.streams).Draw(t, "stream")
 				n := int64(0)
-				l.publish(stream, 400, true, func() int64 { n++; return n % windows })
+				l.publish(stream, 700, true, func() int64 { n++; return n % windows })
 			},
 			"connect": func(t *rapid.T) {
 				v := anyOf(t)

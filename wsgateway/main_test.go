@@ -85,13 +85,11 @@ type world struct {
 	changes int64
 	rows    *rows
 	auth    access.TokenConfig // set by an option
-	// sendBuffer is how many bytes the system holds for a client; 0: as many as it likes.
-	sendBuffer int
-	gateway    *Gateway
-	url        string
-	stop       context.CancelFunc // ends the gateway
-	ended      chan error
-	through    *broker.Redis // by way of the proxy
+	gateway *Gateway
+	url     string
+	stop    context.CancelFunc // ends the gateway
+	ended   chan error
+	through *broker.Redis // by way of the proxy
 }
 
 type option func(*world, *Config)
@@ -180,14 +178,7 @@ func (w *world) serve(g *Gateway) (url string, stop context.CancelFunc, ended ch
 	}()
 	routes := router.New(zerolog.Nop(), prometheus.NewRegistry(), nil)
 	g.Register(routes)
-	server := httptest.NewUnstartedServer(routes)
-	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		if tcp, ok := c.(*net.TCPConn); ok && w.sendBuffer > 0 {
-			_ = tcp.SetWriteBuffer(w.sendBuffer) // fails when the client has gone
-		}
-		return ctx
-	}
-	server.Start()
+	server := httptest.NewServer(routes)
 	w.tb.Cleanup(func() {
 		stop()
 		select {

@@ -173,7 +173,7 @@ func (o *outbox) wait(rest net.Buffers) {
 		if len(entries) == 0 {
 			return
 		}
-		rest = dressed(entries, o.encoding)
+		rest = dressed(make(net.Buffers, 0, len(entries)), entries, o.encoding)
 	}
 }
 
@@ -282,11 +282,7 @@ func (o *outbox) kill() {
 // reset is shut for a peer that takes nothing: what the system still holds for it
 // is dropped, too. o.mu is held.
 func (o *outbox) reset() {
-	conn := o.Conn
-	if over, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
-		conn = over.NetConn()
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok && !o.closed {
+	if tcp := tcpOf(o.Conn); tcp != nil && !o.closed {
 		_ = tcp.SetLinger(0) // fails when it is closed already
 	}
 	o.shut()

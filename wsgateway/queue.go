@@ -36,10 +36,11 @@ type queue struct {
 	windows map[window]int
 }
 
-// entry is a frame that waits.
+// entry is a frame that waits. There may be thousands for each client that is stuck,
+// so it is small.
 type entry struct {
 	frame     *frame // nil: superseded
-	conflated int    // how many frames it stands for beside itself
+	conflated int32  // how many frames it stands for beside itself
 	beginning bool   // is what a stream begins with
 }
 
@@ -54,7 +55,7 @@ func (q *queue) push(f *frame, beginning bool) (superseded int) {
 		n, e.conflated = q.supersede(*f.window)
 		superseded += n
 	}
-	q.entries = append(q.entries, e)
+	q.append(e)
 	q.count(&e, 1)
 	if f.window != nil && q.windows != nil {
 		q.windows[*f.window] = q.base + len(q.entries) - 1
@@ -63,6 +64,17 @@ func (q *queue) push(f *frame, beginning bool) (superseded int) {
 		q.compact()
 	}
 	return superseded
+}
+
+// growBy is by how many places a queue that is long grows: append would leave a
+// quarter of them empty.
+const growBy = 256
+
+func (q *queue) append(e entry) {
+	if n := len(q.entries); n == cap(q.entries) && n >= growBy {
+		q.entries = append(make([]entry, 0, n+growBy), q.entries...)
+	}
+	q.entries = append(q.entries, e)
 }
 
 // count notes that a frame waits, or no longer does.
@@ -96,7 +108,7 @@ func (q *queue) collapse() (superseded int) {
 // supersede removes the frame of a window that waits, or the oldest metrics frame
 // of the stream when there are too many. It returns how many frames that are, and
 // for how many they stood.
-func (q *queue) supersede(w window) (removed, stoodFor int) {
+func (q *queue) supersede(w window) (removed int, stoodFor int32) {
 	if old, ok := q.windows[w]; ok {
 		return 1, q.remove(old) + 1
 	}
@@ -118,7 +130,7 @@ func (q *queue) supersede(w window) (removed, stoodFor int) {
 }
 
 // remove takes a frame out, and returns for how many others it stood.
-func (q *queue) remove(number int) (stoodFor int) {
+func (q *queue) remove(number int) (stoodFor int32) {
 	e := &q.entries[number-q.base]
 	q.count(e, -1)
 	stoodFor = e.conflated
@@ -180,5 +192,5 @@ func (e *entry) told() *frame {
 	if e.conflated == 0 {
 		return e.frame
 	}
-	return newFrame(event.WithMember(e.frame.payload, `,"conflated":`+strconv.Itoa(e.conflated)))
+	return newFrame(event.WithMember(e.frame.payload, `,"conflated":`+strconv.FormatInt(int64(e.conflated), 10)))
 }

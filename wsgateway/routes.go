@@ -108,6 +108,19 @@ func parseSince(values []string) (*event.ID, error) {
 	return &id, nil
 }
 
+// sendBuffer is how many bytes the system may hold for a client, which is up to 4 MiB
+// otherwise: a thousand that take nothing would take them from everybody.
+const sendBuffer = 128 << 10
+
+// tcpOf is the TCP connection under another, or nil.
+func tcpOf(conn net.Conn) *net.TCPConn {
+	if over, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = over.NetConn()
+	}
+	tcp, _ := conn.(*net.TCPConn)
+	return tcp
+}
+
 // takeOver takes a connection from the HTTP server, or answers why not.
 func (g *Gateway) takeOver(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
@@ -117,6 +130,9 @@ func (g *Gateway) takeOver(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter) 
 		return nil, nil
 	}
 	_ = conn.SetDeadline(time.Time{}) // the server's own deadlines end here
+	if tcp := tcpOf(conn); tcp != nil {
+		_ = tcp.SetWriteBuffer(sendBuffer) // fails when the client has gone
+	}
 	return conn, rw
 }
 

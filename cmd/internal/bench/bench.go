@@ -22,7 +22,7 @@ import (
 
 // Config says what is measured and for how long.
 type Config struct {
-	Only     []string      `enum:"latency,fanout,connections,storm,writers,rest,backlog" placeholder:"NAME" help:"Measure only these: latency, fanout, connections, storm, writers, rest, backlog. Default: all but backlog."`
+	Only     []string      `enum:"latency,fanout,connections,storm,stuck,writers,rest,backlog" placeholder:"NAME" help:"Measure only these: latency, fanout, connections, storm, stuck, writers, rest, backlog. Default: all but backlog."`
 	Duration time.Duration `default:"20s" help:"How long latencies are measured."`
 	Round    time.Duration `default:"4s" help:"Length of one round where two sides are compared; each side has five."`
 	Rows     int           `default:"1000000" help:"Rows of the backlog, and of the open transaction beside which latency is measured."`
@@ -71,12 +71,12 @@ func Run(ctx context.Context, c Config, out, log io.Writer) error {
 		return err
 	}
 	if len(c.Only) == 0 {
-		c.Only = []string{"latency", "fanout", "connections", "storm", "writers", "rest"}
+		c.Only = []string{"latency", "fanout", "connections", "storm", "stuck", "writers", "rest"}
 	}
 	var figures []Figure
 	for _, name := range c.Only {
 		measure := map[string]func(context.Context, *bench) ([]Figure, error){
-			"latency": latency, "fanout": fanout, "connections": connections, "storm": storm,
+			"latency": latency, "fanout": fanout, "connections": connections, "storm": storm, "stuck": stuck,
 			"writers": writers, "rest": rest, "backlog": backlog,
 		}[name]
 		_, _ = fmt.Fprintf(log, "measuring %s\n", name) // progress

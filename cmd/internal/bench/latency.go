@@ -41,7 +41,7 @@ func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	alone, err := b.measureLatency(ctx, db, serve.address)
+	alone, err := b.measureLatency(ctx, db, serve.address, b.config.Duration)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
 	}
 	rolledBack := make(chan error, 1)
 	time.AfterFunc(b.config.Duration/2, func() { rolledBack <- tx.Rollback(ctx) })
-	beside, err := b.measureLatency(ctx, db, serve.address)
+	beside, err := b.measureLatency(ctx, db, serve.address, b.config.Duration)
 	if err := errors.Join(err, <-rolledBack); err != nil {
 		return nil, err
 	}
@@ -73,14 +73,14 @@ func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
 	}, nil
 }
 
-func (b *bench) measureLatency(ctx context.Context, db *sql.DB, address string) (*latencyRun, error) {
+func (b *bench) measureLatency(ctx context.Context, db *sql.DB, address string, d time.Duration) (*latencyRun, error) {
 	l := &latencyRun{histogram: hdrhistogram.New(1, 60_000_000, 3)}
 	defer l.close()
 	streams := streamRows()
 	if err := l.connect(address, streams); err != nil {
 		return nil, err
 	}
-	return l, l.write(ctx, db, streams, b.config.Duration+warmUp)
+	return l, l.write(ctx, db, streams, d+warmUp)
 }
 
 // ms is a percentile in milliseconds.

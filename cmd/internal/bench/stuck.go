@@ -1,0 +1,161 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/telemetra/telemetra/sql"
+)
+
+// The load of the figures of stuck clients.
+const (
+	stuckClients = 1000
+	// stuckBacklog is how many moments of 1 KiB each of them gets at first: more than
+	// the system holds for a client that takes nothing.
+	stuckBacklog = 700
+	stuckRounds  = 5
+	// stuckFor is how long latencies are measured in a round. Clients that take
+	// nothing are closed after 10 s.
+	stuckFor     = 5 * time.Second
+	closedWithin = 20 * time.Second
+)
+
+// stuck measures what clients that take nothing cost the others: the latency of 100
+// clients alone and beside 1,000 that read nothing, in turns.
+func stuck(ctx context.Context, b *bench) (figures []Figure, err error) {
+	if err := allowSockets(stuckClients + latencyClients); err != nil {
+		return nil, err
+	}
+	db, err := open(ctx, b.url, 8)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	streams := streamRows()
+	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: streams}); err != nil {
+		return nil, err
+	}
+	listener, err := b.start(ctx, "listener")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = listener.stop() }() // the measurement is over
+	gateway, err := b.startGateway(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _, _ = gateway.stop() }() // as above
+
+	var alone, beside []float64
+	for round := range stuckRounds {
+		l, err := b.measureLatency(ctx, db, gateway.address, stuckFor)
+		if err != nil {
+			return nil, err
+		}
+		alone = append(alone, l.ms(99))
+		if l, err = b.besideStuck(ctx, db, gateway, round); err != nil {
+			return nil, err
+		}
+		beside = append(beside, l.ms(99))
+	}
+	_, _ = fmt.Fprintf(b.log, "p99 alone: %.1f ms a round, beside %d stuck clients: %.1f\n", alone, stuckClients, beside) // progress
+	all, err := scrape(ctx, gateway.address)
+	if err != nil {
+		return nil, err
+	}
+	return []Figure{
+		{Name: "stuck: latency p99 alone", Value: median(alone), Unit: "ms"},
+		{Name: fmt.Sprintf("stuck: latency p99 beside %d stuck clients", stuckClients), Value: median(beside), Unit: "ms"},
+		atMost("stuck: p99 beside ÷ alone", median(beside)/median(alone), 1.2, ""),
+		atLeast("stuck: stuck clients closed ÷ expected", all[`telemetra_gateway_clients_dropped_total{reason="too_slow"}`]/(stuckClients*stuckRounds), 1),
+	}, nil
+}
+
+// delivered waits until a gateway has nothing more to deliver.
+func delivered(ctx context.Context, gateway *process) error {
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for before := -1.0; ; {
+		all, err := scrape(ctx, gateway.address)
+		if err != nil {
+			return err
+		}
+		now := all["telemetra_gateway_frames_delivered_total"]
+		if now == before {
+			return nil
+		}
+		before = now
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+// besideStuck connects clients that take nothing, measures beside them, and waits
+// until they are closed.
+func (b *bench) besideStuck(ctx context.Context, db *sql.DB, gateway *process, round int) (*latencyRun, error) {
+	conns := make([]net.Conn, 0, stuckClients)
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close() // the gateway has closed it
+		}
+	}()
+	streams := streamRows()
+	for i := range stuckClients {
+		s, err := dial(ctx, gateway.address, "")
+		if err != nil {
+			return nil, err
+		}
+		conns = append(conns, s.conn)
+		if tcp, ok := s.conn.(*net.TCPConn); ok {
+			if err := tcp.SetReadBuffer(1 << 10); err != nil { // so that the system holds little
+				return nil, err
+			}
+		}
+		if err := s.upgrade("/ws/live/" + streams[i%len(streams)].StreamID); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range streams {
+		rows := sql.JobRows{}
+		for i := range stuckBacklog {
+			rows.Moments = append(rows.Moments, sql.MomentRow{
+				ID: fmt.Sprintf("%s_%d_%d", s.StreamID, round, i), StreamID: s.StreamID, At: time.Now(), Type: "spike",
+				Description: strings.Repeat("x", 1<<10), MetricName: "chat_rate", Metadata: []byte(`{}`),
+			})
+		}
+		if err := sql.WriteJob(ctx, db.Pool, &rows); err != nil {
+			return nil, err
+		}
+	}
+	if err := delivered(ctx, gateway); err != nil {
+		return nil, err
+	}
+	l, err := b.measureLatency(ctx, db, gateway.address, stuckFor)
+	if err != nil {
+		return nil, err
+	}
+	// The others have gone, so that whoever is left is stuck.
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(closedWithin); time.Now().Before(deadline); {
+		all, err := scrape(ctx, gateway.address)
+		if err != nil {
+			return nil, err
+		}
+		if all[`telemetra_gateway_clients_dropped_total{reason="too_slow"}`] >= float64(stuckClients*(round+1)) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+	return l, nil
+}
