@@ -19,7 +19,7 @@ const (
 	stuckRounds  = 5
 	// stuckFor is how long latencies are measured in a round. Clients that take
 	// nothing are closed after 10 s.
-	stuckFor     = 5 * time.Second
+	stuckFor     = 4 * time.Second
 	closedWithin = 20 * time.Second
 )
 
