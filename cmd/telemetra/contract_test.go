@@ -147,25 +147,45 @@ func validate(t *testing.T, p *telemetra, v validator.Validator, target, code st
 	}
 }
 
-// TestAsyncAPIIsTrue validates the frames of a socket against asyncapi.yaml.
+// TestAsyncAPIIsTrue validates the frames of sockets, and what clients send, against
+// asyncapi.yaml.
 func TestAsyncAPIIsTrue(t *testing.T) {
+	t.Setenv("AUTH_JWT_SECRET", tokenSecret)
+	token := signed(t, "*")
 	databaseURL := localtest.Postgres(t, sql.Migrate)
 	serve := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "serve")
 	serve.awaitReady(t)
 	schemas := compileAsyncAPI(t, serve)
 
-	early := watch(t, serve.addr, "s")
+	early := watchAt(t, serve.addr, "/ws/live/s?token="+token)
 	localtest.Eventually(t, "connected", func() bool { return early.has("connected") })
 	writeOdd(t, databaseURL)
 	localtest.Eventually(t, "all events", func() bool { live, _ := early.events(t); return len(live) >= 8 })
-	late := watch(t, serve.addr, "s") // gets them as state
-	for _, text := range []string{`{"type":"ping","timestamp":1}`, `{"type":"ping"}`, `{"type":"x"}`, `x`} {
+	late := watchAt(t, serve.addr, "/ws/live?token="+token) // gets them as state
+	sent := []string{
+		`{"type":"ping","timestamp":1}`, `{"type":"ping"}`, `{"type":"auth","token":"` + signed(t, "*") + `"}`,
+		`{"type":"subscribe","stream_id":"s","since":"k3f9-41"}`, `{"type":"subscribe","stream_id":"other"}`, `{"type":"unsubscribe","stream_id":"other"}`,
+	}
+	for _, text := range append(sent, `{"type":"x"}`, `x`, `{"type":"unsubscribe","stream_id":"nobody"}`) {
 		if err := late.conn.WriteString(text); err != nil {
 			t.Fatal(err)
 		}
 	}
-	localtest.Eventually(t, "answers", func() bool { return late.has("moment") && late.has("pong") && late.has("error") })
+	localtest.Eventually(t, "answers", func() bool {
+		return late.has("moment") && late.has("pong") && late.has("error") && late.has("authenticated") && late.has("unsubscribed")
+	})
 	serve.stop(t)
+
+	for _, text := range sent {
+		frame, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(text, `{"type":"`), `"`)
+		if err := schemas[name].Validate(frame); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 
 	seen := make(map[string]int)
 	for _, r := range []*record{early, late} {
@@ -185,7 +205,7 @@ func TestAsyncAPIIsTrue(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"connected", "metrics", "moment", "stream", "viewers", "pong", "error", "reconnect"} {
+	for _, name := range []string{"connected", "metrics", "moment", "stream", "viewers", "pong", "error", "authenticated", "unsubscribed", "reconnect"} {
 		if seen[name] == 0 {
 			t.Errorf("no frame %q was seen: %v", name, seen)
 		}

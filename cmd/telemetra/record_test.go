@@ -43,12 +43,18 @@ type record struct {
 // watch connects a client to a stream.
 func watch(t *testing.T, addr, streamID string) *record {
 	t.Helper()
+	return watchAt(t, addr, "/ws/live/"+url.PathEscape(streamID))
+}
+
+// watchAt connects a client to an address.
+func watchAt(t *testing.T, addr, path string) *record {
+	t.Helper()
 	r := &record{}
 	conn, _, err := gws.NewClient(r, &gws.ClientOption{ //nolint:bodyclose // the answer to an upgrade has no body
-		Addr: "ws://" + addr + "/ws/live/" + url.PathEscape(streamID), ReadMaxPayloadSize: 32 << 20,
+		Addr: "ws://" + addr + path, ReadMaxPayloadSize: 32 << 20,
 	})
 	if err != nil {
-		t.Fatalf("connect to %q: %v", streamID, err)
+		t.Fatalf("connect to %q: %v", path, err)
 	}
 	r.conn = conn
 	done := make(chan struct{})
