@@ -53,8 +53,11 @@ type Client struct {
 	StreamID string
 	// Since is the event id to go on after; "": begin with the state.
 	Since string
-	// Header goes with each handshake, for instance Authorization.
+	// Header goes with each handshake.
 	Header http.Header
+	// Token is asked for a token before each handshake, for tokens that do not last; may
+	// be nil. That there is none counts as a failed attempt.
+	Token func(ctx context.Context) (string, error)
 	// LeastBackoff and MostBackoff bound the pause before an attempt: a random part
 	// of what doubles with each failure. Default 200 ms and 20 s.
 	LeastBackoff, MostBackoff time.Duration
@@ -150,8 +153,19 @@ type attempt struct {
 }
 
 func (a *attempt) run(ctx context.Context) error {
+	header := a.client.Header.Clone()
+	if a.client.Token != nil {
+		token, err := a.client.Token(ctx)
+		if err != nil {
+			return fmt.Errorf("get a token: %w", err)
+		}
+		if header == nil {
+			header = make(http.Header)
+		}
+		header.Set("Authorization", "Bearer "+token)
+	}
 	conn, answer, err := gws.NewClient(a, &gws.ClientOption{
-		Addr: a.client.address(), RequestHeader: a.client.Header.Clone(), ReadMaxPayloadSize: maxFrame, CheckUtf8Enabled: true,
+		Addr: a.client.address(), RequestHeader: header, ReadMaxPayloadSize: maxFrame, CheckUtf8Enabled: true,
 	})
 	if err != nil {
 		if answer == nil {

@@ -30,6 +30,7 @@ type script struct {
 	mu     sync.Mutex
 	n      int
 	sinces []string
+	tokens []string
 	refuse func(n int, w http.ResponseWriter) bool
 }
 
@@ -43,6 +44,7 @@ func newScript(t *testing.T, play func(n int, since string, conn *gws.Conn)) *sc
 		n, since := s.n, r.URL.Query().Get("since")
 		s.n++
 		s.sinces = append(s.sinces, since)
+		s.tokens = append(s.tokens, r.Header.Get("Authorization"))
 		refuse := s.refuse
 		s.mu.Unlock()
 		if r.URL.EscapedPath() != "/ws/live/a%2Fb" {
@@ -96,6 +98,32 @@ func follow(t *testing.T, c *client.Client, done func(frames []client.Frame) boo
 
 func count(n int) func([]client.Frame) bool {
 	return func(frames []client.Frame) bool { return len(frames) == n }
+}
+
+// A token that does not last is asked for anew before each attempt.
+func TestEachAttemptHasItsToken(t *testing.T) {
+	s := newScript(t, func(n int, _ string, conn *gws.Conn) {
+		send(t, conn, `{"type":"connected","id":"e-0","resumed":false,"reason":"new"}`)
+		if n == 0 {
+			_ = conn.WriteClose(1008, []byte("token expired")) // the client may have gone
+		}
+	})
+	asked := 0
+	c := &client.Client{Gateways: []string{s.url}, StreamID: "a/b", LeastBackoff: time.Millisecond, MostBackoff: time.Millisecond}
+	c.Token = func(context.Context) (string, error) {
+		if asked++; asked == 2 {
+			return "", errors.New("the login is away")
+		}
+		return fmt.Sprint("token", asked), nil
+	}
+	if _, err := follow(t, c, count(2)); err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if got := strings.Join(s.tokens, ", "); got != "Bearer token1, Bearer token3" {
+		t.Errorf("sent %q", got)
+	}
 }
 
 func TestGoesOnAfterTheLastEvent(t *testing.T) {
