@@ -28,9 +28,11 @@
 //
 // # Clients
 //
-// An event is encoded once, WebSocket header included, and the same bytes are
-// queued for every client. A socket's queue is bounded and written by a goroutine
-// that exists while there is something to write, so a stuck client delays nobody
-// and never grows memory: of what waits for it, metrics are conflated (queue.go),
-// and when that is not enough it is closed.
+// A session is one connection; it has a subscription for each stream that it
+// follows. An event is encoded once, WebSocket header included, and the same bytes
+// are queued for every client. A socket's queue is bounded (outbox.go). What a socket
+// takes at once is written by a goroutine for many of them, and the rest by one that
+// waits for that socket alone, so a stuck client delays nobody and never grows memory:
+// of what waits for it, metrics are conflated (queue.go), and when that is not enough
+// it is closed.
 package wsgateway
