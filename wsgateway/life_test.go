@@ -106,6 +106,7 @@ type life struct {
 	streams []string
 	wide    bool // metrics are of more windows than may wait
 	viewers []*viewer
+	now     [2]*Gateway
 	urls    [2]string
 	stops   [2]func()
 	readers sync.WaitGroup
@@ -118,7 +119,7 @@ func (l *life) launch(i int) {
 		l.tb.Fatal(err)
 	}
 	address, stop, ended := l.serve(g)
-	l.urls[i] = address
+	l.urls[i], l.now[i] = address, g
 	l.stops[i] = func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -311,8 +312,14 @@ func (l *life) check(t *rapid.T, v *viewer, stream string) {
 			left, leftHeld, stoodFor, owed = 0, 0, 0, make(map[string]int64)
 			continue
 		case s.kind == "connected":
+			// What waited on this socket when the stream started over may be stood for by
+			// what came behind.
+			leftHeld += left - stoodFor + len(l.table.history[historyKey(epoch, stream)]) - int(at)
+			left, stoodFor = 0, 0
+			if s.reason == reasonNew {
+				leftHeld = 0
+			}
 			epoch, at, held, owed = s.id.Epoch, s.id.Offset, make(map[string]int64), make(map[string]int64)
-			left, leftHeld, stoodFor = 0, 0, 0
 			open = epoch == ""
 			continue
 		case s.kind == "unsubscribed":
@@ -490,6 +497,27 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// describe tells how the gateways are.
+func (l *life) describe() string {
+	var b strings.Builder
+	for i, g := range l.now {
+		for _, h := range g.hubs.all() {
+			h.mu.Lock()
+			fmt.Fprintf(&b, "gateway %d, stream %s: phase %d at %s-%d, %d clients, %d joining, %d pending, dropped %t\n",
+				i, h.id, h.phase, h.epoch, h.offset, len(h.clients), h.joining, len(h.pending), h.dropped)
+			for s := range h.clients {
+				o := s.session.out
+				o.mu.Lock()
+				fmt.Fprintf(&b, "  client of many %t, begun %t, stateful %t; %d wait, writing %t, closing %t, closed %t\n",
+					s.session.many, s.begun, s.stateful, o.queue.live, o.writing, o.closing, o.closed)
+				o.mu.Unlock()
+			}
+			h.mu.Unlock()
+		}
+	}
+	return b.String()
+}
+
 // tail is the end of a record.
 func tail(record []seen) []seen { return record[max(0, len(record)-8):] }
 
@@ -513,7 +541,7 @@ func (l *life) settle(t *rapid.T) {
 				last := history[len(history)-1]
 				record := tail(v.record[stream])
 				if !slices.ContainsFunc(record, func(s seen) bool { return s.key == last.key && s.change == last.change }) {
-					missing = fmt.Sprintf("viewer %d is at %q of %s, want %s-%d; it has got %+v, and %+v", i, v.since[stream], stream, l.at.Epoch, len(history), record, tail(v.record[""]))
+					missing += fmt.Sprintf("viewer %d is at %q of %s, want %s-%d; it has got %+v, and %+v\n", i, v.since[stream], stream, l.at.Epoch, len(history), record, tail(v.record[""]))
 				}
 			}
 			v.mu.Unlock()
@@ -522,7 +550,7 @@ func (l *life) settle(t *rapid.T) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatal(missing)
+			t.Fatalf("%s\n%s", missing, l.describe())
 		}
 		<-tick.C
 	}
