@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -285,93 +284,6 @@ func (l *life) publish(stream string, rows int, metric bool, draw func() int64) 
 	}
 }
 
-// check compares what a viewer has got of a stream with what was published.
-func (l *life) check(t *rapid.T, v *viewer, stream string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	var (
-		epoch string
-		at    uint64           // the offset up to which it has all
-		held  map[string]int64 // newest change of each row that it has seen since it began
-		owed  map[string]int64 // metrics that were left out: a newer one of the window must come, unless there are too many
-		// How many were left out on this socket, those that the state holds apart: frames
-		// stand for all of the first, and may for the second.
-		left, leftHeld, stoodFor int
-		open                     bool // the state is not complete
-	)
-	fail := func(format string, args ...any) {
-		t.Fatalf("%s: %s\nrecord %+v", stream, fmt.Sprintf(format, args...), v.record[stream])
-	}
-	for i, s := range v.record[stream] {
-		switch {
-		case s.kind == "connected" && s.resumed:
-			if s.id.Epoch != epoch || s.id.Offset != at || open {
-				fail("frame %d: resumed at %s, was at %s-%d", i, s.id, epoch, at)
-			}
-			// A new socket: what waited on the old one comes again.
-			left, leftHeld, stoodFor, owed = 0, 0, 0, make(map[string]int64)
-			continue
-		case s.kind == "connected":
-			// What waited on this socket when the stream started over may be stood for by
-			// what came behind.
-			leftHeld += left - stoodFor + len(l.table.history[historyKey(epoch, stream)]) - int(at)
-			left, stoodFor = 0, 0
-			if s.reason == reasonNew {
-				leftHeld = 0
-			}
-			epoch, at, held, owed = s.id.Epoch, s.id.Offset, make(map[string]int64), make(map[string]int64)
-			open = epoch == ""
-			continue
-		case s.kind == "unsubscribed":
-			continue
-		case s.kind != "metrics" && s.kind != "moment":
-			fail("frame %d is %q", i, s.kind)
-		case s.state:
-			if !open {
-				fail("frame %d: a state that did not begin", i)
-			}
-			held[s.key] = max(held[s.key], s.change)
-			if s.id.Epoch != "" {
-				epoch, at, open = s.id.Epoch, s.id.Offset, false
-			}
-			continue
-		case open || s.id.Epoch != epoch || s.id.Offset <= at:
-			fail("frame %d: %s came after %s-%d, within a state: %t", i, s.id, epoch, at, open)
-		}
-		history := l.table.history[historyKey(epoch, stream)]
-		for n := at + 1; n < s.id.Offset; n++ { // left out
-			e := history[n-1]
-			switch {
-			case held[e.key] >= e.change:
-				leftHeld++
-			case e.metric:
-				owed[e.key] = max(owed[e.key], e.change)
-				left++
-			default:
-				fail("frame %d: moment %s-%d is missing", i, epoch, n)
-			}
-		}
-		e := history[s.id.Offset-1]
-		if e.key != s.key || e.change != s.change {
-			fail("frame %d: %s is %s of change %d, published was %+v", i, s.id, s.key, s.change, e)
-		}
-		if stoodFor += s.conflated; s.conflated > 0 && !e.metric || stoodFor > left+leftHeld {
-			fail("frame %d: frames stand for %d, %d and %d were left out", i, stoodFor, left, leftHeld)
-		}
-		if e.change > owed[e.key] {
-			delete(owed, e.key)
-		}
-		at = s.id.Offset
-	}
-	history := l.table.history[historyKey(l.at.Epoch, stream)]
-	for at < uint64(len(history)) && held[history[at].key] >= history[at].change {
-		at++
-	}
-	if epoch != l.at.Epoch || at != uint64(len(history)) || open || len(owed) > 0 && !l.wide || stoodFor < left {
-		fail("it ends at %s-%d, %d owed, %d of %d left out accounted for; want %s-%d", epoch, at, len(owed), stoodFor, left, l.at.Epoch, len(history))
-	}
-}
-
 // TestLife lets anything happen to two gateways and their clients: whatever it is, the
 // record of each client is the history of its streams, in order, without a loss or a
 // duplicate, and of metrics that were left out a newer one has come.
@@ -479,7 +391,6 @@ func TestLife(t *testing.T) {
 		l.settle(t)
 		for _, v := range l.viewers {
 			for _, stream := range v.streams {
-				l.check(t, v, stream)
 				for _, s := range v.record[stream] {
 					happened["frames that stand for others"] += min(s.conflated, 1)
 					if s.kind == "connected" {
@@ -521,12 +432,18 @@ func (l *life) describe() string {
 // tail is the end of a record.
 func tail(record []seen) []seen { return record[max(0, len(record)-8):] }
 
-// settle brings all viewers to the end of all streams.
+// settle brings all viewers to the end of all streams, and checks all that they get.
 func (l *life) settle(t *rapid.T) {
+	replays := make(map[*viewer]map[string]*replay)
+	for _, v := range l.viewers {
+		replays[v] = make(map[string]*replay)
+		for _, stream := range v.streams {
+			replays[v][stream] = &replay{table: l.table, stream: stream, wide: l.wide}
+		}
+	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.Now().Add(patience)
-	for {
+	for deadline := time.Now().Add(patience); ; {
 		missing := ""
 		for i, v := range l.viewers {
 			v.goOn()
@@ -536,14 +453,14 @@ func (l *life) settle(t *rapid.T) {
 				}
 			}
 			v.mu.Lock()
-			for _, stream := range v.streams {
-				history := l.table.history[historyKey(l.at.Epoch, stream)]
-				last := history[len(history)-1]
-				// It may have come long ago, with a state that was read before it was told.
-				record := v.record[stream]
-				current := strings.HasPrefix(v.since[stream], l.at.Epoch+"-") // or a reset is still to come
-				if !current || !slices.ContainsFunc(record, func(s seen) bool { return s.key == last.key && s.change == last.change }) {
-					missing += fmt.Sprintf("viewer %d is at %q of %s, want %s-%d; it has got %+v, and %+v\n", i, v.since[stream], stream, l.at.Epoch, len(history), tail(record), tail(v.record[""]))
+			for stream, r := range replays[v] {
+				for _, s := range v.record[stream][r.frames:] {
+					if err := r.step(s); err != nil {
+						t.Fatalf("viewer %d, stream %s, frame %d: %v\nrecord %+v", i, stream, r.frames, err, v.record[stream])
+					}
+				}
+				if err := r.end(l.at.Epoch); err != nil {
+					missing += fmt.Sprintf("viewer %d, stream %s: %v; the last frames are %+v, and %+v\n", i, stream, err, tail(v.record[stream]), tail(v.record[""]))
 				}
 			}
 			v.mu.Unlock()
