@@ -17,7 +17,7 @@ const (
 	// deflateFrom is the size of a payload from which on it is compressed: what is
 	// smaller hardly becomes smaller still.
 	deflateFrom = 256
-	// largestWindow is the exponent of the only window that is compressed with.
+	// largestWindow is the exponent of the window that is compressed with.
 	largestWindow = 15
 )
 
@@ -34,8 +34,8 @@ func offersDeflate(h http.Header) bool {
 	return false
 }
 
-// acceptable reads the parameters of an offer. One that asks for a smaller window of
-// ours is declined.
+// acceptable reads the parameters of an offer. One that is about the window of ours is
+// declined: accepting it means to say so in an answer that gws has no word for.
 func acceptable(parameters string) bool {
 	seen := make(map[string]bool)
 	for parameter := range strings.SplitSeq(parameters, ";") {
@@ -51,7 +51,6 @@ func acceptable(parameters string) bool {
 			return false
 		case (name == "server_no_context_takeover" || name == "client_no_context_takeover") && !given:
 		case name == "client_max_window_bits" && (!given || inRange):
-		case name == "server_max_window_bits" && inRange && bits == largestWindow:
 		default:
 			return false
 		}

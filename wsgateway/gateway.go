@@ -212,7 +212,7 @@ func (g *Gateway) Controlled(c broker.Control) {
 	if c.Type == broker.ControlHeartbeat {
 		g.health.heard(c)
 	}
-	if g.hubs.follow(c.Epoch) {
+	if g.hubs.epochs.follow(c.Epoch) {
 		g.wantHeads()
 	}
 }

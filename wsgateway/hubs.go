@@ -17,10 +17,10 @@ const linger = 30 * time.Second
 type hubs struct {
 	gateway *Gateway
 
-	mu    sync.RWMutex
-	byID  map[string]*hub
-	epoch string   // the newest that was heard of
-	past  []string // epochs before it, the newest last
+	mu   sync.RWMutex // before the lock of a hub, never after it
+	byID map[string]*hub
+
+	epochs epochs
 
 	turns chan struct{} // of clients that come back and need the log
 
@@ -105,28 +105,36 @@ func (hs *hubs) sweep() {
 	}
 }
 
+// epochs are those that were heard of. Hubs ask it with their lock held, so it takes
+// no other.
+type epochs struct {
+	mu     sync.RWMutex
+	newest string
+	past   []string // before it, the newest last
+}
+
 // follow notes an epoch, and tells whether it is another than before.
-func (hs *hubs) follow(epoch string) bool {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	if epoch == "" || epoch == hs.epoch {
+func (e *epochs) follow(epoch string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if epoch == "" || epoch == e.newest {
 		return false
 	}
-	known := hs.epoch != ""
+	known := e.newest != ""
 	if known {
 		const most = 16
-		hs.past = append(hs.past, hs.epoch)
-		hs.past = hs.past[max(len(hs.past)-most, 0):]
+		e.past = append(e.past, e.newest)
+		e.past = e.past[max(len(e.past)-most, 0):]
 	}
-	hs.epoch = epoch
+	e.newest = epoch
 	return known
 }
 
 // ended tells whether an epoch is known to be over.
-func (hs *hubs) ended(epoch string) bool {
-	hs.mu.RLock()
-	defer hs.mu.RUnlock()
-	return slices.Contains(hs.past, epoch)
+func (e *epochs) ended(epoch string) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return slices.Contains(e.past, epoch)
 }
 
 // takeTurn waits for leave to read a log for a client that comes back.

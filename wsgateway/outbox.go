@@ -104,12 +104,22 @@ func (o *outbox) Write(p []byte) (int, error) {
 	blame(wire)
 	idle, err := o.push(&frame{wire: wire, raw: true})
 	if err != nil {
+		o.tooSlow(err)
 		return 0, err
 	}
 	if idle {
 		flush(o.writers, o)
 	}
 	return len(p), nil
+}
+
+// tooSlow closes the socket of a client that does not take what waits, if that is the
+// error of a push.
+func (o *outbox) tooSlow(err error) {
+	if errors.Is(err, errTooSlow) {
+		o.metrics.tooSlow.Inc()
+		o.dismiss(closeTryAgainLater, errTooSlow.Error())
+	}
 }
 
 // claim tells whether the caller is the one who must see to the writing. o.mu is held.
@@ -207,6 +217,9 @@ func (o *outbox) fail(err error) {
 
 // send writes frames for as long as the client takes one in time.
 func (o *outbox) send(batch net.Buffers) error {
+	if o.raw == nil {
+		return o.sendEach(batch)
+	}
 	for {
 		if err := o.Conn.SetWriteDeadline(time.Now().Add(o.patience())); err != nil {
 			return err
@@ -220,6 +233,19 @@ func (o *outbox) send(batch net.Buffers) error {
 			return err
 		}
 	}
+}
+
+// sendEach is send for connections that a deadline ends for good, as TLS.
+func (o *outbox) sendEach(batch net.Buffers) error {
+	for _, b := range batch {
+		if err := o.Conn.SetWriteDeadline(time.Now().Add(o.patience())); err != nil {
+			return err
+		}
+		if _, err := o.Conn.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // patience is how long the client may take for a frame.
@@ -283,7 +309,10 @@ func (o *outbox) kill() {
 // is dropped, too. o.mu is held.
 func (o *outbox) reset() {
 	if tcp := tcpOf(o.Conn); tcp != nil && !o.closed {
-		_ = tcp.SetLinger(0) // fails when it is closed already
+		// They fail when it is closed already. TLS would say goodbye first, and wait for
+		// the peer.
+		_ = tcp.SetLinger(0)
+		_ = tcp.Close()
 	}
 	o.shut()
 }
@@ -294,7 +323,23 @@ func (o *outbox) shut() {
 		return
 	}
 	o.closed, o.queue = true, queue{}
-	_ = o.Conn.Close() // the reading side ends, and with it the session
+	// The reading side ends, and with it the session.
+	if o.raw != nil {
+		_ = o.Conn.Close()
+		return
+	}
+	o.writers.Go(func() { _ = o.Conn.Close() }) // that of TLS may wait for the peer
+}
+
+// finish closes the socket when everything that is queued has been written, which may
+// take a while.
+func (o *outbox) finish(within time.Duration) {
+	_ = o.Close() // never fails
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.closed {
+		time.AfterFunc(within, o.abort)
+	}
 }
 
 // SetWriteDeadline is for gws' handshake; deadlines of writing are ours.

@@ -6,14 +6,9 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 )
 
-const (
-	// conflateFrom is how many frames wait when a client counts as slow: more than
-	// one system call takes. Below it every metrics frame is sent, also several of
-	// one window.
-	conflateFrom = writeAtOnce
-	// mostWindows is how many metrics frames may wait then.
-	mostWindows = 120
-)
+// conflateFrom is how many events wait when a client counts as slow: more than one
+// system call takes. Below it every metrics frame is sent, also several of one window.
+const conflateFrom = writeAtOnce
 
 // window is what a metrics frame is about; a newer one of it says all that an older
 // one does.
@@ -44,20 +39,25 @@ type entry struct {
 	beginning bool   // is what a stream begins with
 }
 
+// replaceable tells whether a newer metrics frame of its window may stand for it. What
+// a stream begins with comes as it is.
+func (e *entry) replaceable() bool { return e.frame != nil && e.frame.window != nil && !e.beginning }
+
 // push adds a frame, and returns how many it supersedes.
 func (q *queue) push(f *frame, beginning bool) (superseded int) {
 	e := entry{frame: f, beginning: beginning}
-	if f.window != nil && q.live >= conflateFrom {
+	if e.replaceable() && q.liveEvents >= conflateFrom {
 		if q.windows == nil {
 			superseded = q.collapse()
 		}
-		var n int
-		n, e.conflated = q.supersede(*f.window)
-		superseded += n
+		if old, ok := q.windows[*f.window]; ok {
+			e.conflated = q.remove(old) + 1
+			superseded++
+		}
 	}
 	q.append(e)
 	q.count(&e, 1)
-	if f.window != nil && q.windows != nil {
+	if e.replaceable() && q.windows != nil {
 		q.windows[*f.window] = q.base + len(q.entries) - 1
 	}
 	if len(q.entries) > 2*q.live+conflateFrom {
@@ -93,7 +93,7 @@ func (q *queue) collapse() (superseded int) {
 	q.windows = make(map[window]int)
 	for i := range q.entries {
 		e := &q.entries[i]
-		if e.frame == nil || e.frame.window == nil {
+		if !e.replaceable() {
 			continue
 		}
 		if old, ok := q.windows[*e.frame.window]; ok {
@@ -103,30 +103,6 @@ func (q *queue) collapse() (superseded int) {
 		q.windows[*e.frame.window] = q.base + i
 	}
 	return superseded
-}
-
-// supersede removes the frame of a window that waits, or the oldest metrics frame
-// of the stream when there are too many. It returns how many frames that are, and
-// for how many they stood.
-func (q *queue) supersede(w window) (removed int, stoodFor int32) {
-	if old, ok := q.windows[w]; ok {
-		return 1, q.remove(old) + 1
-	}
-	if len(q.windows) < mostWindows {
-		return 0, 0
-	}
-	var oldest window
-	number := -1
-	for other, n := range q.windows {
-		if other.stream == w.stream && (number < 0 || n < number) {
-			oldest, number = other, n
-		}
-	}
-	if number < 0 {
-		return 0, 0
-	}
-	delete(q.windows, oldest)
-	return 1, q.remove(number) + 1
 }
 
 // remove takes a frame out, and returns for how many others it stood.
@@ -149,7 +125,7 @@ func (q *queue) compact() {
 	q.base += len(q.entries) // numbers are never used again
 	q.entries = kept
 	for i, e := range kept {
-		if e.frame.window != nil && q.windows != nil {
+		if e.replaceable() && q.windows != nil {
 			q.windows[*e.frame.window] = q.base + i
 		}
 	}
@@ -167,8 +143,8 @@ func (q *queue) take(taken []entry, n int) []entry {
 		if e.frame == nil {
 			continue
 		}
-		if w := e.frame.window; w != nil && q.windows != nil {
-			delete(q.windows, *w)
+		if e.replaceable() && q.windows != nil {
+			delete(q.windows, *e.frame.window)
 		}
 		q.count(&e, -1)
 		taken = append(taken, e)

@@ -1,6 +1,7 @@
 package wsgateway
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/telemetra/telemetra/broker/event"
@@ -11,15 +12,13 @@ import (
 type replay struct {
 	table  *table
 	stream string
-	wide   bool // metrics are of more windows than may wait
-	frames int  // that it has gone over
+	frames int // that it has gone over
 
 	epoch string
 	at    uint64           // the offset up to which the viewer has all
 	open  bool             // the state is not complete
 	held  map[string]int64 // newest change of each row of the state
-	// owed are metrics that were left out: a newer one of the window must come, unless
-	// there are too many windows.
+	// owed are metrics that were left out: a newer one of the window must come.
 	owed map[string]int64
 	// How many were left out on this socket, those that the state holds apart: frames
 	// stand for all of the first, and may for the second.
@@ -47,7 +46,7 @@ func (r *replay) step(s seen) error {
 	case s.kind != "metrics" && s.kind != "moment":
 		return fmt.Errorf("it is %q", s.kind)
 	case s.state && !r.open:
-		return fmt.Errorf("it is of a state that did not begin")
+		return errors.New("it is of a state that did not begin")
 	case s.state:
 		r.held[s.key] = max(r.held[s.key], s.change)
 		if s.id.Epoch != "" {
@@ -112,7 +111,7 @@ func (r *replay) end(epoch string) error {
 	for r.epoch == epoch && at < uint64(len(history)) && r.held[history[at].key] >= history[at].change {
 		at++
 	}
-	if r.epoch != epoch || at != uint64(len(history)) || r.open || len(r.owed) > 0 && !r.wide || r.stoodFor < r.left {
+	if r.epoch != epoch || at != uint64(len(history)) || r.open || len(r.owed) > 0 || r.stoodFor < r.left {
 		return fmt.Errorf("it ends at %s-%d, %d owed, %d of %d left out accounted for; want %s-%d",
 			r.epoch, at, len(r.owed), r.stoodFor, r.left, epoch, len(history))
 	}

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// resumeWithin is how long a client waits for what it has missed before it
-	// gets the state instead.
+	// resumeWithin is how long a client that has room waits for what it has missed
+	// before it gets the state instead.
 	resumeWithin = 2 * time.Second
 	// resumeEvery is how often is looked whether the hub has come to a place.
 	resumeEvery = 20 * time.Millisecond
@@ -27,7 +27,7 @@ func (h *hub) admit(s *subscription) {
 		h.beginNew(s, reasonNew)
 	case since.Epoch != h.epoch:
 		reason := reasonUnknown
-		if h.gateway.hubs.ended(since.Epoch) {
+		if h.gateway.hubs.epochs.ended(since.Epoch) {
 			reason = reasonReset
 		}
 		h.beginNew(s, reason)
@@ -50,13 +50,20 @@ func (h *hub) beginNew(s *subscription, reason string) {
 }
 
 // resumeLater reads what a client has missed from the log, or waits until the hub
-// has come to where the client was on another gateway. Meanwhile the client is not
-// among those who get events. h.mu is held.
+// has come to where the client was on another gateway, as soon as little waits for the
+// client; one that takes nothing is closed. Meanwhile the client is not among those who
+// get events. h.mu is held.
 func (h *hub) resumeLater(s *subscription) {
 	delete(h.clients, s)
 	h.joining++
 	hs := h.gateway.hubs
 	hs.group.Go(func() error {
+		for !s.session.takeRoom() { // before the turn, which others wait for, too
+			if sleep(hs.ctx, resumeEvery) != nil {
+				return nil
+			}
+		}
+		defer s.session.giveRoom()
 		ctx, cancel := context.WithTimeout(hs.ctx, resumeWithin)
 		defer cancel()
 		reason := h.resume(ctx, s)
@@ -80,12 +87,6 @@ func (h *hub) resumeLater(s *subscription) {
 // resume makes a client one of those who get events, with all that it has missed.
 // It returns "", or the reason why the client must get the state.
 func (h *hub) resume(ctx context.Context, s *subscription) string {
-	for !s.session.takeRoom() { // before the turn, which others wait for, too
-		if sleep(ctx, resumeEvery) != nil {
-			return reasonExpired
-		}
-	}
-	defer s.session.giveRoom()
 	if !h.gateway.hubs.takeTurn(ctx) {
 		return reasonExpired
 	}

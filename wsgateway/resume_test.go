@@ -79,7 +79,7 @@ func TestResumeOfWhatIsNotKnown(t *testing.T) {
 	w.back("s", "never1was-3").connected("unknown")
 
 	old := w.at.Epoch
-	w.gateway.hubs.follow(old) // as a heartbeat tells
+	w.gateway.hubs.epochs.follow(old) // as a heartbeat tells
 	next, err := w.broker.OpenEpoch(w.context(), &w.at, w.at.Token+1, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -86,6 +86,7 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 		}
 		read()
 		s.leave() // OnClose does not come for every end
+		s.out.finish(leaveWithin)
 		release()
 	})
 	if g.isDraining() { // it came too late to be handed over with the others

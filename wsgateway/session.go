@@ -1,7 +1,6 @@
 package wsgateway
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -83,10 +82,7 @@ func (s *session) push(f *frame) {
 // queue is push, but for the writing: true means that the caller must see to that.
 func (s *session) queue(f *frame) (idle bool) {
 	idle, err := s.out.push(f)
-	if errors.Is(err, errTooSlow) {
-		s.gateway.metrics.tooSlow.Inc()
-		s.out.dismiss(closeTryAgainLater, errTooSlow.Error())
-	}
+	s.out.tooSlow(err)
 	return idle
 }
 
@@ -134,6 +130,9 @@ func (s *session) giveRoom() { s.filling.Store(false) }
 func (s *session) permit(grant *access.Grant) *complaint {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.handed.Load() {
+		return &complaint{codeBadToken, "the connection is being closed"}
+	}
 	for id := range s.streams {
 		if !grant.Allows(id) {
 			return &complaint{codeNotAllowed, fmt.Sprintf("the token does not allow the stream %q, which this socket follows; the token before it stays", id)}
@@ -154,9 +153,9 @@ func (s *session) permit(grant *access.Grant) *complaint {
 // has sent another.
 func (s *session) expire(grant *access.Grant) {
 	s.mu.Lock()
-	over := s.grant == grant && !s.gone
+	over := s.grant == grant && !s.gone && !s.handed.Swap(true)
 	s.mu.Unlock()
-	if !over || s.handed.Swap(true) {
+	if !over {
 		return
 	}
 	s.gateway.metrics.expired.Inc()
@@ -217,8 +216,6 @@ func (s *session) handOver() {
 func (s *session) end(code uint16, reason string) {
 	if s.conn != nil {
 		_ = s.conn.WriteClose(code, []byte(reason)) // fails when it is closed already
-	} else {
-		_ = s.out.Close() // never fails
 	}
-	time.AfterFunc(leaveWithin, s.out.abort)
+	s.out.finish(leaveWithin)
 }

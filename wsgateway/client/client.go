@@ -192,6 +192,9 @@ func (a *attempt) refused(answer *http.Response) error {
 	if json.Unmarshal(text, &problem) != nil || problem.Detail == "" {
 		problem.Detail = http.StatusText(answer.StatusCode)
 	}
+	if answer.StatusCode == http.StatusUnauthorized && a.client.Token != nil {
+		return fmt.Errorf("gateway answered with %d: %s", answer.StatusCode, problem.Detail) // the next token may be good
+	}
 	switch answer.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout, http.StatusInternalServerError:
 		if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds >= 0 {
