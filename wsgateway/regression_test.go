@@ -1,0 +1,194 @@
+package wsgateway
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lxzan/gws"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// Joining with an id of an old epoch once took the locks of a hub and of all hubs in
+// the other order than joining does.
+func TestJoinsOfAnOldEpochLockNothing(t *testing.T) {
+	w := newWorld(t)
+	w.connect("s").connected("new")
+	var joins sync.WaitGroup
+	for range 4 {
+		joins.Go(func() {
+			for range 2000 {
+				s := anyone(t, w.gateway, discard{})
+				s.out.mu.Lock()
+				s.out.closed = true // nobody looks at what it gets
+				s.out.mu.Unlock()
+				s.follow("s", &event.ID{Epoch: "old", Offset: 1})
+				s.leave()
+				w.gateway.hubs.sweep()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { joins.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(2 * patience):
+		t.Fatal("joins wait for each other")
+	}
+}
+
+// What is pushed to a client that takes nothing never waits, also when its TLS
+// connection is given up.
+func TestGivingUpTLSDelaysNobody(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.StartTLS() // for its certificate
+	defer server.Close()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	var peers sync.WaitGroup
+	defer peers.Wait()
+	over := make(chan struct{})
+	defer close(over)
+	peers.Go(func() {
+		client, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		<-over // it reads nothing
+		_ = client.Close()
+	})
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tcp := tcpOf(conn); tcp != nil {
+		if err := tcp.SetWriteBuffer(32 << 10); err != nil { // so that it is stuck soon
+			t.Fatal(err)
+		}
+	}
+	secure := tls.Server(conn, server.TLS)
+	if err := secure.HandshakeContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	o := newOutbox(secure, &wg, newMetrics(prometheus.NewRegistry()))
+	f := newFrame(make([]byte, 60_000))
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); time.Since(began) < takeWithin+5*time.Second; <-tick.C {
+		before := time.Now()
+		_ = queued(o, f) // refused after a while
+		closed := o.isClosed()
+		if took := time.Since(before); took > 2*time.Second {
+			t.Fatalf("a push took %s", took)
+		}
+		if closed {
+			return
+		}
+	}
+	t.Error("it was not given up")
+}
+
+func (o *outbox) isClosed() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed
+}
+
+// A client of events that says it is done is done with.
+func TestEventsEndWithTheClient(t *testing.T) {
+	w := newWorld(t)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.url[len("http://"):])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.Write([]byte("GET /sse/live/s HTTP/1.1\r\nHost: test\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "the client is there", func() bool { return w.gateway.wheel.size() == 1 })
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		if err := tcp.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := conn.Read(make([]byte, 4096)); err != nil {
+			if e, ok := err.(net.Error); ok && e.Timeout() { //nolint:errorlint // as it comes
+				t.Error("the connection stays open")
+			}
+			return
+		}
+	}
+}
+
+// A client that has said goodbye and takes what waits for it slowly is not waited for.
+func TestGoodbyesAreShort(t *testing.T) {
+	var wg sync.WaitGroup
+	o, there := connected(t, &wg)
+	for queued(o, newFrame(make([]byte, 20_000))) == nil {
+		continue
+	}
+	began := time.Now()
+	o.finish(200 * time.Millisecond)
+	stop := make(chan struct{})
+	var reader sync.WaitGroup
+	reader.Go(func() { // one frame now and then
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			if _, _, err := readFrame(there); err != nil {
+				return
+			}
+			select {
+			case <-tick.C:
+			case <-stop:
+				return
+			}
+		}
+	})
+	wg.Wait()
+	close(stop)
+	_ = there.Close()
+	reader.Wait()
+	if took := time.Since(began); took > patience/3 {
+		t.Errorf("it was waited for %s", took)
+	}
+}
+
+// What a client has missed comes as it is, however much that is.
+func TestResumesAreNotConflated(t *testing.T) {
+	w := newWorld(t)
+	var batch []event.Change
+	for n := range int64(150) {
+		batch = append(batch, w.metric("s", n%140, n))
+	}
+	w.publish(batch...)
+	for n := range int64(150) {
+		batch[n] = w.metric("s", n%2, n)
+	}
+	w.publish(batch...)
+	c := w.back("s", w.id(0))
+	c.resumed(w.id(0))
+	c.events(w.at.Epoch, 1, 300)
+	c.send(gws.OpcodeText, `{"type":"ping","timestamp":`+strconv.Itoa(1)+`}`)
+	if f := c.next(); f.Type != "pong" {
+		t.Errorf("got %s", f.text)
+	}
+}
