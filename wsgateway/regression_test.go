@@ -1,13 +1,12 @@
 package wsgateway
 
 import (
-	"crypto/tls"
+	"errors"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lxzan/gws"
@@ -45,67 +44,40 @@ func TestJoinsOfAnOldEpochLockNothing(t *testing.T) {
 	}
 }
 
-// What is pushed to a client that takes nothing never waits, also when its TLS
-// connection is given up.
-func TestGivingUpTLSDelaysNobody(t *testing.T) {
-	server := httptest.NewUnstartedServer(http.NotFoundHandler())
-	server.StartTLS() // for its certificate
-	defer server.Close()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	var peers sync.WaitGroup
-	defer peers.Wait()
-	over := make(chan struct{})
-	defer close(over)
-	peers.Go(func() {
-		client, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", l.Addr().String())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		<-over // it reads nothing
-		_ = client.Close()
-	})
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if tcp := tcpOf(conn); tcp != nil {
-		if err := tcp.SetWriteBuffer(32 << 10); err != nil { // so that it is stuck soon
-			t.Fatal(err)
-		}
-	}
-	secure := tls.Server(conn, server.TLS)
-	if err := secure.HandshakeContext(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	o := newOutbox(secure, &wg, newMetrics(prometheus.NewRegistry()))
-	f := newFrame(make([]byte, 60_000))
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for began := time.Now(); time.Since(began) < takeWithin+5*time.Second; <-tick.C {
-		before := time.Now()
-		_ = queued(o, f) // refused after a while
-		closed := o.isClosed()
-		if took := time.Since(before); took > 2*time.Second {
-			t.Fatalf("a push took %s", took)
-		}
-		if closed {
-			return
-		}
-	}
-	t.Error("it was not given up")
+// farewell is a connection whose Close waits for the peer, as that of TLS does when the
+// peer takes nothing.
+type farewell struct {
+	net.Conn
+	gone chan struct{}
 }
 
-func (o *outbox) isClosed() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.closed
+func (f farewell) Close() error {
+	<-f.gone
+	return f.Conn.Close()
+}
+
+// What is pushed to a client never waits, also while its connection is given up.
+func TestGivingUpDelaysNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		defer func() { _ = there.Close() }()
+		gone := make(chan struct{})
+		var wg sync.WaitGroup
+		o := newOutbox(farewell{here, gone}, &wg, newMetrics(prometheus.NewRegistry()))
+		if err := queued(o, newFrame([]byte("a"))); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(takeWithin + time.Second) //nolint:forbidigo // the clock of the bubble
+		began := time.Now()
+		if err := queued(o, newFrame([]byte("b"))); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("a push to who was given up: %v", err)
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %s", took)
+		}
+		close(gone)
+		wg.Wait()
+	})
 }
 
 // A client of events that says it is done is done with.
