@@ -236,13 +236,21 @@ func (a *API) admit(ctx huma.Context, next func(huma.Context)) {
 
 // scopeOf returns what restricts the answer of a list, and its name in caches; nil and
 // "" when nothing does.
-func scopeOf(ctx context.Context) (only *sql.Selection, name string) {
+func scopeOf(ctx context.Context) (grant *access.Grant, name string) {
 	grant, ok := ctx.Value(scope{}).(*access.Grant)
 	if !ok {
 		return nil, ""
 	}
+	return grant, grant.Key() + " "
+}
+
+// selection is a scope as Postgres is asked for it.
+func selection(grant *access.Grant) *sql.Selection {
+	if grant == nil {
+		return nil
+	}
 	ids, like := grant.Selection()
-	return &sql.Selection{IDs: ids, Like: like}, grant.Key() + " "
+	return &sql.Selection{IDs: ids, Like: like}
 }
 
 // quick answers from process memory before parameters are parsed.

@@ -51,13 +51,13 @@ func (a *API) registerStreams(api huma.API) {
 	ttl := time.Duration(a.config.TTLStreams) * time.Second
 	huma.Register(api, list, func(ctx context.Context, in *listStreams) (*huma.StreamResponse, error) {
 		p := &page{path: path, limit: in.Limit, offset: in.Offset}
-		only, scope := scopeOf(ctx)
+		grant, scope := scopeOf(ctx)
 		return a.answer(ctx, &read{
 			key:   fmt.Sprintf("%s%s?limit=%d&offset=%d", scope, path, p.limit, p.offset),
 			scope: scope, stream: broker.ListHead,
 			ttl: min(ttl, listFor), page: p,
 			ask: func(ctx context.Context, from *sql.Reader) (answer, error) {
-				rows, total, err := from.Streams(ctx, p.limit, p.offset, only)
+				rows, total, err := from.Streams(ctx, p.limit, p.offset, selection(grant))
 				if err != nil {
 					return answer{}, err
 				}

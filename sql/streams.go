@@ -15,45 +15,29 @@ import (
 // looked up; then each of its rows costs one probe of an index per column that
 // another table has. A stream whose is_live is null is live: the column's default
 // is true, and rows that are older than an added column have none.
-const (
-	streamsSQL = `
-WITH page AS MATERIALIZED (
-    SELECT t.* FROM public.streams AS t
-    WHERE t.is_live IS NOT FALSE
-` + pageOfStreams + `
-    SELECT count(*) AS live FROM public.streams WHERE is_live IS NOT FALSE
-` + streamsOfPage
-
+var (
+	streamsSQL = listSQL(`is_live IS NOT FALSE`)
 	// streamsOfSQL reads those of some ids, which it finds by the primary key.
-	streamsOfSQL = `
-WITH page AS MATERIALIZED (
-    SELECT t.* FROM public.streams AS t
-    WHERE t.is_live IS NOT FALSE AND t.stream_id = ANY($3)
-` + pageOfStreams + `
-    SELECT count(*) AS live FROM public.streams WHERE is_live IS NOT FALSE AND stream_id = ANY($3)
-` + streamsOfPage
-
+	streamsOfSQL = listSQL(`is_live IS NOT FALSE AND stream_id = ANY($3)`)
 	// streamsLikeSQL goes through all live streams.
-	streamsLikeSQL = `
+	streamsLikeSQL = listSQL(`is_live IS NOT FALSE AND (stream_id = ANY($3) OR stream_id LIKE ANY($4::text[]))`)
+)
+
+// listSQL is the statement for the streams that a condition of ours selects.
+func listSQL(condition string) string {
+	return `
 WITH page AS MATERIALIZED (
     SELECT t.* FROM public.streams AS t
-    WHERE t.is_live IS NOT FALSE AND (t.stream_id = ANY($3) OR t.stream_id LIKE ANY($4::text[]))
-` + pageOfStreams + `
-    SELECT count(*) AS live FROM public.streams
-    WHERE is_live IS NOT FALSE AND (stream_id = ANY($3) OR stream_id LIKE ANY($4::text[]))
-` + streamsOfPage
-
-	pageOfStreams = `
+    WHERE ` + condition + `
     ORDER BY t.created_at DESC NULLS LAST, t.stream_id
     LIMIT $1 OFFSET $2
-), total AS MATERIALIZED (`
-
-	streamsOfPage = `
+), total AS MATERIALIZED (
+    SELECT count(*) AS live FROM public.streams WHERE ` + condition + `
 )
 SELECT total.live, ` + rowShape + `
 FROM total LEFT JOIN (SELECT ` + streamColumns + ` FROM page AS t) AS t ON true
 ORDER BY t1 DESC NULLS LAST, stream_id`
-)
+}
 
 // Selection is a set of streams: those with one of the ids, or with an id like one of
 // the patterns of LIKE.

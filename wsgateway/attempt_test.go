@@ -107,7 +107,7 @@ func TestPartsOfWrites(t *testing.T) {
 			}
 		}
 		if len(idle) > 0 && i%5 == 0 { // others wait for a while, so that several frames go together
-			flush(&wg, idle...)
+			flush(idle...)
 			continue
 		}
 		for _, o := range idle {
@@ -157,7 +157,7 @@ func TestFlushWaitsForNobody(t *testing.T) {
 			idle = append(idle, o)
 		}
 	}
-	flush(&wg, idle...)
+	flush(idle...)
 	for _, c := range []net.Conn{firstThere, secondThere} {
 		if err := c.SetReadDeadline(time.Now().Add(takeWithin / 2)); err != nil {
 			t.Fatal(err)

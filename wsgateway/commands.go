@@ -107,7 +107,7 @@ func (s *session) subscribe(streamID string, since *event.ID) {
 	for !s.takeRoom() {
 		time.Sleep(resumeEvery)
 		// What it sends meanwhile waits, its pongs too. One that takes nothing is closed.
-		s.heard.Store(time.Now().UnixNano())
+		s.hear()
 	}
 	defer s.giveRoom()
 	if c := s.follow(streamID, since); c != nil {

@@ -308,15 +308,18 @@ func (h *hub) deliver(m *event.Message) {
 		}
 		n++
 		if s.session.queue(f) {
+			if idle == nil {
+				idle = make([]*outbox, 0, flushTogether)
+			}
 			idle = append(idle, s.session.out)
 		}
 		if len(idle) == flushTogether {
-			flush(&h.gateway.sessions, idle...)
+			flush(idle...)
 			idle = nil
 		}
 	}
 	if len(idle) > 0 {
-		flush(&h.gateway.sessions, idle...)
+		flush(idle...)
 	}
 	h.gateway.metrics.delivered.Add(float64(n))
 }

@@ -108,7 +108,7 @@ func (o *outbox) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	if idle {
-		flush(o.writers, o)
+		flush(o)
 	}
 	return len(p), nil
 }
@@ -132,25 +132,25 @@ func (o *outbox) claim() bool {
 // start makes sure that somebody writes. o.mu is held.
 func (o *outbox) start() {
 	if o.claim() {
-		flush(o.writers, o)
+		flush(o)
 	}
 }
 
 // flush writes outboxes that were idle, by one goroutine, and waits for no client but
 // the last.
-func flush(writers *sync.WaitGroup, outboxes ...*outbox) {
-	writers.Go(func() {
+func flush(outboxes ...*outbox) {
+	last := outboxes[len(outboxes)-1]
+	last.writers.Go(func() {
 		a, _ := attempts.Get().(*attempt)
-		last := len(outboxes) - 1
-		for _, o := range outboxes[:last] {
+		for _, o := range outboxes[:len(outboxes)-1] {
 			if rest := o.write(a); len(rest) > 0 {
-				writers.Go(func() { o.wait(rest) })
+				o.writers.Go(func() { o.wait(rest) })
 			}
 		}
-		rest := outboxes[last].write(a)
+		rest := last.write(a)
 		attempts.Put(a)
 		if len(rest) > 0 {
-			outboxes[last].wait(rest)
+			last.wait(rest)
 		}
 	})
 }

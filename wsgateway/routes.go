@@ -49,21 +49,11 @@ func (g *Gateway) openStream(w http.ResponseWriter, r *http.Request, escaped str
 // will say.
 func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID, connect connector) {
 	if !g.admit() {
-		w.Header().Set("Retry-After", "1")
-		problem.Write(w, http.StatusServiceUnavailable, "this gateway is shutting down; connect again")
+		(&access.Refusal{Status: http.StatusServiceUnavailable, Detail: "this gateway is shutting down; connect again", RetryAfter: time.Second}).Write(w)
 		return
 	}
 	defer g.sessions.Done()
-	release, refusal := g.limiter.Admit(r)
-	var grant *access.Grant
-	if refusal == nil {
-		if grant, refusal = g.tokens.AdmitSocket(r); refusal == nil && streamID != "" && !grant.Allows(streamID) {
-			refusal = access.Forbidden(streamID)
-		}
-		if refusal != nil {
-			release()
-		}
-	}
+	grant, release, refusal := g.admitClient(r, streamID)
 	if refusal != nil {
 		g.metrics.refused.WithLabelValues(refusal.Reason).Inc()
 		refusal.Write(w)
@@ -92,6 +82,23 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 	if g.isDraining() { // it came too late to be handed over with the others
 		s.handOver()
 	}
+}
+
+// admitClient tells what a client may see, if it may have a session at all. The caller
+// owes a call of release when that has ended.
+func (g *Gateway) admitClient(r *http.Request, streamID string) (grant *access.Grant, release func(), refusal *access.Refusal) {
+	release, refusal = g.limiter.Admit(r)
+	if refusal != nil {
+		return nil, nil, refusal
+	}
+	grant, refusal = g.tokens.AdmitSocket(r)
+	if refusal == nil && streamID != "" && !grant.Allows(streamID) {
+		refusal = access.Forbidden(streamID)
+	}
+	if refusal != nil {
+		release()
+	}
+	return grant, release, refusal
 }
 
 // parseSince reads the id after which a client wants to go on. None is fine.

@@ -37,9 +37,12 @@ type session struct {
 
 func newSession(g *Gateway, conn net.Conn) *session {
 	s := &session{gateway: g, out: newOutbox(conn, &g.sessions, g.metrics), streams: make(map[string]*subscription, 1)}
-	s.heard.Store(time.Now().UnixNano())
+	s.hear()
 	return s
 }
+
+// hear notes a sign of the client.
+func (s *session) hear() { s.heard.Store(time.Now().UnixNano()) }
 
 // ping asks the client for a sign, and drops one that has given none for two
 // intervals. Of Server-Sent Events the system's own acknowledgements are the sign:
@@ -75,7 +78,7 @@ func (s *session) begin(frames []*frame) {
 // push queues a frame, and closes a client that does not take what waits.
 func (s *session) push(f *frame) {
 	if s.queue(f) {
-		flush(&s.gateway.sessions, s.out)
+		flush(s.out)
 	}
 }
 

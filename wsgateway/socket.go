@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/julienschmidt/httprouter"
 	"github.com/lxzan/gws"
@@ -143,14 +142,14 @@ func (callbacks) OnClose(c *gws.Conn, _ error) {
 
 func (callbacks) OnPing(c *gws.Conn, payload []byte) {
 	if s := sessionOf(c); s != nil {
-		s.heard.Store(time.Now().UnixNano())
+		s.hear()
 	}
 	_ = c.WritePong(payload) // an error ends the read loop by itself
 }
 
 func (callbacks) OnPong(c *gws.Conn, _ []byte) {
 	if s := sessionOf(c); s != nil {
-		s.heard.Store(time.Now().UnixNano())
+		s.hear()
 	}
 }
 
@@ -160,7 +159,7 @@ func (callbacks) OnMessage(c *gws.Conn, m *gws.Message) {
 	if s == nil {
 		return
 	}
-	s.heard.Store(time.Now().UnixNano())
+	s.hear()
 	if s.frames != nil && !s.frames.Allow() {
 		s.gateway.metrics.tooMany.Inc()
 		s.out.dismiss(closePolicy, "too many frames")

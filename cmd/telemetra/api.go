@@ -32,7 +32,7 @@ func (c *apiCmd) Run(ctx context.Context) error {
 
 // addAPI makes the process answer reads.
 func (p *process) addAPI(c httpapi.Config) error {
-	a, err := httpapi.New(c, version, p.db, p.redis, p.tokens, p.log, p.registry)
+	a, err := httpapi.New(c, version, p.db, p.redis, p.checkTokens(), p.log, p.registry)
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,6 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	if p.tokens, err = access.NewTokens(c.HTTP.Access.Tokens, log); err != nil {
 		return err
 	}
-	p.serve("tokens", p.tokens.Run)
 	return nil
 }
 
@@ -161,6 +160,16 @@ func (p *process) checkPostgres(ctx context.Context) error {
 		p.log.Warn().Err(err).Msg("postgres is not reachable; waiting for it")
 	}
 	return nil
+}
+
+// checkTokens makes the process keep the keys of tokens fresh, once for all services
+// that check them.
+func (p *process) checkTokens() *access.Tokens {
+	const name = "tokens"
+	if !slices.ContainsFunc(p.services, func(s service) bool { return s.name == name }) {
+		p.serve(name, p.tokens.Run)
+	}
+	return p.tokens
 }
 
 // serve adds a service that runs until the process is to stop.

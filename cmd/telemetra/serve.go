@@ -54,7 +54,7 @@ func (p *process) addListener() {
 
 // addGateway makes the process serve clients.
 func (p *process) addGateway(c wsgateway.Config) error {
-	g, err := wsgateway.New(c, p.db, p.redis, p.tokens, p.log, p.registry)
+	g, err := wsgateway.New(c, p.db, p.redis, p.checkTokens(), p.log, p.registry)
 	if err != nil {
 		return err
 	}

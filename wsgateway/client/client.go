@@ -192,18 +192,25 @@ func (a *attempt) refused(answer *http.Response) error {
 	if json.Unmarshal(text, &problem) != nil || problem.Detail == "" {
 		problem.Detail = http.StatusText(answer.StatusCode)
 	}
-	if answer.StatusCode == http.StatusUnauthorized && a.client.Token != nil {
-		return fmt.Errorf("gateway answered with %d: %s", answer.StatusCode, problem.Detail) // the next token may be good
+	if !a.mayChange(answer.StatusCode) {
+		return &RefusedError{answer.StatusCode, problem.Detail}
 	}
-	switch answer.StatusCode {
+	if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds >= 0 {
+		after := time.Duration(seconds)*time.Second + jitter(time.Second)
+		a.after = &after
+	}
+	return fmt.Errorf("gateway answered with %d: %s", answer.StatusCode, problem.Detail)
+}
+
+// mayChange tells whether another attempt may have another answer.
+func (a *attempt) mayChange(status int) bool {
+	switch status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout, http.StatusInternalServerError:
-		if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds >= 0 {
-			after := time.Duration(seconds)*time.Second + jitter(time.Second)
-			a.after = &after
-		}
-		return fmt.Errorf("gateway answered with %d: %s", answer.StatusCode, problem.Detail)
+		return true
+	case http.StatusUnauthorized:
+		return a.client.Token != nil // the next one may be good
 	}
-	return &RefusedError{answer.StatusCode, problem.Detail}
+	return false
 }
 
 // heard notes a sign of the gateway.
