@@ -137,6 +137,66 @@ func (b *bench) start(ctx context.Context, command string) (*process, error) {
 	return b.startWith(ctx, "publishing", nil, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO")
 }
 
+// pipeline is a listener, and a gateway alone in its process, over a database with
+// rows.
+type pipeline struct {
+	db                *sql.DB
+	listener, gateway *process
+}
+
+// startPipeline runs a pipeline for a number of sockets. env is the gateway's.
+func (b *bench) startPipeline(ctx context.Context, sockets uint64, rows *sql.JobRows, env ...string) (_ *pipeline, err error) {
+	if err := allowSockets(sockets); err != nil {
+		return nil, err
+	}
+	p := &pipeline{}
+	defer func() {
+		if err != nil {
+			p.stop()
+		}
+	}()
+	if p.db, err = open(ctx, b.url, 8); err != nil {
+		return nil, err
+	}
+	if err := sql.WriteJob(ctx, p.db.Pool, rows); err != nil {
+		return nil, err
+	}
+	if p.listener, err = b.start(ctx, "listener"); err != nil {
+		return nil, err
+	}
+	p.gateway, err = b.startGateway(ctx, env...)
+	return p, err
+}
+
+// stop ends what was started. The measurement is over: how does not matter.
+func (p *pipeline) stop() {
+	if p.gateway != nil {
+		_, _ = p.gateway.stop()
+	}
+	if p.listener != nil {
+		_, _ = p.listener.stop()
+	}
+	if p.db != nil {
+		p.db.Close()
+	}
+}
+
+// poll asks every so often until the answer is yes, or time is up.
+func poll(ctx context.Context, every, within time.Duration, yes func() (bool, error)) (bool, error) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(within); ; {
+		if ok, err := yes(); ok || err != nil || time.Now().After(deadline) {
+			return ok, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
 // startGateway runs a gateway that all clients may reach from one address. It is
 // alone in its process, so that what the process uses is the gateway's.
 func (b *bench) startGateway(ctx context.Context, env ...string) (*process, error) {

@@ -25,33 +25,17 @@ const (
 // connections measures the memory that a gateway holds for a client which has got
 // its state and is idle.
 func connections(ctx context.Context, b *bench) ([]Figure, error) {
-	if err := allowSockets(idleConnections + warmConnections); err != nil {
-		return nil, err
-	}
-	db, err := open(ctx, b.url, 2)
+	p, err := b.startPipeline(ctx, idleConnections+warmConnections, stateRows(), "DEBUG=1", fmt.Sprintf("WS_HEARTBEAT_INTERVAL=%.0f", pingInterval.Seconds()))
 	if err != nil {
 		return nil, err
 	}
-	defer db.Close()
-	if err := writeState(ctx, db); err != nil {
-		return nil, err
-	}
-	listener, err := b.start(ctx, "listener")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _, _ = listener.stop() }() // the measurement is over
-	gateway, err := b.startGateway(ctx, "DEBUG=1", fmt.Sprintf("WS_HEARTBEAT_INTERVAL=%.0f", pingInterval.Seconds()))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _, _ = gateway.stop() }() // as above
+	defer p.stop()
 
 	var clients sockets
 	defer clients.close()
 	var held [2]memory
 	for i, n := range []int{warmConnections, idleConnections} {
-		if err := clients.connect(ctx, gateway.address, livePath, n); err != nil {
+		if err := clients.connect(ctx, p.gateway.address, livePath, n); err != nil {
 			return nil, err
 		}
 		if err := clients.need(ctx, "frames of the state", state, stateFrames, deliverWithin); err != nil {
@@ -60,7 +44,7 @@ func connections(ctx context.Context, b *bench) ([]Figure, error) {
 		if err := clients.need(ctx, "pings", ping, 1, 2*pingInterval); err != nil {
 			return nil, err
 		}
-		if held[i], err = settledMemory(ctx, gateway); err != nil {
+		if held[i], err = settledMemory(ctx, p.gateway); err != nil {
 			return nil, err
 		}
 		_, _ = fmt.Fprintf(b.log, "%d connections: %.1f MiB resident, %.1f MiB of it in use by heap and stacks\n",

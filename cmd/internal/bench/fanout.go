@@ -24,30 +24,15 @@ const (
 // for frames that come alone, and for those of transactions with several rows, of
 // which some wait for one socket. The sides take turns.
 func fanout(ctx context.Context, b *bench) ([]Figure, error) {
-	if err := allowSockets(2 * fanoutClients); err != nil {
-		return nil, err
-	}
-	db, err := open(ctx, b.url, 2)
-	if err != nil {
-		return nil, err
-	}
-	defer db.Close()
-	if err := writeState(ctx, db); err != nil {
-		return nil, err
-	}
-	listener, err := b.start(ctx, "listener")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _, _ = listener.stop() }() // the measurement is over
 	// No pings meanwhile: they are not what is compared.
-	gateway, err := b.startGateway(ctx, "WS_HEARTBEAT_INTERVAL=3600")
+	p, err := b.startPipeline(ctx, 2*fanoutClients, stateRows(), "WS_HEARTBEAT_INTERVAL=3600")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _, _ = gateway.stop() }() // as above
+	defer p.stop()
+	gateway := p.gateway
 
-	rows := &windows{db: db}
+	rows := &windows{db: p.db}
 	frame, err := rows.frame(ctx, gateway.address)
 	if err != nil {
 		return nil, fmt.Errorf("read a frame: %w", err)
@@ -56,7 +41,7 @@ func fanout(ctx context.Context, b *bench) ([]Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _, _ = floor.stop() }() // as above
+	defer func() { _, _ = floor.stop() }() // the measurement is over
 	trigger, err := dial(ctx, floor.address, "")
 	if err != nil {
 		return nil, err

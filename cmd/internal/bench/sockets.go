@@ -29,6 +29,8 @@ const (
 	mostFrame = 4 << 10
 	// deliverWithin is how long frames may take to be in the clients.
 	deliverWithin = 10 * time.Second
+	// lookEvery is how often is looked whether frames have come.
+	lookEvery = 20 * time.Millisecond
 )
 
 // kind is what a socket tells apart.
@@ -224,22 +226,14 @@ func (ss *sockets) close() {
 // await waits until each client has got n frames of a kind, and returns how many
 // of these have come to all of them together: fewer than expected when time is up.
 func (ss *sockets) await(ctx context.Context, k kind, n int64, within time.Duration) (come int64, err error) {
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for deadline := time.Now().Add(within); ; {
+	_, err = poll(ctx, lookEvery, within, func() (bool, error) {
 		come = 0
 		for _, s := range ss.all {
 			come += min(s.got[k].Load(), n)
 		}
-		if come == n*int64(len(ss.all)) || time.Now().After(deadline) {
-			return come, nil
-		}
-		select {
-		case <-ctx.Done():
-			return come, context.Cause(ctx)
-		case <-ticker.C:
-		}
-	}
+		return come == n*int64(len(ss.all)), nil
+	})
+	return come, err
 }
 
 // need is await with an error for what is missing.
@@ -273,10 +267,10 @@ const (
 	stateFrames   = 3 + socketMoments // the stream, a window and the viewers, too
 )
 
-// writeState writes what the state of the stream is made of.
-func writeState(ctx context.Context, db *sql.DB) error {
+// stateRows are what the state of the stream is made of.
+func stateRows() *sql.JobRows {
 	now := time.Now()
-	rows := sql.JobRows{
+	rows := &sql.JobRows{
 		Streams:   []sql.StreamRow{{StreamID: socketStream, Title: "bench", IsLive: true, At: now}},
 		Summaries: []sql.SummaryRow{summary(socketStream, 1)},
 		Viewers:   []sql.ViewerRow{{StreamID: socketStream, At: now, ViewerCount: 1234, UniqueViewers: 987}},
@@ -288,5 +282,5 @@ func writeState(ctx context.Context, db *sql.DB) error {
 			MetricValue: 30, Threshold: 10, ZScore: 4.5, Metadata: []byte(`{}`),
 		})
 	}
-	return sql.WriteJob(ctx, db.Pool, &rows)
+	return rows
 }

@@ -25,34 +25,18 @@ const (
 // at the same time while events flow: until when the last of them has the state and
 // follows, how often the state was read, and whether each has got all.
 func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
-	if err := allowSockets(stormClients); err != nil {
-		return nil, err
-	}
-	db, err := open(ctx, b.url, 4)
+	p, err := b.startPipeline(ctx, stormClients, stateRows())
 	if err != nil {
 		return nil, err
 	}
-	defer db.Close()
-	if err := writeState(ctx, db); err != nil {
-		return nil, err
-	}
-	listener, err := b.start(ctx, "listener")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _, _ = listener.stop() }() // the measurement is over
-	gateway, err := b.startGateway(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _, _ = gateway.stop() }() // as above
+	defer p.stop()
 
 	var written atomic.Int64 // the number of the newest row
 	written.Store(1)         // of the state
 	writing, stopWriting := context.WithCancel(ctx)
 	defer stopWriting()
 	ended := make(chan error, 1)
-	go func() { ended <- writeAt(writing, db, stormRate, &written) }()
+	go func() { ended <- writeAt(writing, p.db, stormRate, &written) }()
 
 	var followers []*follower
 	var clients sockets
@@ -65,7 +49,7 @@ func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
 		return f.look
 	}
 	began := time.Now()
-	if err := clients.connect(ctx, gateway.address, livePath, stormClients); err != nil {
+	if err := clients.connect(ctx, p.gateway.address, livePath, stormClients); err != nil {
 		return nil, err
 	}
 	if err := clients.need(ctx, "frames of the state", state, stateFrames, stormWithin); err != nil {
@@ -87,7 +71,7 @@ func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := scrape(ctx, gateway.address)
+	all, err := scrape(ctx, p.gateway.address)
 	if err != nil {
 		return nil, err
 	}
@@ -178,25 +162,17 @@ func member(frame []byte, mark string, end byte) string {
 
 // followed waits until all have the last row, and returns how many have got all.
 func followed(ctx context.Context, followers []*follower, rows int64) (right int, err error) {
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for deadline := time.Now().Add(deliverWithin); ; {
+	_, err = poll(ctx, lookEvery, deliverWithin, func() (bool, error) {
 		right = 0
 		for _, f := range followers {
 			if failed := f.failed.Load(); failed != nil {
-				return 0, *failed
+				return false, *failed
 			}
 			if f.row.Load() == rows && f.behind == 0 { // nothing comes after the last row
 				right++
 			}
 		}
-		if right == len(followers) || time.Now().After(deadline) {
-			return right, nil
-		}
-		select {
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		case <-ticker.C:
-		}
-	}
+		return right == len(followers), nil
+	})
+	return right, err
 }

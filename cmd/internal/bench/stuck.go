@@ -21,48 +21,33 @@ const (
 	// nothing are closed after 10 s.
 	stuckFor     = 4 * time.Second
 	closedWithin = 20 * time.Second
+	// deliveredWithin bounds the delivery of the backlog.
+	deliveredWithin = time.Minute
 )
 
 // stuck measures what clients that take nothing cost the others: the latency of 100
 // clients alone and beside 1,000 that read nothing, in turns.
 func stuck(ctx context.Context, b *bench) (figures []Figure, err error) {
-	if err := allowSockets(stuckClients + latencyClients); err != nil {
-		return nil, err
-	}
-	db, err := open(ctx, b.url, 8)
+	p, err := b.startPipeline(ctx, stuckClients+latencyClients, &sql.JobRows{Streams: streamRows()})
 	if err != nil {
 		return nil, err
 	}
-	defer db.Close()
-	streams := streamRows()
-	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: streams}); err != nil {
-		return nil, err
-	}
-	listener, err := b.start(ctx, "listener")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _, _ = listener.stop() }() // the measurement is over
-	gateway, err := b.startGateway(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _, _ = gateway.stop() }() // as above
+	defer p.stop()
 
 	var alone, beside []float64
 	for round := range stuckRounds {
-		l, err := b.measureLatency(ctx, db, gateway.address, stuckFor)
+		l, err := b.measureLatency(ctx, p.db, p.gateway.address, stuckFor)
 		if err != nil {
 			return nil, err
 		}
 		alone = append(alone, l.ms(99))
-		if l, err = b.besideStuck(ctx, db, gateway, round); err != nil {
+		if l, err = b.besideStuck(ctx, p, round); err != nil {
 			return nil, err
 		}
 		beside = append(beside, l.ms(99))
 	}
 	_, _ = fmt.Fprintf(b.log, "p99 alone: %.1f ms a round, beside %d stuck clients: %.1f\n", alone, stuckClients, beside) // progress
-	all, err := scrape(ctx, gateway.address)
+	closed, err := closedStuck(ctx, p.gateway)
 	if err != nil {
 		return nil, err
 	}
@@ -70,35 +55,35 @@ func stuck(ctx context.Context, b *bench) (figures []Figure, err error) {
 		{Name: "stuck: latency p99 alone", Value: median(alone), Unit: "ms"},
 		{Name: fmt.Sprintf("stuck: latency p99 beside %d stuck clients", stuckClients), Value: median(beside), Unit: "ms"},
 		atMost("stuck: p99 beside ÷ alone", median(beside)/median(alone), 1.2, ""),
-		atLeast("stuck: stuck clients closed ÷ expected", all[`telemetra_gateway_clients_dropped_total{reason="too_slow"}`]/(stuckClients*stuckRounds), 1),
+		atLeast("stuck: stuck clients closed ÷ expected", closed/(stuckClients*stuckRounds), 1),
 	}, nil
+}
+
+// closedStuck is how many clients a gateway has closed because they were too slow.
+func closedStuck(ctx context.Context, gateway *process) (float64, error) {
+	all, err := scrape(ctx, gateway.address)
+	return all[`telemetra_gateway_clients_dropped_total{reason="too_slow"}`], err
 }
 
 // delivered waits until a gateway has nothing more to deliver.
 func delivered(ctx context.Context, gateway *process) error {
-	ticker := time.NewTicker(200 * time.Millisecond)
-	defer ticker.Stop()
-	for before := -1.0; ; {
+	before := -1.0
+	ok, err := poll(ctx, 200*time.Millisecond, deliveredWithin, func() (bool, error) {
 		all, err := scrape(ctx, gateway.address)
-		if err != nil {
-			return err
-		}
 		now := all["telemetra_gateway_frames_delivered_total"]
-		if now == before {
-			return nil
-		}
+		still := now == before
 		before = now
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-ticker.C:
-		}
+		return still, err
+	})
+	if err == nil && !ok {
+		err = fmt.Errorf("the gateway still delivers after %s", deliveredWithin)
 	}
+	return err
 }
 
 // besideStuck connects clients that take nothing, measures beside them, and waits
 // until they are closed.
-func (b *bench) besideStuck(ctx context.Context, db *sql.DB, gateway *process, round int) (*latencyRun, error) {
+func (b *bench) besideStuck(ctx context.Context, p *pipeline, round int) (*latencyRun, error) {
 	conns := make([]net.Conn, 0, stuckClients)
 	defer func() {
 		for _, c := range conns {
@@ -107,7 +92,7 @@ func (b *bench) besideStuck(ctx context.Context, db *sql.DB, gateway *process, r
 	}()
 	streams := streamRows()
 	for i := range stuckClients {
-		s, err := dial(ctx, gateway.address, "")
+		s, err := dial(ctx, p.gateway.address, "")
 		if err != nil {
 			return nil, err
 		}
@@ -129,33 +114,21 @@ func (b *bench) besideStuck(ctx context.Context, db *sql.DB, gateway *process, r
 				Description: strings.Repeat("x", 1<<10), MetricName: "chat_rate", Metadata: []byte(`{}`),
 			})
 		}
-		if err := sql.WriteJob(ctx, db.Pool, &rows); err != nil {
+		if err := sql.WriteJob(ctx, p.db.Pool, &rows); err != nil {
 			return nil, err
 		}
 	}
-	if err := delivered(ctx, gateway); err != nil {
+	if err := delivered(ctx, p.gateway); err != nil {
 		return nil, err
 	}
-	l, err := b.measureLatency(ctx, db, gateway.address, stuckFor)
+	l, err := b.measureLatency(ctx, p.db, p.gateway.address, stuckFor)
 	if err != nil {
 		return nil, err
 	}
 	// The others have gone, so that whoever is left is stuck.
-	ticker := time.NewTicker(100 * time.Millisecond)
-	defer ticker.Stop()
-	for deadline := time.Now().Add(closedWithin); time.Now().Before(deadline); {
-		all, err := scrape(ctx, gateway.address)
-		if err != nil {
-			return nil, err
-		}
-		if all[`telemetra_gateway_clients_dropped_total{reason="too_slow"}`] >= float64(stuckClients*(round+1)) {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-ticker.C:
-		}
-	}
-	return l, nil
+	_, err = poll(ctx, 100*time.Millisecond, closedWithin, func() (bool, error) {
+		closed, err := closedStuck(ctx, p.gateway)
+		return closed >= float64(stuckClients*(round+1)), err
+	})
+	return l, err
 }
