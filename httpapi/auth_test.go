@@ -9,31 +9,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/rs/zerolog"
 
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
-const secret = "a secret of the tests, of more than 32 bytes"
-
 // bearer is the value of Authorization for a token that allows some streams.
 func bearer(tb testing.TB, streams ...string) string {
 	tb.Helper()
-	text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"exp": time.Now().Add(time.Hour).Unix(), "streams": streams,
-	}).SignedString([]byte(secret))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return "Bearer " + text
+	return "Bearer " + localtest.Token(tb, time.Hour, streams...)
 }
 
 // Nothing comes out of a cache for who may not see it, however warm it is.
 func TestReadsNeedATokenThatAllowsTheStream(t *testing.T) {
 	w := newWorld(t)
-	w.auth = access.TokenConfig{Secret: secret}
+	w.auth = access.TokenConfig{Secret: localtest.TokenSecret}
 	w.exec(`INSERT INTO streams (stream_id) VALUES ('a/1'), ('b')`)
 	w.exec(`INSERT INTO chat_summary_minute (stream_id, window_start, window_end, chat_count) VALUES ('a/1', now(), now(), 1)`)
 	s := w.serve()
@@ -67,7 +58,7 @@ func TestReadsNeedATokenThatAllowsTheStream(t *testing.T) {
 // for whoever has asked before.
 func TestTheListHasWhatTheTokenAllows(t *testing.T) {
 	w := newWorld(t)
-	w.auth = access.TokenConfig{Secret: secret}
+	w.auth = access.TokenConfig{Secret: localtest.TokenSecret}
 	ids := []string{"a", "ab", "a/b", "a_b", "a%b", `a\b`, "a*b", "a?b", "axb", "b", "B", "ü", "%", "_", "*"}
 	for i, id := range ids {
 		w.exec(`INSERT INTO streams (stream_id, created_at) VALUES ($1, now() - $2 * interval '1 second')`, id, i)

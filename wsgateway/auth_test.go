@@ -7,33 +7,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/lxzan/gws"
 
+	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
-const secret = "a secret of the tests, of more than 32 bytes"
-
 // locked is a gateway that wants tokens.
-func locked(w *world, _ *Config) { w.auth = access.TokenConfig{Secret: secret} }
-
-// token allows some streams for a time. Those whose time is over are accepted for
-// access.Leeway.
-func token(tb testing.TB, lasts time.Duration, streams ...string) string {
-	tb.Helper()
-	text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"exp": time.Now().Add(lasts).Unix(), "streams": streams,
-	}).SignedString([]byte(secret))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return text
-}
+func locked(w *world, _ *Config) { w.auth = access.TokenConfig{Secret: localtest.TokenSecret} }
 
 func TestSocketsNeedAToken(t *testing.T) {
 	w := newWorld(t, locked)
-	good, other, old := token(t, time.Hour, "a", "b*"), token(t, time.Hour, "c"), token(t, -time.Minute, "*")
+	good, other, old := localtest.Token(t, time.Hour, "a", "b*"), localtest.Token(t, time.Hour, "c"), localtest.Token(t, -time.Minute, "*")
 	for _, c := range []struct {
 		name   string
 		path   string
@@ -68,7 +53,7 @@ func TestSocketsNeedAToken(t *testing.T) {
 func TestTheSubprotocolIsAnswered(t *testing.T) {
 	for _, option := range []option{locked, func(*world, *Config) {}} {
 		w := newWorld(t, option)
-		for offer, want := range map[string]string{"bearer, " + token(t, time.Hour, "*"): "bearer", "": "", "other": ""} {
+		for offer, want := range map[string]string{"bearer, " + localtest.Token(t, time.Hour, "*"): "bearer", "": "", "other": ""} {
 			if w.auth.Secret != "" && want == "" {
 				continue // refused
 			}
@@ -76,15 +61,7 @@ func TestTheSubprotocolIsAnswered(t *testing.T) {
 			if offer != "" {
 				header = with(upgrade, "Sec-WebSocket-Protocol", offer)
 			}
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url+"/ws/live/a", http.NoBody)
-			if err != nil {
-				t.Fatal(err)
-			}
-			req.Header = header
-			res, err := http.DefaultTransport.RoundTrip(req)
-			if err != nil {
-				t.Fatal(err)
-			}
+			res := w.ask("/ws/live/a", header)
 			_ = res.Body.Close()
 			if got := res.Header.Get("Sec-WebSocket-Protocol"); res.StatusCode != http.StatusSwitchingProtocols || got != want {
 				t.Errorf("offered %.10q: %d with %q, want %q", offer, res.StatusCode, got, want)
@@ -96,14 +73,14 @@ func TestTheSubprotocolIsAnswered(t *testing.T) {
 func TestHealthShowsWhatTheTokenAllows(t *testing.T) {
 	w := newWorld(t, locked)
 	for _, id := range []string{"a", "a", "b"} {
-		w.dial("/ws/live/"+id+"?token="+token(t, time.Hour, "*"), "").connected("new")
+		w.dial("/ws/live/"+id+"?token="+localtest.Token(t, time.Hour, "*"), "").connected("new")
 	}
 	for streams, want := range map[string]string{
 		"*": `"active_streams":2,"total_connections":3,"streams":{"a":2,"b":1}`,
 		"b": `"active_streams":1,"total_connections":1,"streams":{"b":1}`,
 		"c": `"active_streams":0,"total_connections":0,"streams":{}`,
 	} {
-		if status, body := w.get("/ws/live/health?token="+token(t, time.Hour, streams), nil); status != 200 || !strings.Contains(body, want) {
+		if status, body := w.get("/ws/live/health?token="+localtest.Token(t, time.Hour, streams), nil); status != 200 || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %s", streams, status, body)
 		}
 	}
@@ -111,7 +88,7 @@ func TestHealthShowsWhatTheTokenAllows(t *testing.T) {
 
 func TestManyStreamsNeedATokenThatAllowsThem(t *testing.T) {
 	w := newWorld(t, locked)
-	c := w.dial("/ws/live?token="+token(t, time.Hour, "a*"), "")
+	c := w.dial("/ws/live?token="+localtest.Token(t, time.Hour, "a*"), "")
 	c.subscribe("b", "")
 	if f := c.next(); f.Data.Code != "not_allowed" || f.StreamID != "b" {
 		t.Errorf("got %s", f.text)
@@ -123,10 +100,10 @@ func TestManyStreamsNeedATokenThatAllowsThem(t *testing.T) {
 		return c.next()
 	}
 	// A token that is refused changes nothing.
-	if f := auth(token(t, time.Hour, "b")); f.Data.Code != "not_allowed" || !strings.Contains(f.Data.Message, "a1") {
+	if f := auth(localtest.Token(t, time.Hour, "b")); f.Data.Code != "not_allowed" || !strings.Contains(f.Data.Message, "a1") {
 		t.Errorf("a token that allows less than is followed: %s", f.text)
 	}
-	if f := auth(token(t, -time.Minute, "*")); f.Data.Code != "bad_token" || !strings.Contains(f.Data.Message, "expired") {
+	if f := auth(localtest.Token(t, -time.Minute, "*")); f.Data.Code != "bad_token" || !strings.Contains(f.Data.Message, "expired") {
 		t.Errorf("an old token: %s", f.text)
 	}
 	if f := auth("x"); f.Data.Code != "bad_token" {
@@ -138,7 +115,7 @@ func TestManyStreamsNeedATokenThatAllowsThem(t *testing.T) {
 	}
 	c.subscribe("a2", "")
 	c.connected("new")
-	if f := auth(token(t, time.Hour, "a1", "a2", "b")); f.Type != "authenticated" {
+	if f := auth(localtest.Token(t, time.Hour, "a1", "a2", "b")); f.Type != "authenticated" {
 		t.Errorf("got %s", f.text)
 	}
 	c.subscribe("b", "")
@@ -152,13 +129,13 @@ func TestManyStreamsNeedATokenThatAllowsThem(t *testing.T) {
 func TestExpiredTokens(t *testing.T) {
 	w := newWorld(t, locked)
 	short := 2*time.Second - access.Leeway
-	closes := w.dial("/ws/live/a?token="+token(t, short, "*"), "")
-	stays := w.dial("/ws/live/a?token="+token(t, short, "*"), "")
-	events := w.listen("/sse/live/a?token="+token(t, short, "*"), nil)
+	closes := w.dial("/ws/live/a?token="+localtest.Token(t, short, "*"), "")
+	stays := w.dial("/ws/live/a?token="+localtest.Token(t, short, "*"), "")
+	events := w.listen("/sse/live/a?token="+localtest.Token(t, short, "*"), nil)
 	closes.connected("new")
 	stays.connected("new")
 	want := time.Now().Add(time.Hour).Unix()
-	stays.send(gws.OpcodeText, fmt.Sprintf(`{"type":"auth","token":%q}`, token(t, time.Hour, "a")))
+	stays.send(gws.OpcodeText, fmt.Sprintf(`{"type":"auth","token":%q}`, localtest.Token(t, time.Hour, "a")))
 	if f := stays.next(); f.Type != "authenticated" || !strings.Contains(f.text, fmt.Sprintf(`"expires_at":%d`, want/100)) {
 		t.Errorf("got %s", f.text)
 	}

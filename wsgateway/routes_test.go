@@ -30,9 +30,8 @@ func with(h http.Header, name, value string) http.Header {
 	return h
 }
 
-// get sends a request and returns the answer; an answer with an error must be a
-// problem document.
-func (w *world) get(path string, header http.Header) (status int, body string) {
+// ask sends a request. The caller closes the answer.
+func (w *world) ask(path string, header http.Header) *http.Response {
 	w.tb.Helper()
 	r, err := http.NewRequestWithContext(w.context(), http.MethodGet, w.url+path, nil)
 	if err != nil {
@@ -45,6 +44,14 @@ func (w *world) get(path string, header http.Header) (status int, body string) {
 	if err != nil {
 		w.tb.Fatal(err)
 	}
+	return answer
+}
+
+// get sends a request and returns the answer; an answer with an error must be a
+// problem document.
+func (w *world) get(path string, header http.Header) (status int, body string) {
+	w.tb.Helper()
+	answer := w.ask(path, header)
 	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode == http.StatusSwitchingProtocols {
 		return answer.StatusCode, ""

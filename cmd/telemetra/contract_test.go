@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pb33f/jsonschema/v6"
@@ -150,8 +151,8 @@ func validate(t *testing.T, p *telemetra, v validator.Validator, target, code st
 // TestAsyncAPIIsTrue validates the frames of sockets, and what clients send, against
 // asyncapi.yaml.
 func TestAsyncAPIIsTrue(t *testing.T) {
-	t.Setenv("AUTH_JWT_SECRET", tokenSecret)
-	token := signed(t, "*")
+	t.Setenv("AUTH_JWT_SECRET", localtest.TokenSecret)
+	token := localtest.Token(t, time.Hour, "*")
 	databaseURL := localtest.Postgres(t, sql.Migrate)
 	serve := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "serve")
 	serve.awaitReady(t)
@@ -163,7 +164,7 @@ func TestAsyncAPIIsTrue(t *testing.T) {
 	localtest.Eventually(t, "all events", func() bool { live, _ := early.events(t); return len(live) >= 8 })
 	late := watchAt(t, serve.addr, "/ws/live?token="+token) // gets them as state
 	sent := []string{
-		`{"type":"ping","timestamp":1}`, `{"type":"ping"}`, `{"type":"auth","token":"` + signed(t, "*") + `"}`,
+		`{"type":"ping","timestamp":1}`, `{"type":"ping"}`, `{"type":"auth","token":"` + localtest.Token(t, time.Hour, "*") + `"}`,
 		`{"type":"subscribe","stream_id":"s","since":"k3f9-41"}`, `{"type":"subscribe","stream_id":"other"}`, `{"type":"unsubscribe","stream_id":"other"}`,
 	}
 	for _, text := range append(sent, `{"type":"x"}`, `x`, `{"type":"unsubscribe","stream_id":"nobody"}`) {
