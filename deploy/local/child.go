@@ -66,6 +66,7 @@ type command struct {
 	name string
 	path string
 	args []string
+	env  []string // over our own
 	dir  string
 	temp string // a directory to remove when we die; "" for none
 	cred *syscall.Credential
@@ -89,7 +90,7 @@ func start(c command) (*child, error) {
 	ch := &child{name: c.name, stops: c.stops, grace: grace, out: &tail{}, done: make(chan struct{})}
 	ch.cmd = exec.Command("/bin/sh", append([]string{"-c", watchdog, c.name, c.path}, c.args...)...) //nolint:noctx // our own command; Close ends it
 	ch.cmd.Dir = c.dir
-	ch.cmd.Env = append(os.Environ(), "TELEMETRA_STOP="+numbers(c.stops), "TELEMETRA_REMOVE="+c.temp, "LC_ALL=C")
+	ch.cmd.Env = append(append(os.Environ(), c.env...), "TELEMETRA_STOP="+numbers(c.stops), "TELEMETRA_REMOVE="+c.temp, "LC_ALL=C")
 	ch.cmd.Stdin = in
 	ch.cmd.ExtraFiles = []*os.File{pidWrite}
 	ch.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: c.cred}

@@ -300,4 +300,21 @@ func TestProxy(t *testing.T) {
 	if err := echo(); err != nil {
 		t.Errorf("healed again: %v", err)
 	}
+	p.Drip(40) // two bytes at a time, so the third time brings the last of five
+	began := time.Now()
+	if err := echo(); err != nil {
+		t.Errorf("slow drip: %v", err)
+	}
+	if took := time.Since(began); took < 80*time.Millisecond {
+		t.Errorf("slow drip: five bytes took %s", took)
+	}
+	p.Heal()
+	p.Retarget("127.0.0.1:1")
+	if err := echo(); err == nil {
+		t.Error("retargeted: it forwards to the server from before")
+	}
+	p.Retarget(l.Addr().String())
+	if err := echo(); err != nil {
+		t.Errorf("retargeted back: %v", err)
+	}
 }

@@ -12,15 +12,16 @@ import (
 
 // Proxy is a TCP proxy that can misbehave, to see what a lost network does.
 type Proxy struct {
-	target   string
 	listener net.Listener
 	wg       sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool // whether it is frozen
-	cut   bool
-	hole  bool
-	delay time.Duration
+	mu     sync.Mutex
+	target string
+	conns  map[net.Conn]bool // whether it is frozen
+	cut    bool
+	hole   bool
+	delay  time.Duration
+	drip   int // bytes at a time; 0: all
 	// changed is closed and replaced when the mode changes.
 	changed chan struct{}
 	closed  bool
@@ -32,7 +33,7 @@ func StartProxy(target string) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
-	p := &Proxy{target: target, listener: l, conns: make(map[net.Conn]bool), changed: make(chan struct{})}
+	p := &Proxy{listener: l, target: target, conns: make(map[net.Conn]bool), changed: make(chan struct{})}
 	p.wg.Go(p.accept)
 	return p, nil
 }
@@ -60,6 +61,17 @@ func (p *Proxy) Freeze() {
 // Delay holds up each piece of data.
 func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
 
+// dripEvery is the time between two pieces of a slow drip.
+const dripEvery = 50 * time.Millisecond
+
+// Drip lets each direction of a connection carry so many bytes a second.
+func (p *Proxy) Drip(bytesPerSecond int) {
+	p.set(func() { p.drip = max(1, bytesPerSecond/int(time.Second/dripEvery)) })
+}
+
+// Retarget forwards to another server and closes all connections to the one before.
+func (p *Proxy) Retarget(target string) { p.set(func() { p.target = target; p.closeAll() }) }
+
 // Heal forwards again. Connections of a black hole are closed: what they
 // carried is lost.
 func (p *Proxy) Heal() {
@@ -67,7 +79,7 @@ func (p *Proxy) Heal() {
 		if p.hole {
 			p.closeAll()
 		}
-		p.cut, p.hole, p.delay = false, false, 0
+		p.cut, p.hole, p.delay, p.drip = false, false, 0, 0
 	})
 }
 
@@ -135,7 +147,10 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	server, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.target)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := (&net.Dialer{}).DialContext(ctx, "tcp", target)
 	if err != nil {
 		return
 	}
@@ -160,16 +175,50 @@ func (p *Proxy) pump(to io.Writer, from net.Conn) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			if !p.pass(from) {
-				return
-			}
-			if _, err := to.Write(buf[:n]); err != nil {
+			if !p.pass(from) || !p.carry(to, from, buf[:n]) {
 				return
 			}
 		}
 		if err != nil {
 			return
 		}
+	}
+}
+
+// carry writes what has come, in drops while there is a drip. False: the connection
+// is to end.
+func (p *Proxy) carry(to io.Writer, from net.Conn, data []byte) bool {
+	for len(data) > 0 {
+		p.mu.Lock()
+		drop, changed := len(data), p.changed
+		dripping := p.drip > 0
+		if dripping {
+			drop = min(p.drip, drop)
+		}
+		p.mu.Unlock()
+		if _, err := to.Write(data[:drop]); err != nil {
+			return false
+		}
+		data = data[drop:]
+		if dripping {
+			wait(dripEvery, changed)
+		}
+		if len(data) > 0 && !p.pass(from) {
+			return false
+		}
+	}
+	return true
+}
+
+// wait returns after d, or as soon as changed is closed, which it tells.
+func wait(d time.Duration, changed <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return false
+	case <-changed:
+		return true
 	}
 }
 
@@ -189,12 +238,8 @@ func (p *Proxy) pass(c net.Conn) bool {
 	if !ok || delay == 0 {
 		return ok
 	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-changed:
+	if wait(delay, changed) {
 		return p.pass(c) // by the rules of now
 	}
+	return true
 }

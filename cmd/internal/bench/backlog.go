@@ -43,7 +43,7 @@ func backlog(ctx context.Context, b *bench) ([]Figure, error) {
 			return nil, context.Cause(ctx)
 		case <-ticker.C:
 		}
-		if n, err = published(ctx, l.address); err != nil {
+		if n, err = published(ctx, l.Addr); err != nil {
 			return nil, err
 		}
 	}

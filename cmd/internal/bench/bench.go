@@ -4,16 +4,12 @@
 package bench
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/telemetra/telemetra/deploy/local"
@@ -125,11 +121,7 @@ func open(ctx context.Context, url string, connections int32) (*sql.DB, error) {
 }
 
 // process is a telemetra that runs beside the bench.
-type process struct {
-	cmd     *exec.Cmd
-	address string
-	done    chan struct{}
-}
+type process struct{ *local.Process }
 
 // start runs a command of this very program on a free port and waits until it
 // publishes.
@@ -220,61 +212,22 @@ func (b *bench) startFloor(ctx context.Context, name string, content []byte, env
 
 // startWith runs this very program and waits until it logs a message.
 func (b *bench) startWith(ctx context.Context, message string, env []string, args ...string) (*process, error) {
-	program, err := os.Executable()
+	env = append([]string{"DATABASE_URL=" + b.url, "REDIS_URL=" + b.redis.URL(), "DRAIN_PERIOD=0"}, env...)
+	p, err := local.StartProcess(ctx, local.ProcessConfig{Args: args, Env: env, Await: message})
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(append(os.Environ(), "DATABASE_URL="+b.url, "REDIS_URL="+b.redis.URL(), "DRAIN_PERIOD=0"), env...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	ready := make(chan string, 1)
-	go func() {
-		defer close(p.done)
-		defer close(ready)
-		in := bufio.NewReader(stderr)
-		for waits := true; waits; {
-			line, err := in.ReadBytes('\n')
-			var entry struct{ Message, Address string }
-			if json.Unmarshal(line, &entry) == nil && entry.Address != "" {
-				p.address = entry.Address
-			}
-			if entry.Message == message {
-				ready <- entry.Message
-			}
-			waits = err == nil && entry.Message != message
-		}
-		discard(in)
-		_ = cmd.Wait() // it is ended by us
-	}()
-	select {
-	case _, ok := <-ready:
-		if !ok {
-			return nil, fmt.Errorf("telemetra %s did not start", args[0])
-		}
-		return p, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return &process{p}, nil
 }
 
 // stop ends the process and returns the most memory that it has used, in bytes.
 func (p *process) stop() (memory int64, err error) {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.Stop(); err != nil {
 		return 0, err
 	}
-	<-p.done
-	usage, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return 0, errors.New("this system does not tell what a process has used")
+	usage, err := p.Usage()
+	if err != nil {
+		return 0, err
 	}
 	return usage.Maxrss * maxrssUnit, nil
 }

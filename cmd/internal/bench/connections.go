@@ -35,7 +35,7 @@ func connections(ctx context.Context, b *bench) ([]Figure, error) {
 	defer clients.close()
 	var held [2]memory
 	for i, n := range []int{warmConnections, idleConnections} {
-		if err := clients.connect(ctx, p.gateway.address, livePath, n); err != nil {
+		if err := clients.connect(ctx, p.gateway.Addr, livePath, n); err != nil {
 			return nil, err
 		}
 		if err := clients.need(ctx, "frames of the state", state, stateFrames, deliverWithin); err != nil {
@@ -68,7 +68,7 @@ func settledMemory(ctx context.Context, p *process) (m memory, err error) {
 	defer ticker.Stop()
 	var readings []float64
 	for deadline := time.Now().Add(rssSettles); time.Now().Before(deadline); {
-		if _, err := get(ctx, "http://"+p.address+"/debug/pprof/heap?gc=1"); err != nil {
+		if _, err := get(ctx, "http://"+p.Addr+"/debug/pprof/heap?gc=1"); err != nil {
 			return memory{}, err
 		}
 		select {
@@ -76,12 +76,12 @@ func settledMemory(ctx context.Context, p *process) (m memory, err error) {
 			return memory{}, context.Cause(ctx)
 		case <-ticker.C:
 		}
-		resident, err := residentMemory(p.cmd.Process.Pid)
+		resident, err := residentMemory(p.PID())
 		if err != nil {
 			return memory{}, err
 		}
 		if readings = append(readings, float64(resident)); still(readings) {
-			all, err := scrape(ctx, p.address)
+			all, err := scrape(ctx, p.Addr)
 			return memory{readings[len(readings)-1], all["go_memstats_heap_inuse_bytes"] + all["go_memstats_stack_inuse_bytes"]}, err
 		}
 	}

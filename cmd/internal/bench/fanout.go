@@ -33,7 +33,7 @@ func fanout(ctx context.Context, b *bench) ([]Figure, error) {
 	gateway := p.gateway
 
 	rows := &windows{db: p.db}
-	frame, err := rows.frame(ctx, gateway.address)
+	frame, err := rows.frame(ctx, gateway.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("read a frame: %w", err)
 	}
@@ -42,7 +42,7 @@ func fanout(ctx context.Context, b *bench) ([]Figure, error) {
 		return nil, err
 	}
 	defer func() { _, _ = floor.stop() }() // the measurement is over
-	trigger, err := dial(ctx, floor.address, "")
+	trigger, err := dial(ctx, floor.Addr, "")
 	if err != nil {
 		return nil, err
 	}
@@ -51,10 +51,10 @@ func fanout(ctx context.Context, b *bench) ([]Figure, error) {
 	var ours, bare sockets
 	defer ours.close()
 	defer bare.close()
-	if err := bare.connect(ctx, floor.address, "", fanoutClients); err != nil {
+	if err := bare.connect(ctx, floor.Addr, "", fanoutClients); err != nil {
 		return nil, err
 	}
-	if err := ours.connect(ctx, gateway.address, livePath, fanoutClients); err != nil {
+	if err := ours.connect(ctx, gateway.Addr, livePath, fanoutClients); err != nil {
 		return nil, err
 	}
 	if err := ours.need(ctx, "frames of the state", state, stateFrames, deliverWithin); err != nil {
@@ -105,7 +105,7 @@ type side struct {
 
 // round has frames written at the rate, and waits for the last.
 func (s *side) round(ctx context.Context, d time.Duration) error {
-	pid, had := s.process.cmd.Process.Pid, s.clients.come
+	pid, had := s.process.PID(), s.clients.come
 	before, err := cpuTime(pid)
 	if err != nil {
 		return err

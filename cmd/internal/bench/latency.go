@@ -41,7 +41,7 @@ func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	alone, err := b.measureLatency(ctx, db, serve.address, b.config.Duration)
+	alone, err := b.measureLatency(ctx, db, serve.Addr, b.config.Duration)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
 	}
 	rolledBack := make(chan error, 1)
 	time.AfterFunc(b.config.Duration/2, func() { rolledBack <- tx.Rollback(ctx) })
-	beside, err := b.measureLatency(ctx, db, serve.address, b.config.Duration)
+	beside, err := b.measureLatency(ctx, db, serve.Addr, b.config.Duration)
 	if err := errors.Join(err, <-rolledBack); err != nil {
 		return nil, err
 	}

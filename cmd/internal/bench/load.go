@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -173,6 +172,3 @@ func (l *load) pace(ctx context.Context, rate float64, d time.Duration) (*hdrhis
 	wg.Wait()
 	return histogram, errors.Join(append(errs, context.Cause(ctx))...)
 }
-
-// discard reads what a process says, without looking at it.
-func discard(r io.Reader) { _, _ = io.Copy(io.Discard, r) } // it ends with the process

@@ -40,7 +40,7 @@ func rest(ctx context.Context, b *bench) (figures []Figure, err error) {
 	}
 	defer func() { _, _ = api.stop() }() // as above
 	path := "/api/v1/streams/" + sql.HistoryStream(1) + "/metrics?limit=100"
-	body, etag, err := warm(ctx, api.address, path)
+	body, etag, err := warm(ctx, api.Addr, path)
 	if err != nil {
 		return nil, err
 	}
@@ -50,15 +50,15 @@ func rest(ctx context.Context, b *bench) (figures []Figure, err error) {
 	}
 	defer func() { _, _ = floor.stop() }() // as above
 
-	cached := &load{address: api.address, connections: restConnections, status: http.StatusOK, request: always(getRequest(path, ""))}
-	bare := &load{address: floor.address, connections: restConnections, status: http.StatusOK, request: always(getRequest(path, ""))}
+	cached := &load{address: api.Addr, connections: restConnections, status: http.StatusOK, request: always(getRequest(path, ""))}
+	bare := &load{address: floor.Addr, connections: restConnections, status: http.StatusOK, request: always(getRequest(path, ""))}
 	some, rate, err := b.compareReads(ctx, fmt.Sprintf("cached read of %d bytes", len(body)), cached, bare, 0.6)
 	if err != nil {
 		return nil, err
 	}
 	figures = append(figures, some...)
-	unchanged := &load{address: api.address, connections: restConnections, status: http.StatusNotModified, request: always(getRequest(path, "If-None-Match: "+etag+"\r\n"))}
-	bareUnchanged := &load{address: floor.address, connections: restConnections, status: http.StatusNotModified, request: always(getRequest(path, "If-None-Match: "+floorETag+"\r\n"))}
+	unchanged := &load{address: api.Addr, connections: restConnections, status: http.StatusNotModified, request: always(getRequest(path, "If-None-Match: "+etag+"\r\n"))}
+	bareUnchanged := &load{address: floor.Addr, connections: restConnections, status: http.StatusNotModified, request: always(getRequest(path, "If-None-Match: "+floorETag+"\r\n"))}
 	if some, _, err = b.compareReads(ctx, "304", unchanged, bareUnchanged, 0.8); err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func rest(ctx context.Context, b *bench) (figures []Figure, err error) {
 			return getRequest(fmt.Sprintf("/api/v1/streams?limit=50&offset=%d", rng.IntN(restStreams)), "")
 		}, listRate, 50},
 	} {
-		l := &load{address: api.address, connections: restConnections, status: http.StatusOK, request: locked(paced.request)}
+		l := &load{address: api.Addr, connections: restConnections, status: http.StatusOK, request: locked(paced.request)}
 		h, err := l.pace(ctx, paced.rate, b.config.Duration)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", paced.name, err)

@@ -49,7 +49,7 @@ func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
 		return f.look
 	}
 	began := time.Now()
-	if err := clients.connect(ctx, p.gateway.address, livePath, stormClients); err != nil {
+	if err := clients.connect(ctx, p.gateway.Addr, livePath, stormClients); err != nil {
 		return nil, err
 	}
 	if err := clients.need(ctx, "frames of the state", state, stateFrames, stormWithin); err != nil {
@@ -71,7 +71,7 @@ func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := scrape(ctx, p.gateway.address)
+	all, err := scrape(ctx, p.gateway.Addr)
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ func stuck(ctx context.Context, b *bench) (figures []Figure, err error) {
 
 	var alone, beside []float64
 	for round := range stuckRounds {
-		l, err := b.measureLatency(ctx, p.db, p.gateway.address, stuckFor)
+		l, err := b.measureLatency(ctx, p.db, p.gateway.Addr, stuckFor)
 		if err != nil {
 			return nil, err
 		}
@@ -61,7 +61,7 @@ func stuck(ctx context.Context, b *bench) (figures []Figure, err error) {
 
 // closedStuck is how many clients a gateway has closed because they were too slow.
 func closedStuck(ctx context.Context, gateway *process) (float64, error) {
-	all, err := scrape(ctx, gateway.address)
+	all, err := scrape(ctx, gateway.Addr)
 	return all[`telemetra_gateway_clients_dropped_total{reason="too_slow"}`], err
 }
 
@@ -69,7 +69,7 @@ func closedStuck(ctx context.Context, gateway *process) (float64, error) {
 func delivered(ctx context.Context, gateway *process) error {
 	before := -1.0
 	ok, err := poll(ctx, 200*time.Millisecond, deliveredWithin, func() (bool, error) {
-		all, err := scrape(ctx, gateway.address)
+		all, err := scrape(ctx, gateway.Addr)
 		now := all["telemetra_gateway_frames_delivered_total"]
 		still := now == before
 		before = now
@@ -92,7 +92,7 @@ func (b *bench) besideStuck(ctx context.Context, p *pipeline, round int) (*laten
 	}()
 	streams := streamRows()
 	for i := range stuckClients {
-		s, err := dial(ctx, p.gateway.address, "")
+		s, err := dial(ctx, p.gateway.Addr, "")
 		if err != nil {
 			return nil, err
 		}
@@ -121,7 +121,7 @@ func (b *bench) besideStuck(ctx context.Context, p *pipeline, round int) (*laten
 	if err := delivered(ctx, p.gateway); err != nil {
 		return nil, err
 	}
-	l, err := b.measureLatency(ctx, p.db, p.gateway.address, stuckFor)
+	l, err := b.measureLatency(ctx, p.db, p.gateway.Addr, stuckFor)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,129 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// ProcessConfig says how to run this very program as a process of its own.
+type ProcessConfig struct {
+	Args []string
+	// Env goes over our own environment.
+	Env []string
+	// Await is the message of the log line after which it counts as started.
+	Await string
+	// Log gets what it writes; may be nil.
+	Log io.Writer
+}
+
+// Process is a telemetra that runs beside this one, and dies with it.
+type Process struct {
+	// Addr is where it listens, as it has logged it.
+	Addr string
+
+	child *child
+}
+
+// StartProcess starts this program once more and waits until it has logged that it
+// is there. With the context it is stopped.
+func StartProcess(ctx context.Context, c ProcessConfig) (*Process, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("start a process: %w", err)
+	}
+	signs := &signs{await: c.Await, seen: make(chan struct{})}
+	log := io.Writer(signs)
+	if c.Log != nil {
+		log = io.MultiWriter(signs, c.Log)
+	}
+	ch, err := start(command{
+		name: "telemetra " + c.Args[0], path: program, args: c.Args, env: c.Env, log: log,
+		stops: []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM, syscall.SIGKILL}, // in order, then at once
+	})
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-signs.seen:
+	case <-ch.done:
+		return nil, ch.diedEarly()
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), ch.kill())
+	}
+	context.AfterFunc(ctx, func() { _ = ch.signal(syscall.SIGTERM) }) // fails when it has ended
+	return &Process{Addr: signs.address, child: ch}, nil
+}
+
+// PID is the process itself.
+func (p *Process) PID() int { return p.child.pid }
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.child.done }
+
+// Kill ends it with SIGKILL, and waits until it is gone.
+func (p *Process) Kill() error { return p.child.kill() }
+
+// Signal sends a signal, if it is still there.
+func (p *Process) Signal(s syscall.Signal) error { return p.child.signal(s) }
+
+// Stop ends it as an operator would, and waits until it is gone. Stopping twice, or
+// after Kill, is fine.
+func (p *Process) Stop() error {
+	return errors.Join(p.child.signal(syscall.SIGCONT), p.child.stop())
+}
+
+// Usage is what the process has used, once it has ended.
+func (p *Process) Usage() (*syscall.Rusage, error) {
+	<-p.child.done
+	usage, ok := p.child.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return nil, errors.New("this system does not tell what a process has used")
+	}
+	return usage, nil
+}
+
+// signs looks for a message in JSON lines, and for the address on the way there.
+type signs struct {
+	await string
+	seen  chan struct{} // closed when the message has come
+
+	mu      sync.Mutex
+	found   bool
+	address string
+	line    []byte // what has come of the next one
+}
+
+func (s *signs) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.found {
+		return len(p), nil
+	}
+	s.line = append(s.line, p...)
+	for !s.found {
+		line, rest, whole := bytes.Cut(s.line, []byte{'\n'})
+		if !whole {
+			break
+		}
+		s.line = rest
+		var entry struct{ Message, Address string }
+		if json.Unmarshal(line, &entry) != nil {
+			continue // not every line must be ours
+		}
+		if entry.Address != "" {
+			s.address = entry.Address
+		}
+		if entry.Message == s.await {
+			s.found, s.line = true, nil
+			close(s.seen)
+		}
+	}
+	return len(p), nil
+}
