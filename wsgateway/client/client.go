@@ -51,6 +51,8 @@ type Client struct {
 	// next one.
 	Gateways []string
 	StreamID string
+	// Events asks for Server-Sent Events instead of a WebSocket.
+	Events bool
 	// Since is the event id to go on after; "": begin with the state.
 	Since string
 	// Header goes with each handshake.
@@ -127,18 +129,18 @@ func orDefault(d, other time.Duration) time.Duration {
 	return d
 }
 
-// address is that of the next attempt.
-func (c *Client) address() string {
+// address is that of the next attempt, under the path of a transport.
+func (c *Client) address(path string) string {
 	gateway := c.Gateways[c.attempts%len(c.Gateways)]
 	c.attempts++
-	address := strings.TrimSuffix(gateway, "/") + "/ws/live/" + url.PathEscape(c.StreamID)
+	address := strings.TrimSuffix(gateway, "/") + path + url.PathEscape(c.StreamID)
 	if c.Since != "" {
 		address += "?since=" + url.QueryEscape(c.Since)
 	}
 	return address
 }
 
-// attempt is one connection. It is the handler that gws calls.
+// attempt is one connection. Where it is a WebSocket, it is the handler that gws calls.
 type attempt struct {
 	gws.BuiltinEventHandler
 	client  *Client
@@ -164,8 +166,15 @@ func (a *attempt) run(ctx context.Context) error {
 		}
 		header.Set("Authorization", "Bearer "+token)
 	}
+	if a.client.Events {
+		return a.runEvents(ctx, header)
+	}
+	return a.runSocket(ctx, header)
+}
+
+func (a *attempt) runSocket(ctx context.Context, header http.Header) error {
 	conn, answer, err := gws.NewClient(a, &gws.ClientOption{
-		Addr: a.client.address(), RequestHeader: header, ReadMaxPayloadSize: maxFrame, CheckUtf8Enabled: true,
+		Addr: a.client.address("/ws/live/"), RequestHeader: header, ReadMaxPayloadSize: maxFrame, CheckUtf8Enabled: true,
 	})
 	if err != nil {
 		if answer == nil {
@@ -228,11 +237,17 @@ func (a *attempt) OnPing(conn *gws.Conn, payload []byte) {
 func (a *attempt) OnMessage(conn *gws.Conn, m *gws.Message) {
 	defer func() { _ = m.Close() }()
 	a.heard(conn)
-	var f Frame
-	if err := json.Unmarshal(m.Bytes(), &f); err != nil {
-		a.fail(fmt.Errorf("not a frame of Telemetra: %w", err))
+	if err := a.take(m.Bytes()); err != nil {
+		a.fail(err)
 		_ = conn.NetConn().Close() // ends the read loop
-		return
+	}
+}
+
+// take handles a frame.
+func (a *attempt) take(text []byte) error {
+	var f Frame
+	if err := json.Unmarshal(text, &f); err != nil {
+		return fmt.Errorf("not a frame of Telemetra: %w", err)
 	}
 	switch f.Type {
 	case "connected":
@@ -248,6 +263,7 @@ func (a *attempt) OnMessage(conn *gws.Conn, m *gws.Message) {
 	if _, err := event.ParseID(f.ID); err == nil {
 		a.client.Since = f.ID // handled: it need not come again
 	}
+	return nil
 }
 
 // OnClose keeps why; see gws.Event.
