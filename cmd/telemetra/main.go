@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/telemetra/telemetra/cmd/internal/soak"
 )
 
 // version is set by the build.
@@ -25,6 +27,7 @@ type cli struct {
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to the newest version."`
 	Demo     demoCmd     `cmd:"" help:"Run everything with private servers and made-up traffic."`
 	Simulate simulateCmd `cmd:"" help:"Write rows as an aggregation job would."`
+	Soak     soakCmd     `cmd:"" help:"Write, follow, break things, and compare: is anything lost?"`
 	Bench    benchCmd    `cmd:"" help:"Measure on private servers."`
 	Floor    floorCmd    `cmd:"" name:"bench-floor" hidden:"" help:"What the bench measures against."`
 	Config   configCmd   `cmd:"" help:"Print the configuration that is in force, secrets masked."`
@@ -51,6 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		kong.Exit(func(c int) { exited, code = true, c }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(output{stdout}),
+		kong.Vars{"soak_faults": soak.FaultNames()},
 	)
 	if err != nil {
 		fmt.Fprintln(stderr, "telemetra:", err)

@@ -42,13 +42,16 @@ func FreePort() (int, error) {
 	for range ports {
 		port := firstPort + (os.Getpid()*stride+int(portsTried.Add(1)))%ports
 		var l net.Listener
-		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", Address(port))
 		if err == nil {
 			return port, l.Close() // only its number is wanted
 		}
 	}
 	return 0, fmt.Errorf("find a free port: %w", err)
 }
+
+// Address is a port of the loopback, as clients and proxies want it.
+func Address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // portOr returns port, or a free one for 0.
 func portOr(port int) (int, error) {

@@ -287,6 +287,19 @@ func (p *Postgres) CreateDatabase(ctx context.Context, name string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
+// Promote makes a standby a primary, and returns when it is one.
+func (p *Postgres) Promote(ctx context.Context) error {
+	conn, err := pgconn.Connect(ctx, p.URL("postgres"))
+	if err != nil {
+		return fmt.Errorf("promote: %w", err)
+	}
+	if err := conn.Exec(ctx, "SELECT pg_promote()").Close(); err != nil {
+		err = fmt.Errorf("promote: %w", err)
+		return errors.Join(err, conn.Close(ctx))
+	}
+	return conn.Close(ctx)
+}
+
 // URL is where clients find a database of it.
 func (p *Postgres) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", p.config.Port, database)

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -111,7 +113,7 @@ func (r *Redis) ping(ctx context.Context) (err error) {
 	return nil
 }
 
-func (r *Redis) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(r.config.Port)) }
+func (r *Redis) addr() string { return Address(r.config.Port) }
 
 // URL is where clients find it.
 func (r *Redis) URL() string { return "redis://" + r.addr() + "/0" }
@@ -138,4 +140,31 @@ func (r *Redis) Signal(s os.Signal) error {
 // twice, or after Kill, is fine.
 func (r *Redis) Close() error {
 	return errors.Join(r.child.signal(syscall.SIGCONT), r.child.stop(), r.remove())
+}
+
+// Command sends a command without spaces in its words, and returns the first line
+// of the answer. An answer that is an error is one.
+func (r *Redis) Command(ctx context.Context, words ...string) (_ string, err error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.addr())
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return "", err
+		}
+	}
+	if _, err := io.WriteString(conn, strings.Join(words, " ")+"\r\n"); err != nil {
+		return "", err
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	line = strings.TrimSpace(line)
+	if strings.HasPrefix(line, "-") {
+		return "", fmt.Errorf("redis answers %q", line)
+	}
+	return line, nil
 }

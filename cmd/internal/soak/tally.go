@@ -1,0 +1,150 @@
+package soak
+
+import (
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/telemetra/telemetra/wsgateway/client"
+)
+
+// tally counts what happens to all clients together.
+type tally struct {
+	conflated atomic.Int64
+
+	mu         sync.Mutex
+	began      time.Time // when the first row was written; zero before
+	events     int64
+	resumed    int
+	reloaded   map[string]int // by reason; the first state of a client does not count
+	duplicated int
+	disordered int
+	unknown    int
+	epochs     map[string]int            // opened by the private listeners, by reason
+	minutes    []*hdrhistogram.Histogram // of live events, in microseconds
+	quiet      *hdrhistogram.Histogram   // of those between the faults
+	trouble    *trouble                  // nil between the faults
+}
+
+func newTally() *tally {
+	return &tally{reloaded: make(map[string]int), epochs: make(map[string]int), quiet: newHistogram()}
+}
+
+// newHistogram is of microseconds, up to ten minutes.
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 600_000_000, 3) }
+
+// trouble is the time from the injection of a fault until each client has what was
+// written after its end.
+type trouble struct {
+	began   time.Time
+	silence time.Duration // longest time that a client had to wait for a committed row
+	told    time.Duration // until the first client was told degraded; 0: none was
+	epochs  int
+}
+
+// enter begins a trouble.
+func (t *tally) enter() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.trouble = &trouble{began: time.Now()}
+}
+
+// leave ends it.
+func (t *tally) leave() trouble {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	over := *t.trouble
+	t.trouble = nil
+	return over
+}
+
+// start begins the minutes.
+func (t *tally) start() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.began = time.Now()
+}
+
+// row counts a row that is new to a client, so late after its commit was sent.
+func (t *tally) row(now time.Time, late time.Duration, live bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.began.IsZero() {
+		return
+	}
+	if t.trouble != nil {
+		t.trouble.silence = max(t.trouble.silence, late)
+	}
+	if !live {
+		return
+	}
+	t.events++
+	minute := int(now.Sub(t.began) / time.Minute)
+	for len(t.minutes) <= minute {
+		t.minutes = append(t.minutes, newHistogram())
+	}
+	record(t.minutes[minute], late)
+	if t.trouble == nil {
+		record(t.quiet, late)
+	}
+}
+
+// record keeps a duration, the longest that fits when it is longer.
+func record(h *hdrhistogram.Histogram, d time.Duration) {
+	us := min(max(d.Microseconds(), h.LowestTrackableValue()), h.HighestTrackableValue())
+	_ = h.RecordValue(us) // it is within the bounds
+}
+
+// connected counts a connected frame; again tells that it is not the client's first.
+func (t *tally) connected(f client.Frame, again bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f.Resumed {
+		t.resumed++
+	} else if again {
+		t.reloaded[f.Reason]++
+	}
+}
+
+// status notes when clients were told of a trouble.
+func (t *tally) status(data json.RawMessage, now time.Time) {
+	var s struct{ Status string }
+	if json.Unmarshal(data, &s) != nil || s.Status != "degraded" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.trouble != nil && t.trouble.told == 0 {
+		t.trouble.told = now.Sub(t.trouble.began)
+	}
+}
+
+// epoch counts an epoch that a listener has opened.
+func (t *tally) epoch(reason string) {
+	const first = "first"
+	if reason == first {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.epochs[reason]++
+	if t.trouble != nil {
+		t.trouble.epochs++
+	}
+}
+
+func (t *tally) problem(kind string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch kind {
+	case "duplicated":
+		t.duplicated++
+	case "disordered":
+		t.disordered++
+	default:
+		t.unknown++
+	}
+}
