@@ -46,8 +46,9 @@ type Redis struct {
 	// Limits bound the logs; Open sets the defaults.
 	Limits Limits
 
-	client *redis.Client
-	run    atomic.Pointer[string] // run id of the process that newest connections reach
+	client   *redis.Client
+	suspects *suspects
+	run      atomic.Pointer[string] // run id of the process that newest connections reach
 }
 
 // Limits bound the log of one stream.
@@ -79,6 +80,7 @@ func Open(c Config) (*Redis, error) {
 	bound(o)
 	o.OnConnect = b.onConnect
 	b.client = redis.NewClient(o)
+	b.suspects = newSuspects(b.client)
 	return b, nil
 }
 
@@ -106,7 +108,10 @@ func (c clientLog) Printf(_ context.Context, format string, v ...any) {
 }
 
 // Close closes the connections.
-func (b *Redis) Close() error { return b.client.Close() }
+func (b *Redis) Close() error {
+	b.suspects.Close()
+	return b.client.Close()
+}
 
 // onConnect learns which process a new connection reaches: a Redis that was
 // restarted or failed over may have lost its newest writes, and a position from

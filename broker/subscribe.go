@@ -128,7 +128,7 @@ func (s *Subscriber) note(c change) {
 
 // Run follows until the context ends.
 func (s *Subscriber) Run(ctx context.Context) error {
-	const least, most = 50 * time.Millisecond, 2 * time.Second
+	const least, most = 50 * time.Millisecond, time.Second
 	pause := least
 	for {
 		began := time.Now()
@@ -241,6 +241,7 @@ func (s *Subscriber) watch(ctx context.Context, pubsub *redis.PubSub, heard, bea
 			return context.Cause(ctx)
 		case now := <-ticker.C:
 			if now.Sub(time.Unix(0, heard.Load())) > s.Silence {
+				s.redis.suspects.suspect()
 				return errSilent
 			}
 			if now.Sub(time.Unix(0, beat.Load())) > s.Deaf {

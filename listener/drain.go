@@ -32,8 +32,10 @@ const (
 	gatherARow  = 50 * time.Microsecond
 	mostGather  = 10 * time.Millisecond
 
+	// A pause is half to one and a half of the backoff: a dependency that is back is
+	// found within a second.
 	leastBackoff = 50 * time.Millisecond
-	mostBackoff  = time.Second
+	mostBackoff  = 500 * time.Millisecond
 )
 
 // drains looks for changes until the context ends.

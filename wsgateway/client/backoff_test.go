@@ -2,26 +2,44 @@ package client
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 func TestBackoffIsFullJitter(t *testing.T) {
-	b := backoff{least: 100 * time.Millisecond, most: time.Second}
-	for round := range 2 {
-		for i, bound := range []time.Duration{100, 200, 400, 800, 1000, 1000} {
-			seen := b
-			least, most := time.Hour, time.Duration(0)
-			for range 200 {
-				again := seen
-				d := again.next()
-				least, most = min(least, d), max(most, d)
+	synctest.Test(t, func(t *testing.T) {
+		b := backoff{least: 100 * time.Millisecond, most: time.Second}
+		for round := range 2 {
+			b.next() // the first failure
+			for _, c := range []struct{ passed, bound time.Duration }{{0, 100}, {40, 100}, {60, 200}, {200, 600}, {500, 1000}, {5000, 1000}} {
+				time.Sleep(c.passed * time.Millisecond) //nolint:forbidigo // moves the fake clock
+				bound := c.bound * time.Millisecond
+				least, most := time.Hour, time.Duration(0)
+				for range 200 {
+					d := b.next()
+					least, most = min(least, d), max(most, d)
+				}
+				if most > bound+1 || most < bound*3/4 || least > bound/4 || least <= 0 {
+					t.Errorf("round %d, after %s ms more: %s to %s, want a random part of %s", round, c.passed, least, most, bound)
+				}
 			}
-			bound *= time.Millisecond
-			if most > bound+1 || most < bound*3/4 || least > bound/4 || least <= 0 {
-				t.Errorf("round %d, attempt %d: %s to %s, want a random part of %s", round, i, least, most, bound)
-			}
-			b.next()
+			b.reset()
 		}
-		b.reset()
-	}
+	})
+}
+
+// Attempts that fail at once must not make a client pause longer than it was away.
+func TestBackoffIsBoundedByTheTimeAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 1000 {
+			b := backoff{least: 200 * time.Millisecond, most: 20 * time.Second}
+			began, away := time.Now(), time.Second
+			for time.Since(began) < away {
+				time.Sleep(b.next()) //nolint:forbidigo // moves the fake clock
+			}
+			if back := time.Since(began); back > 3*away {
+				t.Fatalf("back after %s of %s", back, away)
+			}
+		}
+	})
 }

@@ -60,8 +60,8 @@ type Client struct {
 	// Token is asked for a token before each handshake, for tokens that do not last; may
 	// be nil. That there is none counts as a failed attempt.
 	Token func(ctx context.Context) (string, error)
-	// LeastBackoff and MostBackoff bound the pause before an attempt: a random part
-	// of what doubles with each failure. Default 200 ms and 20 s.
+	// LeastBackoff and MostBackoff bound the bound of the pause before an attempt: it is
+	// a random part of twice the time for which none was of use. Default 200 ms and 20 s.
 	LeastBackoff, MostBackoff time.Duration
 	// Silence is how long a connection may bring nothing, pings included, before it
 	// counts as lost. Default 75 s, which is two and a half of the gateway's intervals.

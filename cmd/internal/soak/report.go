@@ -206,13 +206,11 @@ func (r *Report) totals(b *strings.Builder) {
 		{"stood for", r.StoodFor, "rows that a newer state, or a newer frame of their window, stands for"},
 		{"taken back", r.TakenBack, "rows that came, and that a fail-over has taken back"},
 		{"resumed", r.Resumed, "connections that went on behind the last event"},
-		{"reloaded", counts(r.Reloaded), "states that clients were given later on"},
-		{"epochs", counts(r.Epochs), "opened by the listeners after the first"},
 	} {
 		fmt.Fprintf(w, "%s\t%v\t%s\n", line.name, line.value, line.what)
 	}
 	_ = w.Flush() // to memory
-	b.WriteByte('\n')
+	fmt.Fprintf(b, "\nstates that clients were given later on: %s\nepochs after the first: %s\n\n", counts(r.Reloaded), counts(r.Epochs))
 }
 
 // counts writes how often something happened, by reason.
