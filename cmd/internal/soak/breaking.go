@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -60,6 +61,22 @@ func startListeners(ctx context.Context, s *soak) error {
 		errs = append(errs, l.start(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// killAtRandom kills while the others go on: at most one is away at a time.
+func killAtRandom(ctx context.Context, s *soak) error {
+	const lasts, longest = 10 * time.Second, 1500 * time.Millisecond
+	for began := time.Now(); time.Since(began) < lasts && ctx.Err() == nil; {
+		pause(ctx, rand.N(longest))                   //nolint:gosec // any time will do
+		l := s.listeners[rand.IntN(len(s.listeners))] //nolint:gosec // any of them
+		if err := l.kill(); err != nil {
+			return err
+		}
+		if err := l.start(ctx); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
 }
 
 func drainGateway(ctx context.Context, s *soak) error {

@@ -56,6 +56,11 @@ var faults = []*fault{
 		bound: time.Second, outage: true, told: true,
 	},
 	{
+		name: "kill-at-random", help: "listeners are killed at random for 10 s, and started again at once",
+		begin: killAtRandom,
+		bound: time.Second,
+	},
+	{
 		name: "pause-listener", help: "a listener is stopped for 10 s (SIGSTOP) and goes on beside its twin",
 		begin: func(_ context.Context, s *soak) error { return s.listener().process.Signal(syscall.SIGSTOP) },
 		hold:  10 * time.Second,
@@ -208,6 +213,11 @@ var faults = []*fault{
 		name: "drip-clients", help: "each client gets 2,000 bytes a second for 5 s",
 		begin: each((*links).fronts, func(p *local.Proxy) { p.Drip(2000) }), hold: 5 * time.Second, end: heal((*links).fronts),
 		bound: time.Second, outage: true,
+	},
+	{
+		name: "stick-clients", help: "others connect and read nothing, until the gateways give them up",
+		begin: stickClients,
+		bound: 500 * time.Millisecond,
 	},
 	{
 		name: "reconnect-clients", help: "all clients connect anew at the same time",
