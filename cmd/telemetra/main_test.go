@@ -29,6 +29,10 @@ func TestMain(m *testing.M) {
 		context.AfterFunc(ctx, stop)
 		os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 	}
+	if err := os.Setenv(commandVar, "1"); err != nil { // for every process that is started from here on
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	localtest.Main(m)
 }
 
@@ -60,7 +64,7 @@ func launch(databaseURL, redisURL, command string, flags ...string) (*telemetra,
 	p := &telemetra{log: &logTail{}, done: make(chan struct{})}
 	args := append([]string{command, "--host=127.0.0.1", "--port=0"}, flags...) // the last of two counts
 	p.cmd = exec.Command(os.Args[0], args...)                                   //nolint:noctx // this test binary; stop ends it
-	p.cmd.Env = append(os.Environ(), commandVar+"=1", "DATABASE_URL="+databaseURL, "REDIS_URL="+redisURL)
+	p.cmd.Env = append(os.Environ(), "DATABASE_URL="+databaseURL, "REDIS_URL="+redisURL)
 	if os.Getenv("DRAIN_PERIOD") == "" {
 		p.cmd.Env = append(p.cmd.Env, "DRAIN_PERIOD=0") // most tests have nobody to hand over
 	}

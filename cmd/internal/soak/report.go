@@ -25,7 +25,7 @@ type Report struct {
 	Events       int64   `json:"events"`       // live ones that clients were given first
 
 	Lost       int `json:"lost"`       // rows that a client never got
-	Duplicated int `json:"duplicated"` // events that a client got twice in an epoch
+	Duplicated int `json:"duplicated"` // events that were published twice, or that a client got twice, in an epoch
 	Disordered int `json:"disordered"` // events that came before one that was written earlier
 	Unknown    int `json:"unknown"`    // rows that came and that nobody has committed
 
@@ -91,6 +91,9 @@ func (s *soak) compare(table map[string]map[mark]stored, chosen []*fault) *Repor
 		Duplicated: t.duplicated, Disordered: t.disordered, Unknown: t.unknown,
 		Resumed: t.resumed, Reloaded: t.reloaded, Epochs: t.epochs,
 		Quiet: latencyOf(t.quiet), Problems: slices.Clone(s.unhealed),
+	}
+	for _, p := range t.twice {
+		r.problem("%s: %s", p.kind, p.text)
 	}
 	for _, rows := range table {
 		r.Rows += len(rows)
@@ -200,7 +203,7 @@ func (r *Report) totals(b *strings.Builder) {
 		what  string
 	}{
 		{"lost", r.Lost, "rows that a client never got"},
-		{"duplicated", r.Duplicated, "events that a client got twice in an epoch"},
+		{"duplicated", r.Duplicated, "events that were published twice, or that a client got twice, in an epoch"},
 		{"out of order", r.Disordered, "events that came before one that was written earlier"},
 		{"unknown", r.Unknown, "rows that came and that nobody has committed"},
 		{"stood for", r.StoodFor, "rows that a newer state, or a newer frame of their window, stands for"},

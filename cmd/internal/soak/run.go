@@ -69,6 +69,10 @@ func (s *soak) run(ctx context.Context, chosen []*fault) (_ *Report, err error) 
 	for _, f := range s.followers {
 		g.Go(func() error { return f.run(following) })
 	}
+	if s.config.owned() {
+		w := &witness{tally: s.tally}
+		g.Go(func() error { return w.run(following, s.redis.URL(), s.writers.streams) })
+	}
 	var table map[string]map[mark]stored
 	g.Go(func() error {
 		defer leave()

@@ -2,6 +2,7 @@ package soak
 
 import (
 	"encoding/json"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ type tally struct {
 	duplicated int
 	disordered int
 	unknown    int
+	twice      []problem                 // what was published twice: the first ones
 	epochs     map[string]int            // opened by the private listeners, by reason
 	minutes    []*hdrhistogram.Histogram // of live events, in microseconds
 	quiet      *hdrhistogram.Histogram   // of those between the faults
@@ -133,6 +135,17 @@ func (t *tally) epoch(reason string) {
 	t.epochs[reason]++
 	if t.trouble != nil {
 		t.trouble.epochs++
+	}
+}
+
+// republished counts a change that was published twice.
+func (t *tally) republished(streamID, id string, changeID int64) {
+	const most = 20 // are told; all are counted
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.duplicated++
+	if len(t.twice) < most {
+		t.twice = append(t.twice, problem{"duplicated", fmt.Sprintf("%s: change %d was published again as %s", streamID, changeID, id)})
 	}
 }
 
