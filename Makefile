@@ -20,10 +20,10 @@ ARGS ?=
 .DEFAULT_GOAL := help
 # The prerequisites below are steps in an order, also under -j.
 .NOTPARALLEL:
-.PHONY: help demo test build bench lint fmt clean bootstrap
+.PHONY: help demo test build bench soak soak-report lint fmt clean bootstrap
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: bootstrap build ## See it: the whole pipeline on this machine, with simulated traffic
 	bin/telemetra demo $(ARGS)
@@ -39,6 +39,19 @@ build: ## Build bin/telemetra
 
 bench: bootstrap build ## Measure it on this machine
 	bin/telemetra bench $(ARGS)
+
+# What make soak does, unless ARGS says otherwise.
+SOAK := --duration 10m --rate 300 --clients 200 --faults all
+
+soak: bootstrap build ## Break it for ten minutes: is anything lost?
+	bin/telemetra soak $(or $(ARGS),$(SOAK))
+
+soak-report: bootstrap build ## The same, and keep what it says in deploy/SOAK.md
+	bin/telemetra soak $(SOAK) >bin/soak.out
+	{ echo '# What a soak says'; echo; \
+	  echo 'Made by `make soak-report` at $(VERSION), everything on one machine of $(shell nproc) cores. What the faults are: `telemetra soak --help`'; \
+	  echo 'and [DESIGN.md](DESIGN.md#8-faults); what the lines mean: the [README](../README.md#break-it).'; echo; \
+	  echo '```'; echo '$$ telemetra soak $(SOAK)'; cat bin/soak.out; echo '```'; } >deploy/SOAK.md
 
 lint: ## Check go.mod, go vet and golangci-lint (the first run compiles the linter)
 	go mod tidy -diff

@@ -11,8 +11,6 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
-
-	"github.com/telemetra/telemetra/cmd/internal/soak"
 )
 
 // version is set by the build.
@@ -54,7 +52,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		kong.Exit(func(c int) { exited, code = true, c }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(output{stdout}),
-		kong.Vars{"soak_faults": soak.FaultNames()},
 	)
 	if err != nil {
 		fmt.Fprintln(stderr, "telemetra:", err)

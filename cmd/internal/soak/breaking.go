@@ -19,6 +19,7 @@ import (
 // redis, postgres, fronts and all are sets of links.
 
 func (l *links) redis() []*local.Proxy { return []*local.Proxy{l.listenersRedis, l.gatewaysRedis} }
+
 func (l *links) postgres() []*local.Proxy {
 	return []*local.Proxy{l.listenersPostgres, l.gatewaysPostgres}
 }

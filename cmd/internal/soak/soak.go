@@ -21,7 +21,7 @@ type Config struct {
 	Rate     int           `default:"300" help:"Rows a second, over all streams."`
 	Clients  int           `default:"200" help:"Clients, every other one over Server-Sent Events."`
 	Streams  int           `default:"50" help:"Streams that the rows are of; the clients are spread over them."`
-	Faults   []string      `default:"all" placeholder:"NAME" help:"Faults to inject, or all, or none: ${soak_faults}."`
+	Faults   []string      `default:"all" placeholder:"NAME" help:"Faults to inject, see above; all, or none."`
 	Seed     uint64        `default:"1" help:"Seed of the order of the faults, and of what is written."`
 	JSON     bool          `name:"json" help:"Print JSON instead of tables."`
 
@@ -45,8 +45,12 @@ func (c *Config) Validate() error {
 		flag               string
 		value, least, most int
 	}{
-		{"times", c.Times, 0, 1000}, {"rate", c.Rate, 1, 100_000}, {"clients", c.Clients, 1, 10_000},
-		{"streams", c.Streams, 1, 10_000}, {"listeners", c.Listeners, 1, 10}, {"gateways", c.Gateways, 1, 50},
+		{"times", c.Times, 0, 1000},
+		{"rate", c.Rate, 1, 100_000},
+		{"clients", c.Clients, 1, 10_000},
+		{"streams", c.Streams, 1, 10_000},
+		{"listeners", c.Listeners, 1, 10},
+		{"gateways", c.Gateways, 1, 50},
 	} {
 		if s.value < s.least || s.value > s.most {
 			return fmt.Errorf("--%s is %d; allowed are %d to %d", s.flag, s.value, s.least, s.most)
@@ -91,6 +95,15 @@ func (c *Config) selected() ([]*fault, error) {
 
 // FaultNames are the faults that there are.
 func FaultNames() string { return namesOf(faults) }
+
+// FaultHelp says of each fault what it does, a line each.
+func FaultHelp() string {
+	var b strings.Builder
+	for _, f := range faults {
+		fmt.Fprintf(&b, "  %-20s %s\n", f.name, f.help)
+	}
+	return b.String()
+}
 
 func namesOf(faults []*fault) string {
 	names := make([]string, len(faults))

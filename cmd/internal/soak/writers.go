@@ -28,7 +28,7 @@ const (
 	retryEvery = 50 * time.Millisecond
 )
 
-// Of a hundred transactions:
+// Of a hundred transactions so many are not like the others.
 const (
 	rolledBack = 10
 	stalled    = 10 // stay open for a while
