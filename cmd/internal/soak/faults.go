@@ -17,6 +17,9 @@ type fault struct {
 	// hold is the time between the two.
 	hold time.Duration
 
+	// listener and gateway say that it is one of them that is broken: the others go on.
+	listener, gateway bool
+
 	// What must happen:
 
 	// bound is the longest time that a client may wait for a committed row. With
@@ -45,10 +48,11 @@ const backoff = 2 * time.Second
 var faults = []*fault{
 	{
 		name: "kill-listener", help: "one listener is killed; its twin goes on",
-		begin: func(_ context.Context, s *soak) error { return s.listener().kill() },
-		hold:  2 * time.Second,
-		end:   func(ctx context.Context, s *soak) error { return s.listener().start(ctx) },
-		bound: 500 * time.Millisecond,
+		listener: true,
+		begin:    func(_ context.Context, s *soak) error { return s.listener().kill() },
+		hold:     2 * time.Second,
+		end:      func(ctx context.Context, s *soak) error { return s.listener().start(ctx) },
+		bound:    500 * time.Millisecond,
 	},
 	{
 		name: "kill-listeners", help: "all listeners are killed and started again",
@@ -57,28 +61,32 @@ var faults = []*fault{
 	},
 	{
 		name: "kill-at-random", help: "listeners are killed at random for 10 s, and started again at once",
-		begin: killAtRandom,
-		bound: time.Second,
+		listener: true,
+		begin:    killAtRandom,
+		bound:    time.Second,
 	},
 	{
 		name: "pause-listener", help: "a listener is stopped for 10 s (SIGSTOP) and goes on beside its twin",
-		begin: func(_ context.Context, s *soak) error { return s.listener().process.Signal(syscall.SIGSTOP) },
-		hold:  10 * time.Second,
-		end:   func(_ context.Context, s *soak) error { return s.listener().process.Signal(syscall.SIGCONT) },
-		bound: 500 * time.Millisecond,
+		listener: true,
+		begin:    func(_ context.Context, s *soak) error { return s.listener().process.Signal(syscall.SIGSTOP) },
+		hold:     10 * time.Second,
+		end:      func(_ context.Context, s *soak) error { return s.listener().process.Signal(syscall.SIGCONT) },
+		bound:    500 * time.Millisecond,
 	},
 	{
 		name: "kill-gateway", help: "one gateway is killed; its clients go to another one",
-		begin: func(_ context.Context, s *soak) error { return s.gateway().kill() },
-		hold:  2 * time.Second,
-		end:   func(ctx context.Context, s *soak) error { return s.gateway().start(ctx) },
-		bound: backoff,
+		gateway: true,
+		begin:   func(_ context.Context, s *soak) error { return s.gateway().kill() },
+		hold:    2 * time.Second,
+		end:     func(ctx context.Context, s *soak) error { return s.gateway().start(ctx) },
+		bound:   backoff,
 	},
 	{
 		name: "drain-gateway", help: "one gateway is told to end (SIGTERM) and started again",
-		begin: drainGateway,
-		end:   func(ctx context.Context, s *soak) error { return s.gateway().start(ctx) },
-		bound: 2 * time.Second, // it asks its clients to come back within these
+		gateway: true,
+		begin:   drainGateway,
+		end:     func(ctx context.Context, s *soak) error { return s.gateway().start(ctx) },
+		bound:   2 * time.Second, // it asks its clients to come back within these
 	},
 	{
 		name: "empty-redis", help: "Redis is killed and comes back without its data",

@@ -54,8 +54,9 @@ type outcome struct {
 	epochs  int
 }
 
-// run writes, follows and breaks, and then compares.
-func (s *soak) run(ctx context.Context, chosen []*fault) (_ *Report, err error) {
+// run writes, follows and breaks until the time is over or early ends, and then
+// compares.
+func (s *soak) run(ctx, early context.Context, chosen []*fault) (_ *Report, err error) {
 	s.epoch = s.tally.epoch
 	s.outcomes = make(map[*fault]*outcome)
 	if err := s.prepare(ctx); err != nil {
@@ -76,10 +77,10 @@ func (s *soak) run(ctx context.Context, chosen []*fault) (_ *Report, err error) 
 	var table map[string]map[mark]stored
 	g.Go(func() error {
 		defer leave()
-		if err := s.await(gctx, connectWithin, (*follower).whenBegun); err != nil {
+		if err := s.await(early, connectWithin, (*follower).whenBegun); err != nil {
 			return fmt.Errorf("connect the clients: %w", err)
 		}
-		if err := s.write(gctx, chosen); err != nil {
+		if err := s.write(gctx, early, chosen); err != nil {
 			return err
 		}
 		table, err = s.writers.table(gctx)
@@ -124,12 +125,12 @@ func (s *soak) prepare(ctx context.Context) error {
 	return nil
 }
 
-// cleanUp removes what was written to somebody else's database, also after a signal.
+// cleanUp removes what was written to somebody else's database.
 func (s *soak) cleanUp(ctx context.Context) error {
 	if s.config.owned() {
 		return nil // it goes as a whole
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return s.writers.db.RemoveStreams(ctx, s.writers.streams)
 }
@@ -154,7 +155,7 @@ func (s *soak) await(ctx context.Context, within time.Duration, far func(*follow
 }
 
 // write writes until the time is over and all faults have healed.
-func (s *soak) write(ctx context.Context, chosen []*fault) error {
+func (s *soak) write(ctx, early context.Context, chosen []*fault) error {
 	s.tally.start()
 	s.bar.start()
 	defer s.bar.finish()
@@ -165,7 +166,7 @@ func (s *soak) write(ctx context.Context, chosen []*fault) error {
 		defer close(done)
 		s.writers.run(writing)
 	}()
-	err := s.inject(ctx, chosen)
+	err := s.inject(ctx, early, chosen)
 	stop()
 	<-done
 	if err != nil {
@@ -177,29 +178,26 @@ func (s *soak) write(ctx context.Context, chosen []*fault) error {
 	return s.settle(ctx, "the end")
 }
 
-// inject breaks one thing after the other, in an order that changes with each round.
-func (s *soak) inject(ctx context.Context, chosen []*fault) error {
+// inject breaks one thing after the other, in an order that changes with each round,
+// until the time is over or early ends.
+func (s *soak) inject(ctx, early context.Context, chosen []*fault) error {
+	if len(chosen) == 0 {
+		pause(early, s.config.Duration-s.bar.passed())
+		return nil
+	}
 	rng := mathrand.New(mathrand.NewPCG(s.config.Seed, 0)) //nolint:gosec // an order, not a secret
-	over := func() bool { return ctx.Err() != nil || s.config.Times == 0 && s.bar.passed() >= s.config.Duration }
-	rounds := 0
-	for ; len(chosen) > 0 && !over() && (s.config.Times == 0 || rounds < s.config.Times); rounds++ {
+	for rounds := 0; s.config.Times == 0 || rounds < s.config.Times; rounds++ {
 		order := slices.Clone(chosen)
 		rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for _, f := range order {
-			if over() {
-				break
+			if early.Err() != nil || s.config.Times == 0 && s.bar.passed() >= s.config.Duration {
+				return nil
 			}
 			if err := s.injectOne(ctx, f); err != nil {
 				return fmt.Errorf("%s: %w", f.name, err)
 			}
-			pause(ctx, quietFor)
+			pause(early, quietFor)
 		}
-	}
-	if len(chosen) == 0 {
-		pause(ctx, s.config.Duration-s.bar.passed())
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
 	}
 	return nil
 }
@@ -231,10 +229,7 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 		o = &outcome{over: -time.Hour}
 		s.outcomes[f] = o
 	}
-	allowed := f.bound
-	if f.outage {
-		allowed += mended.Sub(t.began)
-	}
+	allowed := s.allowed(f, mended.Sub(t.began))
 	o.times++
 	o.epochs += t.epochs
 	o.silence = max(o.silence, t.silence)
@@ -246,6 +241,18 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 	}
 	o.told = max(o.told, t.told)
 	return nil
+}
+
+// allowed is how long a silence may be when it took so long to mend a fault. That of
+// the only listener or gateway is an outage, too.
+func (s *soak) allowed(f *fault, mended time.Duration) time.Duration {
+	switch {
+	case f.outage || f.listener && len(s.listeners) == 1:
+		return f.bound + mended
+	case f.gateway && len(s.gateways) == 1: // and clients pause for up to twice the time away
+		return max(f.bound, 2*mended) + mended
+	}
+	return f.bound
 }
 
 // settle waits until each client has what is written now.

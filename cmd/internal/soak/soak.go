@@ -115,7 +115,8 @@ func namesOf(faults []*fault) string {
 
 // Run soaks and prints the report. progress is told how far it has come. The error
 // is ErrFailed when something was lost, came twice or out of order, or was made up,
-// or when a fault has not healed.
+// or when a fault has not healed. When the context ends early, what has begun is
+// brought to its end, and the report is about the time until then.
 func Run(ctx context.Context, c Config, out, progress io.Writer) (err error) {
 	if err := c.Validate(); err != nil {
 		return err
@@ -124,7 +125,9 @@ func Run(ctx context.Context, c Config, out, progress io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	d, err := deploy(ctx, &c)
+	// What is started lives until the report, whatever the context does.
+	work := context.WithoutCancel(ctx)
+	d, err := deploy(work, &c)
 	if err != nil {
 		return err
 	}
@@ -132,7 +135,7 @@ func Run(ctx context.Context, c Config, out, progress io.Writer) (err error) {
 	defer func() {
 		err = errors.Join(err, d.close(errors.Is(err, ErrFailed), progress))
 	}()
-	report, err := s.run(ctx, chosen)
+	report, err := s.run(work, ctx, chosen)
 	if err != nil {
 		return err
 	}
