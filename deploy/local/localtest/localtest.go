@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -128,6 +129,15 @@ func admin(ctx context.Context, statement string) error {
 func PostgresServer(tb testing.TB) *local.Postgres {
 	tb.Helper()
 	return startPostgres(tb, local.PostgresConfig{Settings: settings})
+}
+
+// PostgresIn starts a server for the test alone, with its data in a directory that
+// the server's user can enter, see OpenDir.
+func PostgresIn(tb testing.TB, dir string, more map[string]string) *local.Postgres {
+	tb.Helper()
+	all := maps.Clone(settings)
+	maps.Copy(all, more)
+	return startPostgres(tb, local.PostgresConfig{Dir: dir, Settings: all})
 }
 
 // Standby starts a standby of a server for the test.
