@@ -19,8 +19,8 @@ import (
 )
 
 // TestFullDiskLosesNothing fills the file system of the cluster while it is written
-// to: first there is no room for rows, then none for the write-ahead log, so that
-// Postgres ends itself.
+// to: first there is no room for rows, then none for the next part of the write-ahead
+// log either, so that Postgres ends itself.
 func TestFullDiskLosesNothing(t *testing.T) {
 	t.Parallel()
 	disk := smallDisk(t)
@@ -42,10 +42,13 @@ func TestFullDiskLosesNothing(t *testing.T) {
 		localtest.Eventually(t, "connected", func() bool { return clients[id].has("connected") })
 	}
 	w := startWriters(t, databaseURL, 8, 0, streams)
-	for range 3 {
+	for i := range 3 {
 		before := w.commits.Load()
 		localtest.Eventually(t, "commits", func() bool { return w.commits.Load() > before+100 })
 		free := disk.fill(t, server)
+		if i > 0 {
+			nextSegment(t, databaseURL)
+		}
 		localtest.Eventually(t, "that nothing can be written", func() bool {
 			at := w.commits.Load()
 			wait(t.Context(), 500*time.Millisecond)
@@ -73,6 +76,19 @@ func TestFullDiskLosesNothing(t *testing.T) {
 	if lines := strings.Count(l.log.String(), "\n") + 1; lines > 30 {
 		t.Errorf("%d lines were logged, want some for each change of state:\n%s", lines, l.log)
 	}
+}
+
+// nextSegment asks for the next part of the log, which may be the end of the session.
+func nextSegment(t *testing.T, databaseURL string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Logf("ask for the next part of the log: %v", err)
+		return
+	}
+	_, err = conn.Exec(t.Context(), `SELECT pg_switch_wal()`)
+	t.Logf("ask for the next part of the log: %v", err)
+	_ = conn.Close(t.Context()) // as above
 }
 
 // answers tells whether a server comes back by itself.
@@ -149,14 +165,20 @@ func limitFiles(t *testing.T, server *local.Postgres) (free func()) {
 		t.Fatal(err)
 	}
 	all := append(pids, int32(server.PID())) //nolint:gosec // a pid has 22 bits at most
-	limit := func(bytes uint64) {
-		for _, pid := range all {
-			err := unix.Prlimit(int(pid), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: bytes, Max: unix.RLIM_INFINITY}, nil)
+	limits := make(map[int32]unix.Rlimit)
+	for _, pid := range all {
+		var before unix.Rlimit
+		if err := unix.Prlimit(int(pid), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 8 << 10, Max: unix.RLIM_INFINITY}, &before); err != nil {
+			t.Fatal(err)
+		}
+		limits[pid] = before
+	}
+	return func() {
+		for pid, before := range limits {
+			err := unix.Prlimit(int(pid), unix.RLIMIT_FSIZE, &before, nil)
 			if err != nil && !errors.Is(err, unix.ESRCH) { // it has ended itself
 				t.Fatal(err)
 			}
 		}
 	}
-	limit(8 << 10)
-	return func() { limit(unix.RLIM_INFINITY) }
 }
