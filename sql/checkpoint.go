@@ -20,11 +20,15 @@ const loadCheckpointSQL = `SELECT epoch, token, position FROM telemetra.position
 
 // LoadCheckpoint reads the checkpoint; ok is false when there is none yet.
 func (db *DB) LoadCheckpoint(ctx context.Context) (c Checkpoint, ok bool, err error) {
+	return loadCheckpoint(ctx, db.Pool)
+}
+
+func loadCheckpoint(ctx context.Context, on querier) (c Checkpoint, ok bool, err error) {
 	var (
 		token int64
 		text  string
 	)
-	switch err := db.Pool.QueryRow(ctx, loadCheckpointSQL).Scan(&c.Epoch, &token, &text); {
+	switch err := on.QueryRow(ctx, loadCheckpointSQL).Scan(&c.Epoch, &token, &text); {
 	case errors.Is(err, pgx.ErrNoRows):
 		return c, false, nil
 	case err != nil:
@@ -99,10 +103,7 @@ func (db *DB) FirstPosition(ctx context.Context) (Position, error) {
 	return p.Reach(seen, 0, cluster), nil
 }
 
-func readSnapshot(ctx context.Context, conn interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-},
-) (Snapshot, Cluster, error) {
+func readSnapshot(ctx context.Context, conn querier) (Snapshot, Cluster, error) {
 	var (
 		now, wal string
 		c        Cluster
@@ -141,7 +142,11 @@ func (p Position) Lost(now Snapshot, c Cluster) string {
 
 // Holds asks the server whether a position is one of its own history; see Lost.
 func (db *DB) Holds(ctx context.Context, p Position) (lost string, err error) {
-	now, c, err := readSnapshot(ctx, db.Pool)
+	return holds(ctx, db.Pool, p)
+}
+
+func holds(ctx context.Context, on querier, p Position) (lost string, err error) {
+	now, c, err := readSnapshot(ctx, on)
 	if err != nil {
 		return "", fmt.Errorf("compare position: %w", err)
 	}

@@ -41,7 +41,19 @@ func Migrate(ctx context.Context, url string) error {
 
 // Up applies what is missing. A database that has everything is left alone.
 func (m *Migrator) Up(ctx context.Context) error {
-	return m.run(ctx, func(ctx context.Context, t *migrate.Migrator) error { return t.Migrate(ctx) })
+	return m.run(ctx, versionTable, func(ctx context.Context, t *migrate.Migrator) error { return t.Migrate(ctx) })
+}
+
+// Repair puts back what somebody has taken away of what Up has added: columns,
+// defaults, indexes, triggers. It applies all migrations again, whose statements
+// touch no row and leave alone what is there. The database keeps its version
+// meanwhile, so that processes go on and start as ever: how far the repair is
+// stands in a table of the session.
+func (m *Migrator) Repair(ctx context.Context) error {
+	if err := m.Up(ctx); err != nil {
+		return err
+	}
+	return m.run(ctx, "pg_temp.schema_version", func(ctx context.Context, t *migrate.Migrator) error { return t.Migrate(ctx) })
 }
 
 // tablesOnly is the migration that has made the tables and captures nothing yet.
@@ -50,12 +62,12 @@ const tablesOnly = 2
 // Tables applies the migrations that make the tables, and not those that capture
 // changes: the plain tables that the bench compares with.
 func (m *Migrator) Tables(ctx context.Context) error {
-	return m.run(ctx, func(ctx context.Context, t *migrate.Migrator) error { return t.MigrateTo(ctx, tablesOnly) })
+	return m.run(ctx, versionTable, func(ctx context.Context, t *migrate.Migrator) error { return t.MigrateTo(ctx, tablesOnly) })
 }
 
 // Down takes away what Up has added, and no row.
 func (m *Migrator) Down(ctx context.Context) error {
-	return m.run(ctx, func(ctx context.Context, t *migrate.Migrator) error { return t.MigrateTo(ctx, 0) })
+	return m.run(ctx, versionTable, func(ctx context.Context, t *migrate.Migrator) error { return t.MigrateTo(ctx, 0) })
 }
 
 // Status is how far a database is.
@@ -67,21 +79,25 @@ type Status struct {
 
 // Status reads how far the database is, and changes nothing.
 func (m *Migrator) Status(ctx context.Context) (s Status, err error) {
-	names, err := migrationNames()
-	if err != nil {
-		return s, err
-	}
 	conn, err := m.connect(ctx)
 	if err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	return readStatus(ctx, conn)
+}
+
+func readStatus(ctx context.Context, on querier) (s Status, err error) {
+	names, err := migrationNames()
+	if err != nil {
+		return s, err
+	}
 	var exists bool
-	if err := conn.QueryRow(ctx, schemaExistsSQL).Scan(&exists); err != nil {
+	if err := on.QueryRow(ctx, schemaExistsSQL).Scan(&exists); err != nil {
 		return s, fmt.Errorf("look for the schema: %w", err)
 	}
 	if exists {
-		if err := conn.QueryRow(ctx, versionSQL).Scan(&s.Version); err != nil && !isUndefinedTable(err) {
+		if err := on.QueryRow(ctx, versionSQL).Scan(&s.Version); err != nil && !isUndefinedTable(err) {
 			return s, fmt.Errorf("read the schema's version: %w", err)
 		}
 	}
@@ -89,6 +105,9 @@ func (m *Migrator) Status(ctx context.Context) (s Status, err error) {
 	s.Pending = names[min(s.Version, len(names)):]
 	return s, nil
 }
+
+// versionTable says how far the database is.
+const versionTable = "telemetra.schema_version"
 
 const (
 	schemaExistsSQL = `SELECT to_regclass('telemetra.schema_version') IS NOT NULL`
@@ -139,7 +158,7 @@ func checkMigratable(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-func (m *Migrator) run(ctx context.Context, work func(context.Context, *migrate.Migrator) error) (err error) {
+func (m *Migrator) run(ctx context.Context, table string, work func(context.Context, *migrate.Migrator) error) (err error) {
 	conn, err := m.connect(ctx)
 	if err != nil {
 		return err
@@ -154,7 +173,7 @@ func (m *Migrator) run(ctx context.Context, work func(context.Context, *migrate.
 		return err
 	}
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		err := m.attempt(ctx, conn, work)
+		err := m.attempt(ctx, conn, table, work)
 		if !isLockTimeout(err) || time.Now().After(deadline) {
 			return explainLock(err)
 		}
@@ -184,8 +203,9 @@ func takeTurn(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // attempt runs the migrations that are due. Their statements are safe to run
-// again, so an attempt that a lock has stopped half-way is simply repeated.
-func (m *Migrator) attempt(ctx context.Context, conn *pgx.Conn, work func(context.Context, *migrate.Migrator) error) error {
+// again, so an attempt that a lock has stopped half-way is simply repeated. The
+// table says how far they are.
+func (m *Migrator) attempt(ctx context.Context, conn *pgx.Conn, table string, work func(context.Context, *migrate.Migrator) error) error {
 	var has bool
 	if err := conn.QueryRow(ctx, hasSchemaSQL).Scan(&has); err != nil {
 		return fmt.Errorf("look for the schema: %w", err)
@@ -195,7 +215,7 @@ func (m *Migrator) attempt(ctx context.Context, conn *pgx.Conn, work func(contex
 			return fmt.Errorf("create schema telemetra: %w", err)
 		}
 	}
-	t, err := migrate.NewMigrator(ctx, conn, "telemetra.schema_version")
+	t, err := migrate.NewMigrator(ctx, conn, table)
 	if err != nil {
 		return fmt.Errorf("prepare migrations: %w", err)
 	}

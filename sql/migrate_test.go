@@ -119,6 +119,43 @@ func TestMigrationsMayRunAgain(t *testing.T) {
 	}
 }
 
+func TestRepairPutsBackWhatWasTakenAway(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	withStream(t, conn)
+	before, stamp := catalog(t, conn, false), stampOf(t, conn)
+	for _, damage := range []string{
+		`DROP TRIGGER zz_telemetra_update ON streams`,
+		`ALTER TABLE moments DISABLE TRIGGER zz_telemetra_wake`,
+		`ALTER TABLE moments ENABLE TRIGGER zz_telemetra_insert`,
+		`DROP FUNCTION telemetra.stamp CASCADE`,
+		`ALTER TABLE chat_summary_minute ALTER change_xid DROP DEFAULT`,
+		`ALTER TABLE viewer_timeseries DROP COLUMN change_id`,
+		`DROP INDEX telemetra_streams_change, telemetra_moments_stream`,
+		`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'telemetra_summary_change'::regclass`,
+		`REVOKE USAGE ON SEQUENCE telemetra.change_id_seq FROM PUBLIC`,
+	} {
+		exec(t, conn, damage)
+	}
+	repair := func() {
+		t.Helper()
+		if err := (&Migrator{URL: url}).Repair(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	repair()
+	same(t, "repaired", catalog(t, conn, false), before)
+	if got := stampOf(t, conn); *got.id != *stamp.id || *got.xid != *stamp.xid {
+		t.Errorf("a row was touched: %+v, was %+v", got, stamp)
+	}
+	files := catalog(t, conn, true)
+	repair()
+	same(t, "nothing to repair", catalog(t, conn, true), files)
+	if got := one[int](t, conn, `SELECT version FROM telemetra.schema_version`); got != wantVersion {
+		t.Errorf("the version is %d, want %d", got, wantVersion)
+	}
+}
+
 func TestDownLeavesNothing(t *testing.T) {
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)

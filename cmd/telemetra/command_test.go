@@ -94,6 +94,7 @@ func TestMigrateCommands(t *testing.T) {
 		{[]string{"migrate"}, "the database is up to date"},
 		{[]string{"migrate", "up"}, "the database is up to date"},
 		{[]string{"migrate", "status"}, "migration 4 of 4"},
+		{[]string{"migrate", "repair"}, "the database has all that it should"},
 		{[]string{"migrate", "down"}, "nothing of telemetra left but rows"},
 		{[]string{"migrate", "status"}, "migration 0 of 4"},
 	} {

@@ -10,10 +10,15 @@ import (
 type migrateCmd struct {
 	Up     migrateUpCmd     `cmd:"" default:"withargs" help:"Apply what is missing (the default)."`
 	Status migrateStatusCmd `cmd:"" help:"Show how far the database is."`
+	Repair migrateRepairCmd `cmd:"" help:"Put back what somebody has taken away of what up has added."`
 	Down   migrateDownCmd   `cmd:"" help:"Take away what up has added, and no row."`
 }
 
 type migrateUpCmd struct {
+	Postgres sql.Config `embed:""`
+}
+
+type migrateRepairCmd struct {
 	Postgres sql.Config `embed:""`
 }
 
@@ -52,6 +57,19 @@ func (c *migrateUpCmd) Run(ctx context.Context, out output) error {
 		return err
 	}
 	_, err = fmt.Fprintln(out, "the database is up to date")
+	return err
+}
+
+// Run applies all migrations again.
+func (c *migrateRepairCmd) Run(ctx context.Context, out output) error {
+	m, err := migrator(&c.Postgres, out)
+	if err != nil {
+		return err
+	}
+	if err := m.Repair(ctx); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "the database has all that it should")
 	return err
 }
 
