@@ -1,17 +1,14 @@
 package sql
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -198,60 +195,6 @@ func TestStandbyIsRefused(t *testing.T) {
 	}
 }
 
-// server accepts clients until the test ends.
-func server(tb testing.TB, serve func(client net.Conn)) (addr string) {
-	tb.Helper()
-	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var (
-		wg      sync.WaitGroup
-		mu      sync.Mutex
-		clients []net.Conn
-	)
-	wg.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			clients = append(clients, client)
-			mu.Unlock()
-			wg.Go(func() {
-				defer func() { _ = client.Close() }()
-				serve(client)
-			})
-		}
-	})
-	tb.Cleanup(func() {
-		_ = l.Close()
-		mu.Lock()
-		for _, c := range clients {
-			_ = c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
-	return l.Addr().String()
-}
-
-// welcome answers a client's startup.
-func welcome(client net.Conn, pid uint32) (*pgproto3.Backend, error) {
-	b := pgproto3.NewBackend(client, client)
-	if _, err := b.ReceiveStartupMessage(); err != nil {
-		return nil, err
-	}
-	b.Send(&pgproto3.AuthenticationOk{})
-	for name, value := range map[string]string{"client_encoding": "UTF8", "standard_conforming_strings": "on"} {
-		b.Send(&pgproto3.ParameterStatus{Name: name, Value: value})
-	}
-	b.Send(&pgproto3.BackendKeyData{ProcessID: pid, SecretKey: []byte{0, 0, 0, 1}})
-	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
-	return b, b.Flush()
-}
-
 func TestOldServerIsRefused(t *testing.T) {
 	row := func(b *pgproto3.Backend, oids []uint32, values ...string) {
 		var (
@@ -266,8 +209,8 @@ func TestOldServerIsRefused(t *testing.T) {
 		b.Send(&pgproto3.DataRow{Values: data})
 		b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
 	}
-	addr := server(t, func(client net.Conn) {
-		b, err := welcome(client, 77)
+	addr := localtest.Serve(t, func(client net.Conn) {
+		b, err := localtest.Welcome(client, 77)
 		for err == nil {
 			var m pgproto3.FrontendMessage
 			if m, err = b.Receive(); err != nil {
@@ -293,84 +236,10 @@ func TestOldServerIsRefused(t *testing.T) {
 	refused(t, "postgres://u@"+addr+"/d?sslmode=disable&default_query_exec_mode=simple_protocol", "12.0 (old)", "13 or newer")
 }
 
-// pooler hands one connection of the server to whichever client is in a
-// transaction, as PgBouncer's transaction mode does.
-type pooler struct {
-	mu      sync.Mutex // held by the client that has the backend
-	backend *pgconn.HijackedConn
-}
-
-func newPooler(tb testing.TB, url string) (poolerURL string) {
-	tb.Helper()
-	conn, err := pgconn.Connect(tb.Context(), url)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	hijacked, err := conn.Hijack()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p := &pooler{backend: hijacked}
-	addr := server(tb, p.serve)
-	tb.Cleanup(func() { _ = hijacked.Conn.Close() }) // before the clients', so that none waits for it
-	config := hijacked.Config
-	return "postgres://" + config.User + "@" + addr + "/" + config.Database + "?sslmode=disable"
-}
-
-func (p *pooler) serve(client net.Conn) {
-	b, err := welcome(client, 4242)
-	for err == nil {
-		var first pgproto3.FrontendMessage
-		if first, err = b.Receive(); err != nil {
-			return
-		}
-		if _, ok := first.(*pgproto3.Terminate); ok {
-			return
-		}
-		err = p.transaction(b, first)
-	}
-}
-
-// transaction passes messages on, from the first to the end of the transaction.
-func (p *pooler) transaction(client *pgproto3.Backend, m pgproto3.FrontendMessage) (err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for {
-		p.backend.Frontend.Send(m)
-		if err := p.backend.Frontend.Flush(); err != nil {
-			return err
-		}
-		switch m.(type) {
-		case *pgproto3.Query, *pgproto3.Sync:
-			idle, err := p.answer(client)
-			if err != nil || idle {
-				return err
-			}
-		}
-		if m, err = client.Receive(); err != nil {
-			return err
-		}
-	}
-}
-
-// answer passes on what the server says to a query.
-func (p *pooler) answer(client *pgproto3.Backend) (idle bool, err error) {
-	for {
-		m, err := p.backend.Frontend.Receive()
-		if err != nil {
-			return false, err
-		}
-		client.Send(m)
-		if ready, ok := m.(*pgproto3.ReadyForQuery); ok {
-			return ready.TxStatus == 'I', client.Flush()
-		}
-	}
-}
-
 func TestTransactionPoolerIsRefused(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	refusal := []string{"pooler in transaction mode", "LISTEN", "session mode"}
-	pooled := newPooler(t, url)
+	pooled := localtest.TransactionPooler(t, url)
 	refused(t, pooled, refusal...)
 	// Statements that another client has prepared are there already.
 	refused(t, pooled, refusal...)
@@ -382,28 +251,7 @@ func TestTransactionPoolerIsRefused(t *testing.T) {
 // A pool in session mode also tells another process id than the server's.
 func TestSessionPoolerIsAccepted(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
-	addr := server(t, func(client net.Conn) {
-		conn, err := pgconn.Connect(context.Background(), url) //nolint:usetesting // ends with the client
-		if err != nil {
-			return
-		}
-		hijacked, err := conn.Hijack()
-		if err != nil {
-			return
-		}
-		defer func() { _ = hijacked.Conn.Close() }()
-		(&pooler{backend: hijacked}).serve(client)
-	})
-	if err := open(t, config("postgres://postgres@"+addr+"/"+dbName(t, url)+"?sslmode=disable")).Check(t.Context()); err != nil {
+	if err := open(t, config(localtest.SessionPooler(t, url))).Check(t.Context()); err != nil {
 		t.Error(err)
 	}
-}
-
-func dbName(tb testing.TB, url string) string {
-	tb.Helper()
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return config.Database
 }
