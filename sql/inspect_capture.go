@@ -1,0 +1,127 @@
+package sql
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// What the migrations have made stands here once more, as what a database should
+// have. Catalogs are joined by name: a cast to regclass is an error where there is
+// nothing.
+
+// capturedSQL is the tables whose rows are changes.
+const capturedSQL = `unnest('{chat_summary_minute,moments,streams,viewer_timeseries}'::text[]) AS tab
+LEFT JOIN pg_class c ON c.relname = tab AND c.relnamespace = 'public'::regnamespace`
+
+// ChangeColumn is a column of ours of a captured table.
+type ChangeColumn struct {
+	Table, Name           string
+	Type, Default         string // "": there is none
+	WantType, WantDefault string
+}
+
+// search_path decides whether a name in a default is written with its schema.
+const columnsSQL = `
+SELECT tab, want.name, coalesce(format_type(a.atttypid, a.atttypmod), ''),
+       coalesce(replace(pg_get_expr(d.adbin, d.adrelid), '''change_id_seq''', '''telemetra.change_id_seq'''), ''), want.type, want.value
+FROM ` + capturedSQL + `
+CROSS JOIN (VALUES
+    ('change_xid', 'xid8', 'pg_current_xact_id()'),
+    ('change_id', 'bigint', 'nextval(''telemetra.change_id_seq''::regclass)'),
+    ('changed_at', 'timestamp with time zone', 'clock_timestamp()')) AS want (name, type, value)
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = want.name AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ORDER BY tab, want.name`
+
+// ChangeColumns reads the columns that each captured table should have.
+func (i *Inspector) ChangeColumns(ctx context.Context) ([]ChangeColumn, error) {
+	return list(ctx, i.pool, columnsSQL, pgx.RowToStructByPos[ChangeColumn])
+}
+
+// Trigger is a trigger of ours on a captured table.
+type Trigger struct {
+	Table, Name string
+	// Enabled is pg_trigger.tgenabled: A always, O unless the session replicates,
+	// R only then, D never. "": there is no such trigger.
+	Enabled        string
+	Runs, WantRuns string // a function
+}
+
+const triggersSQL = `
+SELECT tab, want.name, coalesce(t.tgenabled::text, ''), coalesce(n.nspname || '.' || p.proname, ''), want.runs
+FROM ` + capturedSQL + `
+CROSS JOIN (VALUES
+    ('zz_telemetra_insert', 'telemetra.stamp'),
+    ('zz_telemetra_update', 'telemetra.stamp_update'),
+    ('zz_telemetra_wake', 'telemetra.wake')) AS want (name, runs)
+LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = want.name AND NOT t.tgisinternal
+LEFT JOIN pg_proc p ON p.oid = t.tgfoid
+LEFT JOIN pg_namespace n ON n.oid = p.pronamespace
+ORDER BY tab, want.name`
+
+// Triggers reads the triggers that each captured table should have.
+func (i *Inspector) Triggers(ctx context.Context) ([]Trigger, error) {
+	return list(ctx, i.pool, triggersSQL, pgx.RowToStructByPos[Trigger])
+}
+
+// Index is an index of ours.
+type Index struct {
+	Table, Name string
+	Changes     bool // the listener reads by it; else REST does
+	Exists      bool
+	Valid       bool
+	Fits        bool // it begins with the right column, and is partial if it should be
+}
+
+const indexesSQL = `
+SELECT want.tab, want.name, want.changes, x.oid IS NOT NULL, coalesce(x.indisvalid AND x.indisready, false),
+       coalesce(pg_get_indexdef(x.oid, 1, true) = want.col AND (x.indpred IS NOT NULL) = want.partial, false)
+FROM (VALUES
+    ('chat_summary_minute', 'telemetra_summary_change', 'change_xid', true, true),
+    ('moments', 'telemetra_moments_change', 'change_xid', true, true),
+    ('streams', 'telemetra_streams_change', 'change_xid', true, true),
+    ('viewer_timeseries', 'telemetra_viewers_change', 'change_xid', true, true),
+    ('chat_summary_minute', 'telemetra_summary_stream', 'stream_id', false, false),
+    ('moments', 'telemetra_moments_stream', 'stream_id', false, false),
+    ('moments', 'telemetra_types_stream', 'stream_id', false, false),
+    ('viewer_timeseries', 'telemetra_viewers_stream', 'stream_id', false, false),
+    ('streams', 'telemetra_live_stream', 'created_at', true, false)) AS want (tab, name, col, partial, changes)
+LEFT JOIN pg_class c ON c.relname = want.tab AND c.relnamespace = 'public'::regnamespace
+LEFT JOIN (SELECT i.*, x.oid, x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid) AS x
+       ON x.indrelid = c.oid AND x.relname = want.name
+ORDER BY want.changes DESC, want.tab, want.name`
+
+// Indexes reads the indexes that the listener's and REST's reads rest on.
+func (i *Inspector) Indexes(ctx context.Context) ([]Index, error) {
+	return list(ctx, i.pool, indexesSQL, pgx.RowToStructByPos[Index])
+}
+
+// Privilege is a right that our role needs.
+type Privilege struct {
+	Object, Right string
+	Held          bool
+	Owner         string // of the object
+	// Filtered: row level security would hide rows of the table from our role.
+	Filtered bool
+}
+
+// UPDATE on captured tables is for the stamps that a restore brings along. A table
+// that is not there is a matter of the migrations.
+const privilegesSQL = `
+SELECT n.nspname || '.' || c.relname, want.right, has_table_privilege(c.oid, want.right), pg_get_userbyid(c.relowner)::text, row_security_active(c.oid)
+FROM (VALUES
+    ('public', 'chat_summary_minute', 'SELECT'), ('public', 'chat_summary_minute', 'UPDATE'),
+    ('public', 'moments', 'SELECT'), ('public', 'moments', 'UPDATE'),
+    ('public', 'streams', 'SELECT'), ('public', 'streams', 'UPDATE'),
+    ('public', 'viewer_timeseries', 'SELECT'), ('public', 'viewer_timeseries', 'UPDATE'),
+    ('telemetra', 'schema_version', 'SELECT'),
+    ('telemetra', 'position', 'SELECT'), ('telemetra', 'position', 'INSERT'), ('telemetra', 'position', 'UPDATE')) AS want (schema, name, "right")
+JOIN pg_namespace n ON n.nspname = want.schema
+JOIN pg_class c ON c.relname = want.name AND c.relnamespace = n.oid
+ORDER BY 1, 2`
+
+// Privileges reads which rights our role has of those that it needs.
+func (i *Inspector) Privileges(ctx context.Context) ([]Privilege, error) {
+	return list(ctx, i.pool, privilegesSQL, pgx.RowToStructByPos[Privilege])
+}
