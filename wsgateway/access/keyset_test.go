@@ -320,3 +320,23 @@ func FuzzKeySet(f *testing.F) {
 		}
 	})
 }
+
+// As an operator asks for the keys: once, without a process that keeps them fresh.
+func TestFetchKeysOnce(t *testing.T) {
+	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/keys" {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write(pairs().set) // the client reads it
+	}))
+	defer issuer.Close()
+	usable, unusable, err := (&TokenConfig{JWKSURL: issuer.URL + "/keys"}).FetchKeys(t.Context())
+	keys, others, parseErr := parseKeySet(pairs().set)
+	if err != nil || parseErr != nil || usable != len(keys) || unusable != others || usable == 0 || unusable == 0 {
+		t.Errorf("%d can serve, %d cannot, %v; want %d and %d, %v", usable, unusable, err, len(keys), others, parseErr)
+	}
+	if _, _, err := (&TokenConfig{JWKSURL: issuer.URL + "/gone"}).FetchKeys(t.Context()); err == nil {
+		t.Error("an address without keys: no error")
+	}
+}

@@ -5,8 +5,10 @@ package access
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/telemetra/telemetra/httpapi/problem"
@@ -50,6 +52,9 @@ func (c *Config) Origins() (*Origins, error) {
 	}
 	return o, nil
 }
+
+// Named are the origins that are allowed by name, sorted.
+func (o *Origins) Named() []string { return slices.Sorted(maps.Keys(o.allowed)) }
 
 // Allow tells whether a page of this origin may read, and whether with the
 // user's credentials: those go to origins that are named, never to all.

@@ -31,6 +31,12 @@ func TestWrongOriginsAreNamed(t *testing.T) {
 	}
 }
 
+func TestNamedOrigins(t *testing.T) {
+	if got, want := strings.Join(origins(t, "https://b.example, *, https://A.example:8443").Named(), " "), "https://a.example:8443 https://b.example"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestCORS(t *testing.T) {
 	for _, c := range []struct {
 		setting, origin    string

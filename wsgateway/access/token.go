@@ -62,6 +62,17 @@ func (c *TokenConfig) jwks() (*url.URL, error) {
 	return u, nil
 }
 
+// FetchKeys fetches the keys of AUTH_JWKS_URL as a process that checks tokens does,
+// and counts those that can serve and the others.
+func (c *TokenConfig) FetchKeys(ctx context.Context) (usable, unusable int, err error) {
+	u, err := c.jwks()
+	if err != nil || u == nil {
+		return 0, 0, err
+	}
+	keys, unusable, err := newKeySet(u, zerolog.Nop()).fetch(ctx)
+	return len(keys), unusable, err
+}
+
 const (
 	// mostTokenSize bounds what is decoded before a signature is checked, in bytes.
 	mostTokenSize = 8 << 10
