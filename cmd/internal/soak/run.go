@@ -191,7 +191,7 @@ func (s *soak) inject(ctx, early context.Context, chosen []*fault) error {
 		rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for _, f := range order {
 			if early.Err() != nil || s.config.Times == 0 && s.bar.passed() >= s.config.Duration {
-				return nil
+				return nil //nolint:nilerr // that it was stopped is no failure
 			}
 			if err := s.injectOne(ctx, f); err != nil {
 				return fmt.Errorf("%s: %w", f.name, err)
