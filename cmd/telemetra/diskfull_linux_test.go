@@ -164,9 +164,9 @@ func limitFiles(t *testing.T, server *local.Postgres) (free func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := append(pids, int32(server.PID())) //nolint:gosec // a pid has 22 bits at most
+	pids = append(pids, int32(server.PID()))
 	limits := make(map[int32]unix.Rlimit)
-	for _, pid := range all {
+	for _, pid := range pids {
 		var before unix.Rlimit
 		if err := unix.Prlimit(int(pid), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 8 << 10, Max: unix.RLIM_INFINITY}, &before); err != nil {
 			t.Fatal(err)
