@@ -28,7 +28,10 @@ type Config struct {
 	PoolMin     int32  `name:"db-pool-min-size" env:"DB_POOL_MIN_SIZE" default:"5" help:"Connections that are kept open."`
 	PoolMax     int32  `name:"db-pool-max-size" env:"DB_POOL_MAX_SIZE" default:"20" help:"Most connections of the pool."`
 	ReplicaURL  string `name:"database-replica-url" env:"DATABASE_REPLICA_URL" help:"A standby for REST reads; it is asked only while it is not behind the events." secret:"url"`
-	TimeZone    string `name:"source-timezone" env:"SOURCE_TIMEZONE" default:"UTC" help:"Time zone in which adopted columns of type timestamp are read."`
+	// ApplicationName is what the sessions are called; empty: as the URL says, or telemetra.
+	ApplicationName string `kong:"-"`
+
+	TimeZone string `name:"source-timezone" env:"SOURCE_TIMEZONE" default:"UTC" help:"Time zone in which adopted columns of type timestamp are read."`
 }
 
 // sslModes are those of libpq.
@@ -112,6 +115,9 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	var err error
 	if db.config, err = poolConfig(c.URL(), c.PoolMin, c.PoolMax); err != nil {
 		return nil, err
+	}
+	if c.ApplicationName != "" {
+		db.config.ConnConfig.RuntimeParams["application_name"] = c.ApplicationName
 	}
 	db.config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.prepare(ctx, conn, primary) }
 	if db.Pool, err = pgxpool.NewWithConfig(ctx, db.config); err != nil {
@@ -220,6 +226,20 @@ func (db *DB) Name() string {
 func IsCancelled(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "57014" || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+// IsContended tells whether a transaction was given up for the sake of another one, and
+// may be tried again.
+func IsContended(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code {
+	case "40001", "40P01", "55P03": // serialization, deadlock, lock timeout
+		return true
+	}
+	return false
 }
 
 // IsUnavailable tells whether an error means that Postgres is away, starting

@@ -60,24 +60,36 @@ func (db *DB) EachMarked(ctx context.Context, streams []string, f func(MarkedRow
 
 // removeSQL goes from the tables that refer to streams to streams itself.
 var removeSQL = [...]string{
-	`DELETE FROM public.moments WHERE stream_id = ANY ($1)`,
-	`DELETE FROM public.chat_summary_minute WHERE stream_id = ANY ($1)`,
-	`DELETE FROM public.viewer_timeseries WHERE stream_id = ANY ($1)`,
-	`DELETE FROM public.streams WHERE stream_id = ANY ($1)`,
+	`DELETE FROM public.moments WHERE stream_id = $1`,
+	`DELETE FROM public.chat_summary_minute WHERE stream_id = $1`,
+	`DELETE FROM public.viewer_timeseries WHERE stream_id = $1`,
+	`DELETE FROM public.streams WHERE stream_id = $1`,
 }
 
-// RemoveStreams deletes streams and all that was written of them.
-func (db *DB) RemoveStreams(ctx context.Context, streams []string) error {
-	err := pgx.BeginFunc(ctx, db.Pool, func(tx pgx.Tx) error {
-		for _, statement := range removeSQL {
-			if _, err := tx.Exec(ctx, statement, streams); err != nil {
-				return err
-			}
+// RemoveStream deletes a stream and all that was written of it. One that is gone is
+// none to delete.
+func (db *DB) RemoveStream(ctx context.Context, id string) error {
+	for _, statement := range removeSQL {
+		if _, err := db.Pool.Exec(ctx, statement, id); err != nil {
+			return fmt.Errorf("remove stream %q: %w", id, err)
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("remove the streams: %w", err)
+	}
+	return nil
+}
+
+const mayRemoveSQL = `
+SELECT coalesce(string_agg(t, ', '), '')
+FROM unnest(ARRAY['public.moments', 'public.chat_summary_minute', 'public.viewer_timeseries', 'public.streams']) AS t
+WHERE NOT has_table_privilege(t, 'DELETE') OR NOT has_table_privilege(t, 'SELECT')`
+
+// MayRemoveStreams returns an error when the role may not do what RemoveStream does.
+func (db *DB) MayRemoveStreams(ctx context.Context) error {
+	var tables string
+	if err := db.Pool.QueryRow(ctx, mayRemoveSQL).Scan(&tables); err != nil {
+		return fmt.Errorf("ask for the rights to remove streams: %w", err)
+	}
+	if tables != "" {
+		return fmt.Errorf("the role may not SELECT from and DELETE from %s, and what is written could not be removed: GRANT SELECT, DELETE ON %s TO it", tables, tables)
 	}
 	return nil
 }

@@ -44,6 +44,18 @@ func printSettings(w *tabwriter.Writer, v reflect.Value) error {
 	return nil
 }
 
+// settingNames are the variables of a struct of settings.
+func settingNames(v reflect.Value) (names []string) {
+	for field, value := range v.Fields() {
+		if name, ok := field.Tag.Lookup("env"); ok {
+			names = append(names, name)
+		} else if value.Kind() == reflect.Struct {
+			names = append(names, settingNames(value)...)
+		}
+	}
+	return names
+}
+
 const mask = "xxxxx"
 
 // passwordIn finds the password of a key=value connection string.

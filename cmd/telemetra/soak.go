@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"reflect"
 
 	"github.com/telemetra/telemetra/cmd/internal/soak"
 )
@@ -16,5 +17,6 @@ func (*soakCmd) Help() string { return "Faults:\n\n" + soak.FaultHelp() }
 
 // Run soaks a private deployment, or the user's.
 func (c *soakCmd) Run(ctx context.Context, out output) error {
+	c.Soak.Settings = settingNames(reflect.ValueOf(serveCmd{}))
 	return soak.Run(ctx, c.Soak, out, os.Stderr)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,10 +68,12 @@ type command struct {
 	path string
 	args []string
 	env  []string // over our own
-	dir  string
-	temp string // a directory to remove when we die; "" for none
-	cred *syscall.Credential
-	log  io.Writer
+	// without are names of our own that it does not get.
+	without []string
+	dir     string
+	temp    string // a directory to remove when we die; "" for none
+	cred    *syscall.Credential
+	log     io.Writer
 	// stops are the signals that end it, each sent when it did not obey the one
 	// before; the last is to be SIGKILL.
 	stops []syscall.Signal
@@ -90,7 +93,11 @@ func start(c command) (*child, error) {
 	ch := &child{name: c.name, stops: c.stops, grace: grace, out: &tail{}, done: make(chan struct{})}
 	ch.cmd = exec.Command("/bin/sh", append([]string{"-c", watchdog, c.name, c.path}, c.args...)...) //nolint:noctx // our own command; Close ends it
 	ch.cmd.Dir = c.dir
-	ch.cmd.Env = append(append(os.Environ(), c.env...), "TELEMETRA_STOP="+numbers(c.stops), "TELEMETRA_REMOVE="+c.temp, "LC_ALL=C")
+	own := slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.Contains(c.without, name)
+	})
+	ch.cmd.Env = append(append(own, c.env...), "TELEMETRA_STOP="+numbers(c.stops), "TELEMETRA_REMOVE="+c.temp, "LC_ALL=C")
 	ch.cmd.Stdin = in
 	ch.cmd.ExtraFiles = []*os.File{pidWrite}
 	ch.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: c.cred}

@@ -10,13 +10,14 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // ProcessConfig says how to run this very program as a process of its own.
 type ProcessConfig struct {
 	Args []string
-	// Env goes over our own environment.
-	Env []string
+	// Env goes over our own environment, of which it does not get the variables Without.
+	Env, Without []string
 	// Await is the message of the log line after which it counts as started.
 	Await string
 	// Log gets what it writes; may be nil.
@@ -44,13 +45,17 @@ func StartProcess(ctx context.Context, c ProcessConfig) (*Process, error) {
 		log = io.MultiWriter(signs, c.Log)
 	}
 	ch, err := start(command{
-		name: "telemetra " + c.Args[0], path: program, args: c.Args, env: c.Env, log: log,
+		name: "telemetra " + c.Args[0], path: program, args: c.Args, env: c.Env, without: c.Without, log: log,
 		stops: []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM, syscall.SIGKILL}, // in order, then at once
 	})
 	if err != nil {
 		return nil, err
 	}
+	timer := time.NewTimer(startTimeout)
+	defer timer.Stop()
 	select {
+	case <-timer.C:
+		return nil, errors.Join(fmt.Errorf("telemetra %s does not start within %s: %s", c.Args[0], startTimeout, ch.out), ch.kill())
 	case <-signs.seen:
 	case <-ch.done:
 		return nil, ch.diedEarly()

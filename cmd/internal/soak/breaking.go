@@ -172,9 +172,11 @@ func endSessions(ctx context.Context, s *soak) error {
 
 // killPrimary has a standby follow first, so that there is one to promote.
 func killPrimary(ctx context.Context, s *soak) (err error) {
+	from := time.Now() // what is written from now on may be lost with it
 	if s.standby, err = local.StartPostgres(ctx, local.PostgresConfig{Settings: postgresSettings, StandbyOf: s.postgres}); err != nil {
 		return err
 	}
+	s.failovers = append(s.failovers, span{from: from})
 	s.tally.enter() // what came before is not the fault's
 	return s.postgres.Kill()
 }
@@ -183,6 +185,7 @@ func promoteStandby(ctx context.Context, s *soak) error {
 	if err := s.standby.Promote(ctx); err != nil {
 		return err
 	}
+	s.failovers[len(s.failovers)-1].to = time.Now()
 	old := s.postgres
 	s.postgres, s.standby = s.standby, nil
 	for _, p := range append(s.links.postgres(), s.links.writersPostgres) {

@@ -57,14 +57,15 @@ type member struct {
 	name    string
 	command string
 	env     []string
+	without []string       // what the environment says of these is meant for another deployment
 	process *local.Process // nil while there is none
 	front   *local.Proxy   // that clients come through; nil for a listener
 	log     io.Writer
 }
 
 // deploy starts a private deployment, or takes the addresses of the user's.
-func deploy(ctx context.Context, c *Config) (_ *deployment, err error) {
-	d := &deployment{databaseURL: c.DatabaseURL, gatewayURLs: c.GatewayURLs, epoch: func(string) {}}
+func deploy(ctx context.Context, c *Config, epoch func(reason string)) (_ *deployment, err error) {
+	d := &deployment{databaseURL: c.DatabaseURL, gatewayURLs: c.GatewayURLs, epoch: epoch}
 	if !c.owned() {
 		return d, nil
 	}
@@ -133,7 +134,7 @@ func (d *deployment) link(gateways int) error {
 	if err != nil {
 		return err
 	}
-	d.databaseURL = postgresURL(l.writersPostgres) + "&application_name=telemetra-soak"
+	d.databaseURL = postgresURL(l.writersPostgres)
 	return nil
 }
 
@@ -142,18 +143,16 @@ func postgresURL(p *local.Proxy) string {
 }
 
 func (d *deployment) startMembers(ctx context.Context, c *Config) error {
-	// What the user's environment says is meant for another deployment.
 	env := []string{
-		"CACHE_REDIS_URL=", "DATABASE_REPLICA_URL=", "AUTH_JWT_SECRET=", "AUTH_JWKS_URL=", "TLS_CERT=", "TLS_KEY=", "LOG_LEVEL=INFO",
-		"WS_MAX_CONNECTIONS_PER_IP=0", "WS_MAX_HANDSHAKES_PER_IP=0",
+		"LOG_LEVEL=INFO", "WS_MAX_CONNECTIONS_PER_IP=0", "WS_MAX_HANDSHAKES_PER_IP=0",
 		"WS_HEARTBEAT_INTERVAL=" + strconv.Itoa(heartbeat), "DRAIN_PERIOD=" + strconv.Itoa(drainPeriod),
 	}
 	for i := range c.Listeners {
-		d.listeners = append(d.listeners, d.member("listener", i, nil, append(slices.Clone(env),
+		d.listeners = append(d.listeners, d.member(c, "listener", i, nil, append(slices.Clone(env),
 			"DATABASE_URL="+postgresURL(d.links.listenersPostgres), "REDIS_URL=redis://"+d.links.listenersRedis.Addr()+"/0")))
 	}
 	for i := range c.Gateways {
-		d.gateways = append(d.gateways, d.member("gateway", i, d.links.clients[i], append(slices.Clone(env),
+		d.gateways = append(d.gateways, d.member(c, "gateway", i, d.links.clients[i], append(slices.Clone(env),
 			"DATABASE_URL="+postgresURL(d.links.gatewaysPostgres), "REDIS_URL=redis://"+d.links.gatewaysRedis.Addr()+"/0")))
 		d.gatewayURLs = append(d.gatewayURLs, "ws://"+d.links.clients[i].Addr())
 	}
@@ -166,15 +165,15 @@ func (d *deployment) startMembers(ctx context.Context, c *Config) error {
 	return nil
 }
 
-func (d *deployment) member(command string, i int, front *local.Proxy, env []string) *member {
+func (d *deployment) member(c *Config, command string, i int, front *local.Proxy, env []string) *member {
 	name := fmt.Sprintf("%s-%d", command, i+1)
-	return &member{name: name, command: command, env: env, front: front, log: &memberLog{deployment: d, path: filepath.Join(d.dir, name+".log")}}
+	return &member{name: name, command: command, env: env, without: c.Settings, front: front, log: &memberLog{deployment: d, path: filepath.Join(d.dir, name+".log")}}
 }
 
 // start runs the member, which its clients find where they did before.
 func (m *member) start(ctx context.Context) error {
 	p, err := local.StartProcess(ctx, local.ProcessConfig{
-		Args: []string{m.command, "--host=127.0.0.1", "--port=0"}, Env: m.env, Await: "started", Log: m.log,
+		Args: []string{m.command, "--host=127.0.0.1", "--port=0"}, Env: m.env, Without: m.without, Await: "started", Log: m.log,
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", m.name, err)

@@ -30,8 +30,6 @@ type fault struct {
 	epochs int
 	// told means that clients learn within toldWithin that they are behind.
 	told bool
-	// loses means that rows may be taken back that were committed and seen.
-	loses bool
 	// harmless means that only the soak's own clients notice, so that it may be done to
 	// somebody else's deployment.
 	harmless bool
@@ -193,7 +191,7 @@ var faults = []*fault{
 	{
 		name: "fail-over", help: "Postgres is killed and its standby promoted, which may have less",
 		begin: killPrimary, end: promoteStandby,
-		bound: 2 * time.Second, outage: true, epochs: 1, loses: true,
+		bound: 2 * time.Second, outage: true, epochs: 1,
 	},
 	{
 		name: "mute-notify", help: "the triggers that notify are off for 3 s",

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,16 +21,26 @@ type follower struct {
 	client *client.Client
 	ledger *ledger
 	tally  *tally
+	// ourClock means that the gateways read the same clock.
+	ourClock bool
 
 	mu sync.Mutex
 	// stop cuts the connection that there is; the next one goes on behind it.
 	stop context.CancelFunc
+	// failed is why the newest connection was lost or could not be made.
+	failed error
 	// seen has the newest version of each row that came, whichever way.
 	seen map[mark]int
 	// states are what the states that it was given hold, the oldest first.
 	states []held
+	// newest is when the newest of the live rows was sent.
+	newest time.Time
 	// conflated is how many frames of a window newer ones stand for, by the window.
 	conflated map[int64]int
+	// degraded means that it was told to be behind, and not yet that it is no more.
+	degraded bool
+	// told is the trouble in which it was told first.
+	told *trouble
 	// problems are rows that came as they must not.
 	problems []problem
 
@@ -44,11 +55,14 @@ type follower struct {
 
 // held is what a state says about rows that it does not have.
 type held struct {
-	at      time.Time // when it was whole
-	moments int
-	oldest  int64 // time of the oldest moment
-	window  int64 // start of the newest window
-	viewers int64 // time of the newest point
+	// at is when it was made, at the latest, and from when the newest live row before
+	// it was sent: what had been committed by then came earlier, or never did.
+	at, from time.Time
+	moments  int
+	oldest   int64 // time of the oldest moment
+	// The newest window and point, and the rows that they are.
+	window, viewers   int64
+	windowIs, pointIs mark
 }
 
 // problem is something that must not happen.
@@ -61,6 +75,11 @@ func newFollower(c *client.Client, l *ledger, t *tally) *follower {
 	f := &follower{
 		client: c, ledger: l, tally: t,
 		seen: make(map[mark]int), conflated: make(map[int64]int),
+	}
+	c.Failed = func(err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.failed = err
 	}
 	f.begin()
 	return f
@@ -94,7 +113,7 @@ func (f *follower) drop() {
 
 // begin forgets what only holds for one life of the stream.
 func (f *follower) begin() {
-	f.state = &held{}
+	f.state = &held{from: f.newest}
 	f.given, f.last = make(map[mark]int), make(map[int]int)
 	f.lastID = event.ID{}
 }
@@ -120,7 +139,7 @@ func (f *follower) take(in client.Frame) {
 		f.connected(in, now)
 		return
 	case "status":
-		f.tally.status(in.Data, now)
+		f.status(in.Data, now)
 		return
 	case "metrics", "moment", "viewers", "stream":
 	default:
@@ -131,29 +150,50 @@ func (f *follower) take(in client.Frame) {
 		f.report("unknown", "%s: %v", in.Data, err)
 		return
 	}
+	if in.State && f.state == nil {
+		f.report("disordered", "a state goes on behind its end: %s", in.Data)
+		return
+	}
 	f.order(in)
 	if in.Type != "stream" { // written once, before everything
 		f.row(in, &c, now)
 	}
 	if in.State && in.ID != "" {
-		f.whole(now)
+		f.whole()
+	}
+}
+
+// status notes whether the client is told to be behind.
+func (f *follower) status(data json.RawMessage, now time.Time) {
+	var s struct{ Status string }
+	if err := json.Unmarshal(data, &s); err != nil {
+		f.report("unknown", "status %s: %v", data, err)
+		return
+	}
+	f.degraded = s.Status == "degraded"
+	if f.degraded {
+		f.told = f.tally.told(f.told, now)
 	}
 }
 
 func (f *follower) connected(in client.Frame, now time.Time) {
 	f.tally.connected(in, f.begun)
-	if !in.Resumed {
-		f.begin()
-		f.begun = true
-		if in.ID != "" { // there is no state
-			f.whole(now)
-		}
+	if in.Resumed {
+		return
+	}
+	f.begin()
+	f.begun = true
+	// What the gateway says is nearer, where its clock is ours.
+	if f.state.at = now; f.ourClock {
+		f.state.at = time.UnixMilli(in.Timestamp)
+	}
+	if in.ID != "" { // there is no state
+		f.whole()
 	}
 }
 
 // whole notes that a state has come to its end.
-func (f *follower) whole(now time.Time) {
-	f.state.at = now
+func (f *follower) whole() {
 	f.states = append(f.states, *f.state)
 	f.state = nil
 }
@@ -168,44 +208,64 @@ func (f *follower) order(in client.Frame) {
 		f.report("unknown", "id %q: %v", in.ID, err)
 		return
 	}
-	if id.Epoch == f.lastID.Epoch && id.Offset <= f.lastID.Offset {
-		f.report("disordered", "id %s came after %s", in.ID, f.lastID)
+	switch last := f.lastID; {
+	case last.Epoch == "":
+	case id.Epoch != last.Epoch:
+		f.report("disordered", "id %s came after %s, and no reset between them", in.ID, last)
+	case id.Offset <= last.Offset:
+		f.report("disordered", "id %s came after %s", in.ID, last)
 	}
 	f.lastID = id
 }
 
 // row checks a row against those before it.
 func (f *follower) row(in client.Frame, c *content, now time.Time) {
-	m, version, ok := f.markOf(in.Type, c)
-	r, sent, known := f.ledger.find(m, version)
+	m, number, ok := f.markOf(in.Type, c)
+	r, v, known := f.ledger.find(m, number)
 	if !ok || !known || r.stream != f.client.StreamID {
 		f.report("unknown", "%s %.200s was written by nobody", in.Type, in.Data)
 		return
 	}
+	if v.undone {
+		f.report("unknown", "version %d of %v was rolled back", number, m)
+	}
+	f.compare(in, m, number)
+	if in.State {
+		f.state.add(in.Type, c, m)
+	} else {
+		f.live(in, c, m, number, v)
+	}
+	if newest, ok := f.seen[m]; !ok || newest < number {
+		f.seen[m] = number
+		f.tally.row(now, now.Sub(v.sent), !in.State)
+	}
+}
+
+// compare holds a row against what was given since the beginning.
+func (f *follower) compare(in client.Frame, m mark, number int) {
 	before, had := f.given[m]
 	switch {
-	case had && !in.State && version == before:
+	case in.State:
+	case had && number == before:
 		f.report("duplicated", "%v came twice", m)
-	case had && !in.State && version < before:
-		f.report("disordered", "version %d of %v came after version %d", version, m, before)
-	case !in.State && version == 0 && m.number < f.last[m.writer]:
+	case had && number < before:
+		f.report("disordered", "version %d of %v came after version %d", number, m, before)
+	case number == 0 && m.number < f.last[m.writer]:
 		f.report("disordered", "%v came after number %d of its writer", m, f.last[m.writer])
 	}
-	f.given[m] = max(before, version)
-	if in.State {
-		f.state.add(in.Type, c)
-	} else {
-		if version == 0 {
-			f.last[m.writer] = max(f.last[m.writer], m.number)
-		}
-		if in.Conflated > 0 {
-			f.conflated[c.Timestamp] += in.Conflated
-			f.tally.conflated.Add(int64(in.Conflated))
-		}
+	f.given[m] = max(before, number)
+}
+
+// live notes an event.
+func (f *follower) live(in client.Frame, c *content, m mark, number int, v version) {
+	if number == 0 {
+		f.last[m.writer] = max(f.last[m.writer], m.number)
 	}
-	if newest, ok := f.seen[m]; !ok || newest < version {
-		f.seen[m] = version
-		f.tally.row(now, now.Sub(sent), !in.State)
+	if v.sent.After(f.newest) {
+		f.newest = v.sent
+	}
+	if in.Conflated > 0 {
+		f.conflated[c.Timestamp] += in.Conflated
 	}
 }
 
@@ -222,33 +282,37 @@ func (f *follower) markOf(kind string, c *content) (m mark, version int, ok bool
 }
 
 // add notes a row of a state.
-func (h *held) add(kind string, c *content) {
+func (h *held) add(kind string, c *content, m mark) {
 	switch kind {
 	case "moment":
 		if h.moments++; h.moments == 1 || c.Timestamp < h.oldest {
 			h.oldest = c.Timestamp
 		}
 	case "metrics":
-		h.window = c.Timestamp
+		h.window, h.windowIs = c.Timestamp, m
 	default:
-		h.viewers = c.Timestamp
+		h.viewers, h.pointIs = c.Timestamp, m
 	}
 }
 
 // covers tells whether a state stands for a row that it does not have: a state has
 // the newest window and point, and the newest moments.
-func (h *held) covers(r *row, sent time.Time) bool {
-	at := r.at.UnixMilli()
-	if sent.After(h.at) {
+func (h *held) covers(table map[mark]stored, in stored, r *row, v *version) bool {
+	if v.sent.After(h.at) || !v.committed.IsZero() && v.committed.Before(h.from) {
 		return false
+	}
+	at := r.at.UnixMilli()
+	older := func(newest int64, is mark) bool {
+		shown, ok := table[is]
+		return at < newest || at == newest && (!ok || in.order < shown.order)
 	}
 	switch r.kind {
 	case event.KindMoment:
 		return h.moments >= stateMoments && at <= h.oldest
 	case event.KindMetrics:
-		return at <= h.window
+		return older(h.window, h.windowIs)
 	default:
-		return at <= h.viewers
+		return older(h.viewers, h.pointIs)
 	}
 }
 
@@ -258,6 +322,24 @@ func (f *follower) report(kind, format string, args ...any) {
 	if len(f.problems) < most {
 		f.problems = append(f.problems, problem{kind, f.client.StreamID + ": " + fmt.Sprintf(format, args...)})
 	}
+}
+
+// isDegraded tells whether the client was told to be behind, and not yet that it is not.
+func (f *follower) isDegraded() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.degraded
+}
+
+// String says where a client is.
+func (f *follower) String() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	text := fmt.Sprintf("%s, whose newest id is %q", f.client.StreamID, f.lastID)
+	if f.failed != nil {
+		text += fmt.Sprintf(" and whose last connection ended with %q", f.failed)
+	}
+	return text
 }
 
 // has tells whether a row has come.
@@ -274,13 +356,14 @@ func (f *follower) missing(table map[mark]stored) (lost []mark, stoodFor int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	conflated := maps.Clone(f.conflated)
+	writes := f.writes(table)
 	for m, in := range table {
 		if newest, ok := f.seen[m]; ok && newest >= in.version {
 			continue
 		}
-		r, sent, ok := f.ledger.find(m, in.version)
+		r, v, ok := f.ledger.find(m, in.version)
 		switch window := r.at.UnixMilli(); {
-		case ok && (f.covered(&r, sent) || f.superseded(table, in, &r, sent)):
+		case ok && (f.covered(table, in, &r, &v) || superseded(writes[place{r.kind, window}], in, &v)):
 			stoodFor++
 		case ok && r.kind == event.KindMetrics && conflated[window] > 0:
 			conflated[window]--
@@ -292,40 +375,51 @@ func (f *follower) missing(table map[mark]stored) (lost []mark, stoodFor int) {
 	return lost, stoodFor
 }
 
-// commitTakes is how long a commit may take from its sending until it is seen.
-const commitTakes = 100 * time.Millisecond
-
-// superseded tells whether a row was committed when the client had a newer write of
-// its window: the older one is not to take its place.
-func (f *follower) superseded(table map[mark]stored, in stored, r *row, sent time.Time) bool {
-	if r.kind == event.KindMoment {
-		return false
-	}
-	for m, version := range f.seen {
-		other, otherSent, ok := f.ledger.find(m, version)
-		if ok && other.kind == r.kind && other.at.Equal(r.at) && table[m].order > in.order && otherSent.Before(sent.Add(commitTakes)) {
-			return true
-		}
-	}
-	return false
+func (f *follower) covered(table map[mark]stored, in stored, r *row, v *version) bool {
+	return slices.ContainsFunc(f.states, func(h held) bool { return h.covers(table, in, r, v) })
 }
 
-func (f *follower) covered(r *row, sent time.Time) bool {
-	for i := range f.states {
-		if f.states[i].covers(r, sent) {
-			return true
-		}
-	}
-	return false
+// place is what a newer write takes from an older one: a window, or a point.
+type place struct {
+	kind event.Kind
+	at   int64
 }
 
-// ghosts are rows that came and that no table holds.
-func (f *follower) ghosts(table map[mark]stored) (ghosts []mark) {
+// write is one of several of a place.
+type write struct {
+	order int64
+	sent  time.Time
+}
+
+// writes are those that came, by their places.
+func (f *follower) writes(table map[mark]stored) map[place][]write {
+	writes := make(map[place][]write)
+	for m, number := range f.seen {
+		r, v, ok := f.ledger.find(m, number)
+		if in, there := table[m]; ok && there && r.kind != event.KindMoment {
+			p := place{r.kind, r.at.UnixMilli()}
+			writes[p] = append(writes[p], write{in.order, v.sent})
+		}
+	}
+	return writes
+}
+
+// superseded tells whether a row may have been committed when the client had a newer
+// write of its place: the older one is not to take it back.
+func superseded(writes []write, in stored, v *version) bool {
+	return slices.ContainsFunc(writes, func(w write) bool {
+		return w.order > in.order && (v.committed.IsZero() || w.sent.Before(v.committed))
+	})
+}
+
+// ghosts are rows that came and that no table holds, with the newest version.
+func (f *follower) ghosts(table map[mark]stored) map[mark]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for m, version := range f.seen {
-		if in, ok := table[m]; !ok || version > in.version {
-			ghosts = append(ghosts, m)
+	ghosts := make(map[mark]int)
+	for m, number := range f.seen {
+		if in, ok := table[m]; !ok || number > in.version {
+			ghosts[m] = number
 		}
 	}
 	return ghosts

@@ -21,6 +21,7 @@ type script struct {
 	now    time.Time
 	table  map[mark]stored
 	offset int
+	writes int64
 }
 
 func newScript(t *testing.T) *script {
@@ -33,10 +34,12 @@ func newScript(t *testing.T) *script {
 	}
 }
 
-// moment, metrics and viewers are rows that are committed.
+// row makes a row that is committed.
 func (s *script) row(writer int, kind event.Kind, at time.Time) mark {
 	m := s.l.note(writer, row{stream: "s", kind: kind, at: at})
-	s.table[m] = stored{0, int64(len(s.table))}
+	s.l.committed([]mark{m})
+	s.writes++
+	s.table[m] = stored{0, s.writes}
 	return m
 }
 
@@ -51,7 +54,9 @@ func (s *script) metrics(writer int) mark {
 
 func (s *script) change(m mark) int {
 	version := s.l.revise(m)
-	s.table[m] = stored{version, int64(len(s.table))}
+	s.l.committed([]mark{m})
+	s.writes++
+	s.table[m] = stored{version, s.writes}
 	return version
 }
 
@@ -85,7 +90,7 @@ func (s *script) begin(reason string, state ...mark) {
 		s.f.take(client.Frame{Type: "connected", ID: "e-0", Reason: reason})
 		return
 	}
-	s.f.take(client.Frame{Type: "connected", Reason: reason})
+	s.f.take(client.Frame{Type: "connected", Reason: reason, Timestamp: time.Now().UnixMilli() + 1})
 	for i, m := range state {
 		f := s.frame(m, s.table[m].version)
 		f.State = true
@@ -217,14 +222,62 @@ func TestFollowerFindsWhatIsWrong(t *testing.T) {
 			s.metrics(0)
 			f := s.frame(s.metrics(0), 0)
 			f.ID, f.Conflated = "e-3", 1
-			s.l.journals[0].rows[2].sent[0] = time.Now().Add(time.Minute) // it did not stand there before
+			s.l.sending([]mark{{0, 3}}) // after the others were committed: they did not come late
 			s.f.take(f)
 			s.check(1, 1, 0, 0, 0, 0)
+		},
+		"a state does not stand for what had to come before it": func(s *script) {
+			s.begin("new")
+			s.metrics(0) // never comes
+			s.live(s.moment(1), 0)
+			s.begin("reset", s.metrics(1))
+			s.check(1, 0, 0, 0, 0, 0)
+		},
+		"a state does not stand for what was written after its row": func(s *script) {
+			s.begin("new")
+			shown := s.metrics(0)
+			s.metrics(1) // never comes
+			s.f.ourClock = true
+			s.begin("reset", shown)
+			s.check(1, 0, 0, 0, 0, 0)
+		},
+		"a newer write that was sent after the commit of an older one": func(s *script) {
+			s.begin("new")
+			s.metrics(0) // never comes
+			newer := s.metrics(1)
+			s.l.sending([]mark{newer})
+			s.live(newer, 0)
+			s.check(1, 0, 0, 0, 0, 0)
+		},
+		"another epoch without a word": func(s *script) {
+			s.begin("new")
+			s.live(s.moment(0), 0)
+			f := s.frame(s.moment(0), 0)
+			f.ID = "f-1"
+			s.f.take(f)
+			s.check(0, 0, 0, 1, 0, 0)
+		},
+		"a state that goes on": func(s *script) {
+			a, b := s.moment(0), s.moment(0)
+			s.begin("new", a)
+			f := s.frame(b, 0)
+			f.State = true
+			s.f.take(f)
+			s.check(1, 0, 0, 1, 0, 0)
+		},
+		"what was rolled back, and written again": func(s *script) {
+			s.begin("new")
+			a := s.moment(0)
+			number := s.l.revise(a)
+			s.l.undone([]mark{a})
+			s.live(a, number)
+			s.live(a, s.change(a))
+			s.check(0, 0, 0, 0, 1, 0)
 		},
 		"an older write that was committed later": func(s *script) {
 			s.begin("new")
 			late, newer := s.metrics(0), s.metrics(1)
-			s.l.sending([]mark{late})
+			s.l.committed([]mark{late})
 			s.live(newer, 0)
 			s.check(0, 1, 0, 0, 0, 0)
 		},
@@ -236,14 +289,17 @@ func TestFollowerFindsWhatIsWrong(t *testing.T) {
 func TestWrongSettingsAreNamed(t *testing.T) {
 	good := Config{Duration: time.Minute, Rate: 1, Clients: 1, Streams: 1, Listeners: 1, Gateways: 1}
 	for want, change := range map[string]func(c *Config){
-		"--duration is 0s; allowed are 1s to 24h": func(c *Config) { c.Duration = 0 },
-		"--rate is 0; allowed are 1 to 100000":    func(c *Config) { c.Rate = 0 },
-		"--gateways is 51; allowed are 1 to 50":   func(c *Config) { c.Gateways = 51 },
-		`--faults has "flood"; allowed`:           func(c *Config) { c.Faults = []string{"kill-listener", "flood"} },
-		"without --database-url":                  func(c *Config) { c.GatewayURLs = []string{"ws://h"} },
-		"without --gateway-url":                   func(c *Config) { c.DatabaseURL = "postgres://h/d" },
-		`--gateway-url is "http://h"`:             func(c *Config) { c.DatabaseURL, c.GatewayURLs = "postgres://h/d", []string{"http://h"} },
-		"are all, none, reconnect-clients": func(c *Config) {
+		"--duration is 0s; allowed are 1s to 24h":                                        func(c *Config) { c.Duration = 0 },
+		"--rate is 0; allowed are 1 to 100000":                                           func(c *Config) { c.Rate = 0 },
+		"--gateways is 51; allowed are 1 to 50":                                          func(c *Config) { c.Gateways = 51 },
+		"--streams is 2, and --clients is 1: nobody would follow the rest":               func(c *Config) { c.Streams = 2 },
+		"are more than 2000000 rows":                                                     func(c *Config) { c.Rate, c.Duration = 1000, time.Hour },
+		`--faults has "all"; allowed for this deployment are all, or none, or each once`: func(c *Config) { c.Faults = []string{"all", "kill-listener"} },
+		`--faults has "flood"; allowed`:                                                  func(c *Config) { c.Faults = []string{"kill-listener", "flood"} },
+		"without --database-url":                                                         func(c *Config) { c.GatewayURLs = []string{"ws://h"} },
+		"without --gateway-url":                                                          func(c *Config) { c.DatabaseURL = "postgres://h/d" },
+		`--gateway-url is "http://h"`:                                                    func(c *Config) { c.DatabaseURL, c.GatewayURLs = "postgres://h/d", []string{"http://h"} },
+		"or each once: reconnect-clients": func(c *Config) {
 			c.DatabaseURL, c.GatewayURLs, c.Faults = "x", []string{"ws://h"}, []string{"flush-redis"}
 		},
 	} {

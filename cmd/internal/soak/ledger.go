@@ -16,15 +16,21 @@ type row struct {
 	stream string
 	kind   event.Kind
 	at     time.Time // in the table, to the millisecond: the time of a moment, the window of a summary
-	// sent is when the commit of each version was sent, the first one being 0. A
-	// version whose transaction was rolled back stays, and is never seen.
-	sent []time.Time
+	// versions are all that were written, the first one being 0.
+	versions []version
+}
+
+// version is what became of the writing of a row.
+type version struct {
+	sent      time.Time // when the commit was sent
+	committed time.Time // when the answer came; zero: none did, and only the table knows
+	undone    bool      // it was rolled back, and must never be seen
 }
 
 // ledger has all rows, by their marks. It does not know what was committed: that
 // only the tables do.
 type ledger struct {
-	run      string // tells the marks of this run from those of others
+	run      string // eight hexadecimal digits that tell this run from others
 	journals []journal
 }
 
@@ -43,7 +49,7 @@ func (l *ledger) note(writer int, r row) mark {
 	j := &l.journals[writer]
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	r.sent = []time.Time{time.Now()}
+	r.versions = []version{{sent: time.Now()}}
 	j.rows = append(j.rows, r)
 	return mark{writer, len(j.rows)}
 }
@@ -54,49 +60,64 @@ func (l *ledger) revise(m mark) int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r := &j.rows[m.number-1]
-	r.sent = append(r.sent, time.Now())
-	return len(r.sent) - 1
+	r.versions = append(r.versions, version{sent: time.Now()})
+	return len(r.versions) - 1
 }
 
-// sending notes that the commit of the newest versions of rows is sent now.
+// sending, committed and undone note what becomes of the newest versions of rows.
+
 func (l *ledger) sending(marks []mark) {
 	now := time.Now()
+	l.each(marks, func(v *version) { v.sent = now })
+}
+
+func (l *ledger) committed(marks []mark) {
+	now := time.Now()
+	l.each(marks, func(v *version) { v.committed = now })
+}
+
+func (l *ledger) undone(marks []mark) {
+	l.each(marks, func(v *version) { v.undone = true })
+}
+
+func (l *ledger) each(marks []mark, change func(*version)) {
 	for _, m := range marks {
 		j := &l.journals[m.writer]
 		j.mu.Lock()
-		sent := j.rows[m.number-1].sent
-		sent[len(sent)-1] = now
+		versions := j.rows[m.number-1].versions
+		change(&versions[len(versions)-1])
 		j.mu.Unlock()
 	}
 }
 
-// find returns a row, and when a version of it was sent; ok is false when no writer
-// of this run has made it.
-func (l *ledger) find(m mark, version int) (r row, sent time.Time, ok bool) {
+// find returns a row and a version of it; ok is false when no writer of this run has
+// made it.
+func (l *ledger) find(m mark, number int) (r row, v version, ok bool) {
 	if m.writer < 0 || m.writer >= len(l.journals) {
-		return row{}, time.Time{}, false
+		return row{}, version{}, false
 	}
 	j := &l.journals[m.writer]
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	if m.number < 1 || m.number > len(j.rows) {
-		return row{}, time.Time{}, false
+		return row{}, version{}, false
 	}
 	r = j.rows[m.number-1]
-	if version < 0 || version >= len(r.sent) {
-		return row{}, time.Time{}, false
+	if number < 0 || number >= len(r.versions) {
+		return row{}, version{}, false
 	}
-	return r, r.sent[version], true
+	return r, r.versions[number], true
 }
 
-// Marks stand in moment_id, and in the two counts of the other tables.
+// Marks stand in moment_id, which is a UUID because an adopted column may want one,
+// and in the two counts of the other tables.
 
 func (l *ledger) momentID(m mark) string {
-	return fmt.Sprintf("soak-%s-%d-%d", l.run, m.writer, m.number)
+	return fmt.Sprintf("%s-%04x-4000-8000-%012x", l.run, m.writer, m.number)
 }
 
 func (l *ledger) parseMomentID(id string) (m mark, ok bool) {
-	n, err := fmt.Sscanf(id, "soak-"+l.run+"-%d-%d", &m.writer, &m.number)
+	n, err := fmt.Sscanf(id, l.run+"-%04x-4000-8000-%012x", &m.writer, &m.number)
 	return m, err == nil && n == 2
 }
 

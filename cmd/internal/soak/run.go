@@ -2,14 +2,14 @@ package soak
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"github.com/telemetra/telemetra/sql"
@@ -40,89 +40,150 @@ type soak struct {
 	followers []*follower
 	round     int // which fault is being injected, counted from 0
 	outcomes  map[*fault]*outcome
-	unhealed  []string
+	failovers []span
+	// stop ends the run early; gaveUp is why.
+	stop   context.CancelFunc
+	gaveUp atomic.Pointer[error]
+	// unhealed is what kept the run from its end.
+	unhealed []string
 }
+
+// span is a time between two others.
+type span struct{ from, to time.Time }
+
+func (s span) has(t time.Time) bool { return !t.Before(s.from) && !t.After(s.to) }
 
 // outcome is what became of a fault, over all its injections.
 type outcome struct {
 	times   int
 	silence time.Duration // longest
-	over    time.Duration // most that a silence was longer than the bound allows; negative: all were shorter
-	allowed time.Duration // of that one
-	told    time.Duration // latest
-	untold  int           // times that nobody was told
+	over    time.Duration // most that a silence was longer than allowed; negative: all were shorter
+	told    time.Duration // until the last client was told, at most
+	untold  int           // clients that were not
 	epochs  int
 }
 
 // run writes, follows and breaks until the time is over or early ends, and then
-// compares.
-func (s *soak) run(ctx, early context.Context, chosen []*fault) (_ *Report, err error) {
-	s.epoch = s.tally.epoch
-	s.outcomes = make(map[*fault]*outcome)
+// compares. There is a report as soon as something was written, also beside an error.
+func (s *soak) run(ctx, early context.Context, chosen []*fault) (report *Report, err error) {
+	early, s.stop = context.WithCancel(early)
+	defer s.stop()
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.cleanUp(ctx)) }()
 
-	g, gctx := errgroup.WithContext(ctx)
-	following, leave := context.WithCancel(gctx)
-	defer leave()
+	following, leave := context.WithCancel(ctx)
+	var clients sync.WaitGroup
+	defer func() { leave(); clients.Wait() }()
 	for _, f := range s.followers {
-		g.Go(func() error { return f.run(following) })
+		clients.Go(func() {
+			if err := f.run(following); err != nil { // it would be refused again
+				s.giveUp(err)
+			}
+		})
 	}
 	if s.config.owned() {
 		w := &witness{tally: s.tally}
-		g.Go(func() error { return w.run(following, s.redis.URL(), s.writers.streams) })
+		clients.Go(func() {
+			if err := w.run(following, s.redis.URL(), s.writers.streams); err != nil {
+				s.giveUp(err)
+			}
+		})
 	}
-	var table map[string]map[mark]stored
-	g.Go(func() error {
-		defer leave()
-		if err := s.await(early, connectWithin, (*follower).whenBegun); err != nil {
-			return fmt.Errorf("connect the clients: %w", err)
+	if err := s.await(early, connectWithin, (*follower).whenBegun); err != nil {
+		if cause := s.gaveUp.Load(); cause != nil {
+			err = *cause
 		}
-		if err := s.write(gctx, early, chosen); err != nil {
-			return err
-		}
-		table, err = s.writers.table(gctx)
-		return err
-	})
-	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("connect the clients: %w", err)
+	}
+	s.write(ctx, early, chosen)
+	table, err := s.table(ctx)
+	if err != nil {
 		return nil, err
 	}
+	leave()
+	clients.Wait()
 	return s.compare(table, chosen), nil
+}
+
+// giveUp ends the run for something that will be the same next time.
+func (s *soak) giveUp(err error) {
+	s.gaveUp.CompareAndSwap(nil, &err)
+	s.stop()
+}
+
+// table reads what was committed, when the database is back.
+func (s *soak) table(ctx context.Context) (table map[string]map[mark]stored, err error) {
+	err = whileAway(ctx, healWithin, func(ctx context.Context) (err error) {
+		table, err = s.writers.table(ctx)
+		return err
+	})
+	return table, err
+}
+
+// whileAway tries again while the database is away.
+func whileAway(ctx context.Context, within time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		err := f(ctx)
+		if !sql.IsUnavailable(err) || ctx.Err() != nil {
+			return err
+		}
+		pause(ctx, time.Second)
+	}
 }
 
 // prepare makes the streams and their clients.
 func (s *soak) prepare(ctx context.Context) error {
-	db, err := sql.Open(ctx, sql.Config{DatabaseURL: s.databaseURL, PoolMin: 0, PoolMax: jobs + 4, TimeZone: "UTC"})
+	zone := s.config.TimeZone
+	if s.config.owned() {
+		zone = "UTC"
+	}
+	db, err := sql.Open(ctx, sql.Config{DatabaseURL: s.databaseURL, PoolMin: 0, PoolMax: jobs + 4, TimeZone: zone, ApplicationName: "telemetra-soak"})
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, func() error { db.Close(); return nil })
-	l := newLedger(rand.Text()[:8], jobs+1)
-	s.writers = &writers{db: db, ledger: l, limit: rate.NewLimiter(rate.Limit(s.config.Rate), 10), seed: s.config.Seed}
+	l := newLedger(fmt.Sprintf("%08x", mathrand.Uint32()), jobs+1) //nolint:gosec // a name
+	s.writers = &writers{db: db, ledger: l, limit: rate.NewLimiter(rate.Limit(s.config.Rate), 10), seed: s.config.Seed, refused: s.giveUp}
 	for i := range s.config.Streams {
 		s.writers.streams = append(s.writers.streams, l.streamID(i))
+	}
+	if !s.config.owned() {
+		if err := db.MayRemoveStreams(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.writers.makeStreams(ctx); err != nil {
 		return err
 	}
 	for i := range s.config.Clients {
-		first := i % len(s.gatewayURLs)
-		c := &client.Client{
-			Gateways: append(slices.Clone(s.gatewayURLs[first:]), s.gatewayURLs[:first]...),
-			StreamID: s.writers.streams[i%s.config.Streams],
-			Events:   i/s.config.Streams%2 == 1 || s.config.Streams == 1 && i%2 == 1,
-		}
-		if s.config.owned() {
-			c.Silence = silence
-		}
-		if s.config.Token != "" {
-			c.Token = func(context.Context) (string, error) { return s.config.Token, nil }
-		}
-		s.followers = append(s.followers, newFollower(c, l, s.tally))
+		s.followers = append(s.followers, newFollower(s.client(i), l, s.tally))
+		s.followers[i].ourClock = s.config.owned()
 	}
 	return nil
+}
+
+// client is the i-th one. Those of a stream use different transports, and begin at
+// different gateways.
+func (s *soak) client(i int) *client.Client {
+	stream := i % s.config.Streams
+	k := i/s.config.Streams + stream
+	first := k / 2 % len(s.gatewayURLs)
+	c := &client.Client{
+		Gateways: slices.Concat(s.gatewayURLs[first:], s.gatewayURLs[:first]),
+		StreamID: s.writers.streams[stream],
+		Events:   k%2 == 1,
+	}
+	if s.config.owned() {
+		c.Silence = silence
+	}
+	if s.config.Token != "" {
+		c.Token = func(context.Context) (string, error) { return s.config.Token, nil }
+	}
+	return c
 }
 
 // cleanUp removes what was written to somebody else's database.
@@ -130,9 +191,14 @@ func (s *soak) cleanUp(ctx context.Context) error {
 	if s.config.owned() {
 		return nil // it goes as a whole
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	return s.writers.db.RemoveStreams(ctx, s.writers.streams)
+	s.bar.tell("removing what was written; a second signal leaves it there")
+	for _, id := range s.writers.streams {
+		err := whileAway(ctx, healWithin, func(ctx context.Context) error { return s.writers.db.RemoveStream(ctx, id) })
+		if err != nil {
+			return fmt.Errorf("what was written is still there, in streams and tables that refer to it, under stream_id LIKE 'telemetra\\_soak\\_%s\\_%%': %w", s.writers.ledger.run, err)
+		}
+	}
+	return nil
 }
 
 // await waits until all clients are so far.
@@ -148,14 +214,15 @@ func (s *soak) await(ctx context.Context, within time.Duration, far func(*follow
 			return context.Cause(ctx)
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d of %d clients are not so far within %s", len(waiting), len(s.followers), within)
+			return fmt.Errorf("%d of %d clients are not, %s later, for instance that of %s", len(waiting), len(s.followers), within, waiting[0])
 		}
 		pause(ctx, lookEvery)
 	}
 }
 
-// write writes until the time is over and all faults have healed.
-func (s *soak) write(ctx, early context.Context, chosen []*fault) error {
+// write writes until the time is over, all faults have healed, and all clients have
+// everything, as far as that comes.
+func (s *soak) write(ctx, early context.Context, chosen []*fault) {
 	s.tally.start()
 	s.bar.start()
 	defer s.bar.finish()
@@ -170,12 +237,12 @@ func (s *soak) write(ctx, early context.Context, chosen []*fault) error {
 	stop()
 	<-done
 	if err != nil {
-		return err
+		s.unhealed = append(s.unhealed, err.Error())
 	}
-	if refused := s.writers.refused.Load(); refused != nil {
-		return fmt.Errorf("rows are refused: %w", *refused)
+	if cause := s.gaveUp.Load(); cause != nil {
+		s.unhealed = append(s.unhealed, fmt.Sprintf("ended early: %v", *cause))
 	}
-	return s.settle(ctx, "the end")
+	s.settle(ctx, "the end")
 }
 
 // inject breaks one thing after the other, in an order that changes with each round,
@@ -196,7 +263,7 @@ func (s *soak) inject(ctx, early context.Context, chosen []*fault) error {
 			if err := s.injectOne(ctx, f); err != nil {
 				return fmt.Errorf("%s: %w", f.name, err)
 			}
-			pause(early, quietFor)
+			pause(early, s.quiet())
 		}
 	}
 	return nil
@@ -219,9 +286,7 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 		}
 	}
 	mended := time.Now()
-	if err := s.settle(ctx, f.name); err != nil {
-		return err
-	}
+	s.settle(ctx, f.name)
 	t := s.tally.leave()
 	s.round++
 	o := s.outcomes[f]
@@ -229,18 +294,25 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 		o = &outcome{over: -time.Hour}
 		s.outcomes[f] = o
 	}
-	allowed := s.allowed(f, mended.Sub(t.began))
 	o.times++
 	o.epochs += t.epochs
 	o.silence = max(o.silence, t.silence)
-	if over := t.silence - allowed; over > o.over {
-		o.over, o.allowed = over, allowed
+	o.over = max(o.over, t.silence-s.allowed(f, mended.Sub(t.began)))
+	if f.told {
+		o.untold += len(s.followers) - t.told
+		o.told = max(o.told, t.last)
 	}
-	if f.told && t.told == 0 {
-		o.untold++
-	}
-	o.told = max(o.told, t.told)
 	return nil
+}
+
+// quiet is the time between two faults. Gateways of somebody else have other clients,
+// whose handshakes must not be refused for ours.
+func (s *soak) quiet() time.Duration {
+	if s.config.owned() {
+		return quietFor
+	}
+	const handshakes = 10 // a second, on average
+	return max(quietFor, time.Duration(len(s.followers))*time.Second/handshakes)
 }
 
 // allowed is how long a silence may be when it took so long to mend a fault. That of
@@ -255,18 +327,25 @@ func (s *soak) allowed(f *fault, mended time.Duration) time.Duration {
 	return f.bound
 }
 
-// settle waits until each client has what is written now.
-func (s *soak) settle(ctx context.Context, what string) error {
+// settle waits until each client has what is written now, and is not told any more to
+// be behind. That it is not is a failure of the soak.
+func (s *soak) settle(ctx context.Context, what string) {
 	bounded, cancel := context.WithTimeout(ctx, healWithin)
 	defer cancel()
 	marks, err := s.writers.probe(bounded)
+	if err == nil {
+		err = s.await(ctx, healWithin, func(f *follower) bool { return f.has(marks[f.client.StreamID]) })
+		if err != nil {
+			err = fmt.Errorf("given what was written then: %w", err)
+		}
+	}
+	if err == nil {
+		err = s.await(ctx, healWithin, func(f *follower) bool { return !f.isDegraded() })
+		if err != nil {
+			err = fmt.Errorf("told that all is well: %w", err)
+		}
+	}
 	if err != nil {
-		return err
-	}
-	err = s.await(ctx, healWithin, func(f *follower) bool { return f.has(marks[f.client.StreamID]) })
-	if err != nil && ctx.Err() == nil {
 		s.unhealed = append(s.unhealed, fmt.Sprintf("after %s: %v", what, err))
-		return nil
 	}
-	return err
 }

@@ -19,7 +19,7 @@ type Config struct {
 	Duration time.Duration `default:"1m" help:"How long rows are written; a fault that has begun is brought to its end."`
 	Times    int           `placeholder:"N" help:"Inject each fault so often, and end then, instead of after --duration."`
 	Rate     int           `default:"300" help:"Rows a second, over all streams."`
-	Clients  int           `default:"200" help:"Clients, every other one over Server-Sent Events."`
+	Clients  int           `default:"200" help:"Clients, at least one for each stream; about half of them over Server-Sent Events."`
 	Streams  int           `default:"50" help:"Streams that the rows are of; the clients are spread over them."`
 	Faults   []string      `default:"all" placeholder:"NAME" help:"Faults to inject, see above; all, or none."`
 	Seed     uint64        `default:"1" help:"Seed of the order of the faults, and of what is written."`
@@ -28,13 +28,21 @@ type Config struct {
 	Listeners int `default:"2" help:"Listeners of the private deployment."`
 	Gateways  int `default:"2" help:"Gateways of the private deployment."`
 
-	DatabaseURL string   `name:"database-url" placeholder:"URL" help:"Write to this database, in streams of the soak's own, instead of a private deployment. They are removed at the end."`
+	DatabaseURL string   `name:"database-url" env:"SOAK_DATABASE_URL" placeholder:"URL" secret:"url" help:"Write to this database, in streams of the soak's own, instead of a private deployment. They are removed at the end."`
 	GatewayURLs []string `name:"gateway-url" placeholder:"URL" help:"Gateways of that deployment, such as wss://live.example.com."`
 	Token       string   `env:"SOAK_TOKEN" help:"Token for gateways that want one." secret:"all"`
+	TimeZone    string   `name:"source-timezone" env:"SOURCE_TIMEZONE" default:"UTC" help:"Time zone of columns of type timestamp in that database."`
+
+	// Settings are the names of the variables that processes read: what the environment
+	// says is not for a private deployment.
+	Settings []string `kong:"-"`
 }
 
 // ErrFailed means that the deployment has not kept what it promises.
 var ErrFailed = errors.New("the soak has failed")
+
+// mostRows bounds what is kept: a few hundred bytes a row and for each client of it.
+const mostRows = 2_000_000
 
 // owned tells whether the servers are the soak's own, so that it may break them.
 func (c *Config) owned() bool { return c.DatabaseURL == "" }
@@ -57,6 +65,10 @@ func (c *Config) Validate() error {
 		}
 	}
 	switch {
+	case c.Streams > c.Clients:
+		return fmt.Errorf("--streams is %d, and --clients is %d: nobody would follow the rest", c.Streams, c.Clients)
+	case float64(c.Rate)*c.Duration.Seconds() > mostRows:
+		return fmt.Errorf("--rate %d for --duration %s are more than %d rows, and all that clients were given is kept until the end", c.Rate, c.Duration, mostRows)
 	case c.Duration < time.Second || c.Duration > 24*time.Hour:
 		return fmt.Errorf("--duration is %s; allowed are 1s to 24h", c.Duration)
 	case c.owned() && len(c.GatewayURLs) > 0:
@@ -76,17 +88,17 @@ func (c *Config) Validate() error {
 // selected are the faults that were asked for.
 func (c *Config) selected() ([]*fault, error) {
 	possible := slices.DeleteFunc(slices.Clone(faults), func(f *fault) bool { return !c.owned() && !f.harmless })
+	switch strings.Join(c.Faults, ",") {
+	case "all":
+		return possible, nil
+	case "none":
+		return nil, nil
+	}
 	var chosen []*fault
 	for _, name := range c.Faults {
-		if name == "all" {
-			return possible, nil
-		}
-		if name == "none" {
-			return nil, nil
-		}
 		i := slices.IndexFunc(possible, func(f *fault) bool { return f.name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("--faults has %q; allowed for this deployment are all, none, %s", name, namesOf(possible))
+		if i < 0 || slices.Contains(chosen, possible[i]) {
+			return nil, fmt.Errorf("--faults has %q; allowed for this deployment are all, or none, or each once: %s", name, namesOf(possible))
 		}
 		chosen = append(chosen, possible[i])
 	}
@@ -127,23 +139,21 @@ func Run(ctx context.Context, c Config, out, progress io.Writer) (err error) {
 	}
 	// What is started lives until the report, whatever the context does.
 	work := context.WithoutCancel(ctx)
-	d, err := deploy(work, &c)
+	t := newTally()
+	d, err := deploy(work, &c, t.epoch)
 	if err != nil {
 		return err
 	}
-	s := &soak{config: c, deployment: d, tally: newTally(), bar: newProgress(progress, &c, len(chosen))}
-	defer func() {
-		err = errors.Join(err, d.close(errors.Is(err, ErrFailed), progress))
-	}()
+	s := &soak{
+		config: c, deployment: d, tally: t, bar: newProgress(progress, &c, len(chosen)),
+		outcomes: make(map[*fault]*outcome),
+	}
 	report, err := s.run(work, ctx, chosen)
-	if err != nil {
-		return err
+	if report != nil {
+		err = errors.Join(err, report.print(out, c.JSON))
+		if !report.Passed {
+			err = errors.Join(err, ErrFailed)
+		}
 	}
-	if err := report.print(out, c.JSON); err != nil {
-		return err
-	}
-	if !report.Passed {
-		return ErrFailed
-	}
-	return nil
+	return errors.Join(err, d.close(err != nil, progress))
 }

@@ -111,6 +111,7 @@ func (w *writers) fatten(ctx context.Context, stream string) error {
 		if err := sql.WriteJob(ctx, w.db.Pool, &sql.JobRows{Moments: []sql.MomentRow{moment}}); err != nil {
 			return err
 		}
+		w.ledger.committed([]mark{m})
 	}
 	return nil
 }

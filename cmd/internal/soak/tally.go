@@ -1,10 +1,8 @@
 package soak
 
 import (
-	"encoding/json"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -14,8 +12,6 @@ import (
 
 // tally counts what happens to all clients together.
 type tally struct {
-	conflated atomic.Int64
-
 	mu         sync.Mutex
 	began      time.Time // when the first row was written; zero before
 	events     int64
@@ -43,7 +39,8 @@ func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 600_000
 type trouble struct {
 	began   time.Time
 	silence time.Duration // longest time that a client had to wait for a committed row
-	told    time.Duration // until the first client was told degraded; 0: none was
+	told    int           // clients that were told to be behind
+	last    time.Duration // until the last of them was
 	epochs  int
 }
 
@@ -111,17 +108,15 @@ func (t *tally) connected(f client.Frame, again bool) {
 	}
 }
 
-// status notes when clients were told of a trouble.
-func (t *tally) status(data json.RawMessage, now time.Time) {
-	var s struct{ Status string }
-	if json.Unmarshal(data, &s) != nil || s.Status != "degraded" {
-		return
-	}
+// told counts a client that is told to be behind, once in each trouble: before is the
+// one in which it was told the last time. It returns the one that there is.
+func (t *tally) told(before *trouble, now time.Time) *trouble {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.trouble != nil && t.trouble.told == 0 {
-		t.trouble.told = now.Sub(t.trouble.began)
+	if t.trouble != nil && t.trouble != before {
+		t.trouble.told, t.trouble.last = t.trouble.told+1, now.Sub(t.trouble.began)
 	}
+	return t.trouble
 }
 
 // epoch counts an epoch that a listener has opened.

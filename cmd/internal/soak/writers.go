@@ -43,8 +43,9 @@ type writers struct {
 	limit   *rate.Limiter
 	seed    uint64
 	commits atomic.Int64
-	// refused is why the database does not take a row, which will be the same next time.
-	refused atomic.Pointer[error]
+	// refused is told why the database does not take a row, which will be the same next
+	// time.
+	refused func(error)
 }
 
 // run writes until the context ends.
@@ -56,6 +57,10 @@ func (w *writers) run(ctx context.Context) {
 	wg.Wait()
 }
 
+// transactionWithin bounds a transaction, which is not broken off when the writing ends:
+// what became of it would not be known.
+const transactionWithin = 30 * time.Second
+
 func (w *writers) write(ctx context.Context, writer int) {
 	rng := rand.New(rand.NewPCG(w.seed, uint64(writer))) //nolint:gosec // a load, not a secret
 	j := &job{writers: w, writer: writer, rng: rng}
@@ -64,16 +69,18 @@ func (w *writers) write(ctx context.Context, writer int) {
 		if w.limit.WaitN(ctx, n) != nil {
 			return
 		}
-		err := j.transaction(ctx, n)
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), transactionWithin)
+		err := j.transaction(bounded, n)
+		cancel()
 		switch {
 		case err == nil:
 			w.commits.Add(1)
-		case errors.Is(err, errRollback) || ctx.Err() != nil:
+		case errors.Is(err, errRollback) || sql.IsContended(err):
 		case sql.IsUnavailable(err):
 			pause(ctx, retryEvery)
 		default:
-			w.refused.CompareAndSwap(nil, &err)
-			pause(ctx, retryEvery)
+			w.refused(err)
+			return
 		}
 	}
 }
@@ -102,7 +109,7 @@ var errRollback = errors.New("rolled back on purpose")
 // transaction writes n rows, and then changes one of before, now and then.
 func (j *job) transaction(ctx context.Context, n int) error {
 	rows, marks := j.rows(n)
-	return pgx.BeginFunc(ctx, j.db.Pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, j.db.Pool, func(tx pgx.Tx) error {
 		if j.writer == 0 { // raised to local by the trigger, or a crash would lose rows of others
 			if err := sql.CommitAsynchronously(ctx, tx); err != nil {
 				return err
@@ -113,14 +120,13 @@ func (j *job) transaction(ctx context.Context, n int) error {
 		}
 		if j.rng.IntN(8) == 0 && len(j.moments) > 0 {
 			m := j.moments[j.rng.IntN(len(j.moments))]
-			version := j.ledger.revise(m)
-			if err := sql.SetMomentValue(ctx, tx, j.ledger.momentID(m), float64(version)); err != nil {
+			number := j.ledger.revise(m)
+			marks = append(marks, m)
+			if err := sql.SetMomentValue(ctx, tx, j.ledger.momentID(m), float64(number)); err != nil {
 				return err
 			}
-			marks = append(marks, m)
 		}
-		chance := j.rng.IntN(100)
-		if chance < stalled {
+		if j.rng.IntN(100) < stalled {
 			pause(ctx, time.Duration(j.rng.Int64N(int64(100*time.Millisecond))))
 		}
 		if j.rng.IntN(100) < rolledBack {
@@ -129,6 +135,13 @@ func (j *job) transaction(ctx context.Context, n int) error {
 		j.ledger.sending(marks)
 		return nil
 	})
+	switch {
+	case err == nil:
+		j.ledger.committed(marks)
+	case errors.Is(err, errRollback):
+		j.ledger.undone(marks)
+	}
+	return err
 }
 
 // rows makes rows and notes them.
@@ -179,8 +192,8 @@ func momentOf(l *ledger, stream string, at time.Time, m mark) sql.MomentRow {
 	}
 }
 
-// probe writes a moment to each stream, as often as it takes, and returns their marks
-// by stream.
+// probe writes a moment to each stream, as often as it takes while the database is
+// away, and returns their marks by stream.
 func (w *writers) probe(ctx context.Context) (map[string]mark, error) {
 	for {
 		now := time.Now().Truncate(time.Millisecond)
@@ -195,20 +208,22 @@ func (w *writers) probe(ctx context.Context) (map[string]mark, error) {
 		w.ledger.sending(sending)
 		err := sql.WriteJob(ctx, w.db.Pool, rows)
 		if err == nil {
+			w.ledger.committed(sending)
 			return marks, nil
 		}
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("write after the fault: %w", err)
+		if ctx.Err() != nil || !sql.IsUnavailable(err) && !sql.IsContended(err) {
+			return nil, fmt.Errorf("write: %w", err)
 		}
 		pause(ctx, retryEvery)
 	}
 }
 
-// makeStreams writes the rows of the streams.
+// makeStreams writes the rows of the streams, which are not live: the list of a
+// deployment is not to show them.
 func (w *writers) makeStreams(ctx context.Context) error {
 	rows := &sql.JobRows{}
 	for _, id := range w.streams {
-		rows.Streams = append(rows.Streams, sql.StreamRow{StreamID: id, Title: "soak", IsLive: true, At: time.Now()})
+		rows.Streams = append(rows.Streams, sql.StreamRow{StreamID: id, Title: "soak", At: time.Now()})
 	}
 	return sql.WriteJob(ctx, w.db.Pool, rows)
 }
