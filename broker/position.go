@@ -31,7 +31,7 @@ var (
 
 // DamagedError means that the keys of the epoch do not fit together and cannot
 // be used any more.
-type DamagedError struct{ Reason string }
+type DamagedError struct{ Epoch, Reason string }
 
 func (e *DamagedError) Error() string { return "keys of the epoch are damaged: " + e.Reason }
 

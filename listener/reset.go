@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -88,9 +89,12 @@ func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reaso
 	}
 	l.hold(p, start)
 	l.metrics.epoch(reason)
-	level := zerolog.WarnLevel
-	if reason == resetFirst {
-		level = zerolog.InfoLevel
+	level := zerolog.InfoLevel
+	if reason != resetFirst {
+		level = zerolog.WarnLevel
+		l.mu.Lock()
+		l.status.resetAt, l.status.resetWhy = time.Now(), reason
+		l.mu.Unlock()
 	}
 	l.log.WithLevel(level).Str("epoch", p.Epoch).Str("reason", reason).Str("detail", detail).Msg("new epoch")
 	return nil

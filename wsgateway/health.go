@@ -2,6 +2,7 @@ package wsgateway
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -28,9 +29,11 @@ type health struct {
 	ever     bool
 	met      bool      // what became of the first attempt is logged
 	downAt   time.Time // when it was last lost
+	downWhy  broker.Condition
 	wellAt   time.Time // newest heartbeat of a listener that can publish
 	illAt    time.Time // newest heartbeat of one that cannot
 	illWhy   string
+	illRedis broker.Condition // what that one says of Redis
 	told     string // what the clients know
 	startsAt time.Time
 }
@@ -42,7 +45,7 @@ func (h *health) connected(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	was := h.up
-	h.up = err == nil
+	h.up, h.downWhy = err == nil, broker.ConditionOf(err)
 	if was && !h.up {
 		h.downAt = time.Now()
 	}
@@ -66,13 +69,20 @@ func (h *health) heard(c broker.Control) {
 		return
 	}
 	part, _, _ := strings.Cut(c.Reason, ":")
-	h.illAt, h.illWhy = time.Now(), part
+	h.illAt, h.illWhy, h.illRedis = time.Now(), part, c.Redis
 }
 
-func (h *health) everConnected() bool {
+// starting tells why nobody can be served yet, or nil once Redis was reached.
+func (h *health) starting() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.ever
+	switch {
+	case h.ever:
+		return nil
+	case h.downWhy.Hinders():
+		return errors.New("starting: " + h.downWhy.String())
+	}
+	return errors.New("starting: redis has not been reached yet")
 }
 
 // reason is why live updates are delayed, as the clients were told.
@@ -98,15 +108,25 @@ func (h *health) look(now time.Time) string {
 	case h.startsAt.After(patience):
 		return h.told // nobody has had the time to be heard
 	case !h.up && h.downAt.Before(now.Add(-redisPatience)):
-		return "redis is not reachable"
+		return h.redisWhy()
 	case h.wellAt.After(patience):
 		return ""
 	case h.illAt.After(patience) && h.illWhy == "starting":
 		return "the listener is starting"
+	case h.illAt.After(patience) && h.illRedis.Hinders():
+		return h.illRedis.String()
 	case h.illAt.After(patience):
 		return "the listener does not reach " + h.illWhy
 	}
 	return "no listener is running"
+}
+
+// redisWhy is why the subscription is not there. h.mu is held.
+func (h *health) redisWhy() string {
+	if h.downWhy.Hinders() {
+		return h.downWhy.String()
+	}
+	return broker.ConditionUnreachable.String() // it has never answered
 }
 
 func (h *health) run(ctx context.Context) error {
