@@ -79,7 +79,9 @@ func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 	}
 	var told *redis.IntCmd
 	var damaged *redis.StringCmd // of another type: nobody has asked
-	_, _ = b.client.Pipelined(ctx, func(p redis.Pipeliner) error { // each has its own error
+	// Each has its own error. None has one when Redis refuses the connection (go-redis
+	// keeps that to the pipeline): the position's tells.
+	_, _ = b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.Set(ctx, heartbeatKey, text, heartbeatTTL)
 		told = p.Publish(ctx, controlChannel, text)
 		damaged = p.Get(ctx, resetKey)

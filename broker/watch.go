@@ -101,16 +101,14 @@ func (m *memory) mayEvict() bool {
 // that does not say how its memory is (INFO may be forbidden) evicts nothing as far
 // as we know.
 func (b *Redis) probe(ctx context.Context) (memory, error) {
-	var write *redis.BoolCmd
+	if err := b.client.SetXX(ctx, probeKey, "", 0).Err(); err != nil {
+		return memory{}, fmt.Errorf("probe redis: %w", err)
+	}
 	var memoryInfo, stats *redis.StringCmd
-	_, _ = b.client.Pipelined(ctx, func(p redis.Pipeliner) error { // each has its own error
-		write = p.SetXX(ctx, probeKey, "", 0)
+	_, _ = b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		memoryInfo, stats = p.Info(ctx, "memory"), p.Info(ctx, "stats")
 		return nil
 	})
-	if err := write.Err(); err != nil {
-		return memory{}, fmt.Errorf("probe redis: %w", err)
-	}
 	m := memory{policy: infoField(memoryInfo.Val(), "maxmemory_policy")}
 	m.most, _ = strconv.ParseUint(infoField(memoryInfo.Val(), "maxmemory"), 10, 64)
 	m.evicted, _ = strconv.ParseUint(infoField(stats.Val(), "evicted_keys"), 10, 64)

@@ -34,7 +34,7 @@ type health struct {
 	illAt    time.Time // newest heartbeat of one that cannot
 	illWhy   string
 	illRedis broker.Condition // what that one says of Redis
-	told     string // what the clients know
+	told     string           // what the clients know
 	startsAt time.Time
 }
 
@@ -117,6 +117,9 @@ func (h *health) look(now time.Time) string {
 		return h.illRedis.String()
 	case h.illAt.After(patience):
 		return "the listener does not reach " + h.illWhy
+	}
+	if c := h.gateway.redis.Condition(); c.Hinders() {
+		return c.String() // nobody could be heard
 	}
 	return "no listener is running"
 }
