@@ -371,6 +371,32 @@ func TestPostgresAway(t *testing.T) {
 	c.quiet()
 }
 
+// What is missing cannot be read, and nothing more is published: the listener has to
+// be told, or it would be tried for ever.
+func TestUnreadableKeysAskForReset(t *testing.T) {
+	for name, damage := range map[string]func(w *world) string{
+		"log":   func(w *world) string { return "telemetra:{0}:log:" + w.at.Epoch + ":s" },
+		"heads": func(w *world) string { return "telemetra:{0}:heads:" + w.at.Epoch },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			c := w.connect("s")
+			c.connected("new")
+			w.proxy.Cut()
+			w.moments("s", 1, 3)
+			if err := w.raw.Set(w.context(), damage(w), "x", 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+			w.proxy.Heal()
+			localtest.Eventually(t, "a request for a reset", func() bool {
+				return w.raw.Get(w.context(), "telemetra:{0}:reset").Val() == w.at.Epoch
+			})
+			w.newEpoch()
+			c.connected("reset")
+		})
+	}
+}
+
 func TestStatusWhenRedisIsCut(t *testing.T) {
 	w := newWorld(t)
 	w.beat(well)
@@ -416,6 +442,11 @@ func TestStatusOfListeners(t *testing.T) {
 	expect("degraded", "no listener is running")
 	stop := w.beat(func() string { return "postgres: dial tcp: refused" })
 	expect("degraded", "the listener does not reach postgres")
+	stop()
+	stop = w.beatAs(func() broker.Control {
+		return broker.Control{Reason: "redis: OOM command not allowed", Redis: broker.ConditionOutOfMemory}
+	})
+	expect("degraded", "redis is out of memory")
 	stop()
 	stop = w.beat(well)
 	expect("ok", "")
