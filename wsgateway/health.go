@@ -111,17 +111,27 @@ func (h *health) look(now time.Time) string {
 		return h.redisWhy()
 	case h.wellAt.After(patience):
 		return ""
-	case h.illAt.After(patience) && h.illWhy == "starting":
-		return "the listener is starting"
-	case h.illAt.After(patience) && h.illRedis.Hinders():
-		return h.illRedis.String()
 	case h.illAt.After(patience):
-		return "the listener does not reach " + h.illWhy
+		return h.listenerWhy()
 	}
 	if c := h.gateway.redis.Condition(); c.Hinders() {
 		return c.String() // nobody could be heard
 	}
 	return "no listener is running"
+}
+
+// listenerWhy is why the listener cannot publish. What it says is shown only if it
+// is among what asyncapi.yaml lists. h.mu is held.
+func (h *health) listenerWhy() string {
+	switch {
+	case h.illWhy == "starting":
+		return "the listener is starting"
+	case h.illWhy == "postgres":
+		return "the listener does not reach postgres"
+	case h.illRedis.Hinders():
+		return h.illRedis.String()
+	}
+	return "the listener cannot publish"
 }
 
 // redisWhy is why the subscription is not there. h.mu is held.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/pb33f/jsonschema/v6"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/telemetra/telemetra/broker"
@@ -382,10 +384,30 @@ func TestConditionsOfRedisAreNamed(t *testing.T) {
 	d.do("CONFIG SET maxmemory 0", "CONFIG SET maxmemory-policy noeviction")
 	t.Logf("evicts_keys: healed after %s", d.await("healed of evicts_keys", d.inOrder()))
 
+	d.statusesAreDescribed()
 	d.writers.end()
 	settleEpochs(t, d.databaseURL, d.clients, 1+int(opened))
 	if got := total(d.epochs()); got != opened {
 		t.Errorf("%v epochs were opened, want %v: %v", got, opened, d.epochs())
+	}
+}
+
+// statusesAreDescribed compares what clients were told with asyncapi.yaml, which lists
+// the reasons.
+func (d *redisFaults) statusesAreDescribed() {
+	d.t.Helper()
+	schema := compileAsyncAPI(d.t, d.gateway)["status"]
+	for _, f := range d.clients[d.streams[0]].all() {
+		if f.Type != "status" {
+			continue
+		}
+		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(f.text))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if err := schema.Validate(v); err != nil {
+			d.t.Errorf("%s: %v", f.text, err)
+		}
 	}
 }
 
