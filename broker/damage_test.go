@@ -24,6 +24,7 @@ var damages = map[string]func(p Position) [][]any{
 	"position has no run":   func(Position) [][]any { return [][]any{{"HDEL", positionKey, "run"}} },
 	"token is no number":    func(Position) [][]any { return [][]any{{"HSET", positionKey, "token", "x"}} },
 	"token is too large":    func(Position) [][]any { return [][]any{{"HSET", positionKey, "token", strings.Repeat("9", 20)}} },
+	"token is no count":     func(Position) [][]any { return [][]any{{"HSET", positionKey, "token", strings.Repeat("9", 19)}} },
 	"heads are gone":        func(p Position) [][]any { return [][]any{{"DEL", headsKey(p.Epoch)}} },
 	"heads and logs are gone": func(p Position) [][]any {
 		return [][]any{{"DEL", headsKey(p.Epoch), logKey(p.Epoch, "a"), logKey(p.Epoch, "b")}}

@@ -31,7 +31,7 @@ func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string,
 	}
 	epoch, ok := position[0].(string)
 	digits, _ := position[1].(string)
-	if token, err = strconv.ParseUint(digits, 10, 64); !ok || err != nil {
+	if token, err = parseToken(digits); !ok || err != nil {
 		return "", 0, nil, ErrNoPosition
 	}
 	if len(streamIDs) == 0 {

@@ -66,7 +66,7 @@ func TestWatch(t *testing.T) {
 	look(ConditionEvictsKeys, "redis evicts keys")
 	set("maxmemory", "0")
 	look(ConditionOK, "redis is in order")
-	if err := b.client.SlaveOf(ctx, "127.0.0.1", "1").Err(); err != nil {
+	if err := b.client.ReplicaOf(ctx, "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	look(ConditionReadOnly, "redis is a read-only replica")

@@ -137,7 +137,7 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	p.serve("http", p.http.Run)
 	p.serve("redis", p.redis.NewWatch(log, p.registry).Run)
 	p.http.warn(func() string {
-		if c := p.redis.Condition(); c.Hinders() || c == broker.ConditionEvictsKeys {
+		if c := p.redis.Condition(); c != "" && c != broker.ConditionOK {
 			return c.String()
 		}
 		return ""

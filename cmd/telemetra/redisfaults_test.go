@@ -330,7 +330,9 @@ func TestConditionsOfRedisAreNamed(t *testing.T) {
 			},
 			heal: func() {
 				d.configure("")
-				d.admin.ConfigSet(t.Context(), "requirepass", "")
+				if err := d.admin.ConfigSet(t.Context(), "requirepass", "").Err(); err != nil {
+					t.Fatal(err)
+				}
 			},
 			epochs: 1, // it has come back empty
 		},
@@ -342,7 +344,7 @@ func TestConditionsOfRedisAreNamed(t *testing.T) {
 				}
 				d.do("SAVE")
 				d.flows("after the snapshot", flowsWithin) // it is older than what clients have
-				d.configure("key-load-delay 50000")        // of one key, in microseconds
+				d.configure("key-load-delay 100000")       // of one key, in microseconds
 				d.kill()
 				go func() { restarted <- d.server.Restart(t.Context()) }() // returns when all is loaded
 			},
