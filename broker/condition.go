@@ -50,8 +50,7 @@ func (c Condition) Hinders() bool {
 	return c != "" && c != ConditionOK && c != ConditionEvictsKeys
 }
 
-// refusals are the answers of a Redis that does not serve now, by their first
-// word.
+// refusals are the answers of a Redis that does not serve now, by how they begin.
 var refusals = map[string]Condition{
 	"NOAUTH":      ConditionUnauthorized,
 	"WRONGPASS":   ConditionUnauthorized,
@@ -90,8 +89,8 @@ func classify(err error) (c Condition, now bool) {
 	if _, refused := errors.AsType[redis.Error](err); !refused {
 		return ConditionUnreachable, true // network, timeout, closed connection
 	}
-	for word, c := range refusals {
-		if redis.HasErrorPrefix(err, word) {
+	for beginning, c := range refusals {
+		if redis.HasErrorPrefix(err, beginning) {
 			return c, true
 		}
 	}

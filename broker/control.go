@@ -28,7 +28,9 @@ type Control struct {
 	// Of a heartbeat:
 
 	Listener string `json:"listener,omitempty"`
-	Reason   string `json:"reason,omitempty"` // why it cannot publish; "" when all is well
+	// Reason is what keeps it from publishing: "postgres", "redis" or "starting"; "" when
+	// all is well. What exactly is wrong is for its log: it may name hosts and roles.
+	Reason string `json:"reason,omitempty"`
 	// Redis is the condition of Redis that keeps it from publishing, if one does.
 	Redis Condition `json:"redis,omitempty"`
 	// LagSeconds is how late the newest events were, or for how long nothing is known.

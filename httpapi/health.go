@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -95,8 +94,8 @@ func listenerHealth(c broker.Control, heardAt time.Time) ListenerHealth {
 		return ListenerHealth{Status: statusUnavailable, Reason: "no listener is heard"}
 	}
 	l := ListenerHealth{Status: statusOK, LagSeconds: &c.LagSeconds}
-	if part, _, _ := strings.Cut(c.Reason, ":"); part != "" { // the rest is for the log
-		l.Status, l.Reason = statusDegraded, part
+	if c.Reason != "" {
+		l.Status, l.Reason = statusDegraded, c.Reason
 		if c.Redis.Hinders() {
 			l.Reason = c.Redis.String()
 		}

@@ -84,13 +84,6 @@ type fault struct {
 	redis broker.Condition
 }
 
-func (f fault) String() string {
-	if f.part == "" || f.err == nil {
-		return f.part
-	}
-	return f.part + ": " + f.err.Error()
-}
-
 // New prepares a listener; Run starts it.
 func New(db *sql.DB, redis *broker.Redis, log zerolog.Logger, reg prometheus.Registerer) *Listener {
 	id := newID()

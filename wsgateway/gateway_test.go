@@ -440,11 +440,11 @@ func TestStatusOfListeners(t *testing.T) {
 		}
 	}
 	expect("degraded", "no listener is running")
-	stop := w.beat(func() string { return "postgres: dial tcp: refused" })
+	stop := w.beat(func() string { return "postgres" })
 	expect("degraded", "the listener does not reach postgres")
 	stop()
 	stop = w.beatAs(func() broker.Control {
-		return broker.Control{Reason: "redis: OOM command not allowed", Redis: broker.ConditionOutOfMemory}
+		return broker.Control{Reason: "redis", Redis: broker.ConditionOutOfMemory}
 	})
 	expect("degraded", "redis is out of memory")
 	stop()
@@ -490,9 +490,13 @@ func TestDrain(t *testing.T) {
 func TestReadyOnceRedisWasReached(t *testing.T) {
 	w := newWorld(t, func(w *world, _ *Config) { w.proxy.Cut() })
 	c := w.connect("s")
-	if w.gateway.Ready() == nil {
-		t.Error("ready before Redis was reached")
-	}
+	localtest.Eventually(t, "the reason why it is not ready", func() bool {
+		err := w.gateway.Ready()
+		if err == nil {
+			t.Fatal("ready before Redis was reached")
+		}
+		return err.Error() == "starting: redis is not reachable"
+	})
 	w.proxy.Heal()
 	localtest.Eventually(t, "ready", func() bool { return w.gateway.Ready() == nil })
 	c.connected("new")

@@ -3,7 +3,6 @@ package wsgateway
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
@@ -68,8 +67,7 @@ func (h *health) heard(c broker.Control) {
 		h.wellAt = time.Now()
 		return
 	}
-	part, _, _ := strings.Cut(c.Reason, ":")
-	h.illAt, h.illWhy, h.illRedis = time.Now(), part, c.Redis
+	h.illAt, h.illWhy, h.illRedis = time.Now(), c.Reason, c.Redis
 }
 
 // starting tells why nobody can be served yet, or nil once Redis was reached.
