@@ -221,23 +221,21 @@ func (d *redisFaults) await(what string, places map[string]func() bool) string {
 
 // named are the places that name a condition; refused: of which the listener is not ready.
 func (d *redisFaults) named(c broker.Condition, refused bool) map[string]func() bool {
-	ready := func(p *telemetra, want int) bool {
-		status, body := p.get(d.t, "/readyz")
-		return status == want && strings.Contains(body, c.String())
+	readyz := func(p *telemetra, want int) func() bool {
+		return func() bool {
+			status, body := p.get(d.t, "/readyz")
+			return status == want && strings.Contains(body, c.String())
+		}
 	}
 	places := map[string]func() bool{
-		"listener's /readyz": func() bool {
-			if refused {
-				return ready(d.listener, http.StatusServiceUnavailable)
-			}
-			return ready(d.listener, http.StatusOK)
-		},
-		"gateway's /readyz": func() bool { return ready(d.gateway, http.StatusOK) },
-		"listener's metric": func() bool { return d.listener.condition(d.t, c) },
-		"gateway's metric":  func() bool { return d.gateway.condition(d.t, c) },
-		"api's metric":      func() bool { return d.api.condition(d.t, c) },
+		"listener's /readyz": readyz(d.listener, http.StatusOK),
+		"gateway's /readyz":  readyz(d.gateway, http.StatusOK),
+		"listener's metric":  func() bool { return d.listener.condition(d.t, c) },
+		"gateway's metric":   func() bool { return d.gateway.condition(d.t, c) },
+		"api's metric":       func() bool { return d.api.condition(d.t, c) },
 	}
 	if refused {
+		places["listener's /readyz"] = readyz(d.listener, http.StatusServiceUnavailable)
 		places["status frame"] = func() bool { return d.status() == c.String() }
 	}
 	switch c {
@@ -261,7 +259,7 @@ func (d *redisFaults) inOrder() map[string]func() bool {
 
 // flows writes a row into each stream, and returns after how long the last of them
 // has come, as an event or in a state.
-func (d *redisFaults) flows(what string, within time.Duration) time.Duration {
+func (d *redisFaults) flows(what string) time.Duration {
 	d.t.Helper()
 	const writer = 1000
 	d.markers++
@@ -275,8 +273,8 @@ func (d *redisFaults) flows(what string, within time.Duration) time.Duration {
 	for i, id := range d.streams {
 		want := mark{writer: writer + i, number: d.markers}
 		for !slices.Contains(marks(d.t, d.clients[id].newest(200)), want) {
-			if time.Since(began) > within {
-				d.t.Fatalf("%s: events of %s do not flow within %s", what, id, within)
+			if time.Since(began) > flowsWithin {
+				d.t.Fatalf("%s: events of %s do not flow within %s", what, id, flowsWithin)
 			}
 			wait(d.t.Context(), 5*time.Millisecond)
 		}
@@ -343,8 +341,8 @@ func TestConditionsOfRedisAreNamed(t *testing.T) {
 					d.do(fmt.Sprintf("SET junk:%d %01024d", i, 0))
 				}
 				d.do("SAVE")
-				d.flows("after the snapshot", flowsWithin) // it is older than what clients have
-				d.configure("key-load-delay 100000")       // of one key, in microseconds
+				d.flows("after the snapshot")        // it is older than what clients have
+				d.configure("key-load-delay 100000") // of one key, in microseconds
 				d.kill()
 				go func() { restarted <- d.server.Restart(t.Context()) }() // returns when all is loaded
 			},
@@ -365,7 +363,7 @@ func TestConditionsOfRedisAreNamed(t *testing.T) {
 		t.Logf("%s: named after %s", string(c.condition), d.await(string(c.condition), d.named(c.condition, true)))
 		c.heal()
 		t.Logf("%s: healed after %s", string(c.condition), d.await("healed of "+string(c.condition), d.inOrder()))
-		d.flows(string(c.condition), flowsWithin)
+		d.flows(string(c.condition))
 		opened += c.epochs
 		if got := total(d.epochs()); got != opened {
 			t.Errorf("%s: %v epochs were opened in all, want %v: %v", c.condition, got, opened, d.epochs())
@@ -382,7 +380,7 @@ func TestConditionsOfRedisAreNamed(t *testing.T) {
 	t.Logf("evicts_keys: named after %s", d.await("evicts_keys", d.named(broker.ConditionEvictsKeys, false)))
 	d.evict()
 	localtest.Eventually(t, "a warning that keys are evicted", func() bool { return strings.Contains(d.listener.log.String(), "redis evicts keys") })
-	d.flows("while keys are evicted", flowsWithin)
+	d.flows("while keys are evicted")
 	d.do("CONFIG SET maxmemory 0", "CONFIG SET maxmemory-policy noeviction")
 	t.Logf("evicts_keys: healed after %s", d.await("healed of evicts_keys", d.inOrder()))
 
@@ -436,12 +434,11 @@ func (d *redisFaults) health() string {
 // evict fills Redis until it evicts keys, those that expire before ours.
 func (d *redisFaults) evict() {
 	d.t.Helper()
-	used, _, _ := strings.Cut(d.info("memory", "used_memory:"), "\r")
-	var bytes int
-	if _, err := fmt.Sscan(used, &bytes); err != nil {
+	var used int
+	if _, err := fmt.Sscan(d.info("memory", "used_memory:"), &used); err != nil {
 		d.t.Fatal(err)
 	}
-	d.do(fmt.Sprintf("CONFIG SET maxmemory %d", bytes+2<<20))
+	d.do(fmt.Sprintf("CONFIG SET maxmemory %d", used+2<<20))
 	value := strings.Repeat("x", 64<<10)
 	for i := 0; strings.HasPrefix(d.info("stats", "evicted_keys:"), "0\r"); i++ {
 		d.do(fmt.Sprintf("SET evict:%d %s EX 10", i, value))
@@ -472,12 +469,12 @@ func TestDamagedKeysAreMended(t *testing.T) {
 		{"everything is gone", func(string) { d.do("FLUSHALL") }, "position_missing"},
 		{"older data in the same process", func(string) {
 			d.do("SAVE")
-			d.flows("after the snapshot", flowsWithin)
+			d.flows("after the snapshot")
 			d.do("DEBUG RELOAD NOSAVE")
 		}, "position_behind"},
 		{"older data in another process", func(string) {
 			d.do("SAVE")
-			d.flows("after the snapshot", flowsWithin)
+			d.flows("after the snapshot")
 			d.kill()
 			d.restart()
 		}, "position_behind"},
@@ -497,10 +494,10 @@ func TestDamagedKeysAreMended(t *testing.T) {
 		var took []string
 		lines := d.lines()
 		for range rounds {
-			d.flows("before "+f.name, flowsWithin) // two of each stream: heads can be set back
-			d.flows("before "+f.name, flowsWithin)
+			d.flows("before " + f.name) // two of each stream: heads can be set back
+			d.flows("before " + f.name)
 			f.cause(d.epoch())
-			took = append(took, d.flows(f.name, flowsWithin).Round(time.Millisecond).String())
+			took = append(took, d.flows(f.name).Round(time.Millisecond).String())
 			if f.reason != "" {
 				want[f.reason]++
 			}
@@ -536,7 +533,7 @@ func TestDamagedKeysAreMended(t *testing.T) {
 				return r.has("connected") && d.epoch() != epoch
 			})
 			took = append(took, time.Since(began).Round(time.Millisecond).String())
-			d.flows(f.name, flowsWithin)
+			d.flows(f.name)
 			want[f.reason]++
 			if got := d.epochs(); !maps.Equal(got, want) {
 				t.Fatalf("%s: epochs are opened for %v, want %v", f.name, got, want)
@@ -549,6 +546,9 @@ func TestDamagedKeysAreMended(t *testing.T) {
 		t.Errorf("/readyz of the listener does not tell of the last new epoch: %s", body)
 	}
 	settleEpochs(t, d.databaseURL, d.clients, 1+int(total(want)))
+	if retries := d.gateway.metric(t, "telemetra_gateway_retries_total"); retries > 10*total(want) {
+		t.Errorf("%v loads were tried again in %v epochs", retries, total(want))
+	}
 	d.isQuiet()
 }
 
