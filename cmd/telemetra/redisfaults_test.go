@@ -20,6 +20,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/sql"
@@ -282,6 +283,37 @@ func (d *redisFaults) flows(what string) time.Duration {
 	return time.Since(began)
 }
 
+// publishes looks for the rows that were written since Redis was away, in the logs of
+// the epoch: a state would show them to clients even if they had been skipped.
+func (d *redisFaults) publishes(what string, since time.Time) {
+	d.t.Helper()
+	written := make(map[string]map[mark]row)
+	for _, id := range d.streams {
+		written[id] = rowsOf(d.t, d.conn, id)
+	}
+	d.flows(what) // so that they are published
+	for _, id := range d.streams {
+		entries, err := d.admin.XRange(d.t.Context(), key("log:"+d.epoch()+":"+id), "-", "+").Result()
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		logged := make(map[string]bool)
+		for _, entry := range entries {
+			text, _ := entry.Values["m"].(string)
+			m, err := event.ParseMessage([]byte(text))
+			if err != nil {
+				d.t.Fatal(err)
+			}
+			logged[m.Key] = true
+		}
+		for m, r := range written[id] {
+			if r.changedAt.After(since) && !logged[fmt.Sprintf("%d/%d", m.writer, m.number)] {
+				d.t.Errorf("%s: %v of %s was not published", what, m, id)
+			}
+		}
+	}
+}
+
 // newest returns the newest frames.
 func (r *record) newest(n int) []frame {
 	r.mu.Lock()
@@ -360,10 +392,11 @@ func TestConditionsOfRedisAreNamed(t *testing.T) {
 	for _, c := range conditions {
 		lines := d.lines()
 		c.cause()
+		began := time.Now()
 		t.Logf("%s: named after %s", string(c.condition), d.await(string(c.condition), d.named(c.condition, true)))
 		c.heal()
 		t.Logf("%s: healed after %s", string(c.condition), d.await("healed of "+string(c.condition), d.inOrder()))
-		d.flows(string(c.condition))
+		d.publishes(string(c.condition), began)
 		opened += c.epochs
 		if got := total(d.epochs()); got != opened {
 			t.Errorf("%s: %v epochs were opened in all, want %v: %v", c.condition, got, opened, d.epochs())
