@@ -28,7 +28,11 @@ type Control struct {
 	// Of a heartbeat:
 
 	Listener string `json:"listener,omitempty"`
-	Reason   string `json:"reason,omitempty"` // why it cannot publish; "" when all is well
+	// Reason is what keeps it from publishing: "postgres", "redis" or "starting"; "" when
+	// all is well. What exactly is wrong is for its log: it may name hosts and roles.
+	Reason string `json:"reason,omitempty"`
+	// Redis is the condition of Redis that keeps it from publishing, if one does.
+	Redis Condition `json:"redis,omitempty"`
 	// LagSeconds is how late the newest events were, or for how long nothing is known.
 	LagSeconds float64 `json:"lag_seconds"`
 	// Token is the position's, as far as this listener knows: who follows the heads
@@ -67,21 +71,25 @@ type Beat struct {
 }
 
 // Heartbeat tells gateways that a listener lives and what it lags, and returns
-// what a listener wants to know each second.
+// what a listener wants to know each second. A Redis that takes no writes still
+// passes it on; only who comes later cannot read it.
 func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 	c.Type, c.At = ControlHeartbeat, time.Now().UnixMilli()
 	text, err := c.encode()
 	if err != nil {
 		return Beat{}, err
 	}
-	var damaged *redis.StringCmd
-	_, err = b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	var told *redis.IntCmd
+	var damaged *redis.StringCmd // of another type: nobody has asked
+	// Each has its own error. None has one when Redis refuses the connection (go-redis
+	// keeps that to the pipeline): the position's tells.
+	_, _ = b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.Set(ctx, heartbeatKey, text, heartbeatTTL)
-		p.Publish(ctx, controlChannel, text)
+		told = p.Publish(ctx, controlChannel, text)
 		damaged = p.Get(ctx, resetKey)
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if err := told.Err(); err != nil {
 		return Beat{}, fmt.Errorf("send heartbeat: %w", err)
 	}
 	p, err := b.Position(ctx)

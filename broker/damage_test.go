@@ -1,9 +1,7 @@
 package broker
 
 import (
-	"context"
 	"errors"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +24,7 @@ var damages = map[string]func(p Position) [][]any{
 	"position has no run":   func(Position) [][]any { return [][]any{{"HDEL", positionKey, "run"}} },
 	"token is no number":    func(Position) [][]any { return [][]any{{"HSET", positionKey, "token", "x"}} },
 	"token is too large":    func(Position) [][]any { return [][]any{{"HSET", positionKey, "token", strings.Repeat("9", 20)}} },
+	"token is no count":     func(Position) [][]any { return [][]any{{"HSET", positionKey, "token", strings.Repeat("9", 19)}} },
 	"heads are gone":        func(p Position) [][]any { return [][]any{{"DEL", headsKey(p.Epoch)}} },
 	"heads and logs are gone": func(p Position) [][]any {
 		return [][]any{{"DEL", headsKey(p.Epoch), logKey(p.Epoch, "a"), logKey(p.Epoch, "b")}}
@@ -232,43 +231,6 @@ func TestFullRedisTakesNothing(t *testing.T) {
 	publish(t, b, p, batch...)
 }
 
-// refusal is an error that Redis answered.
-type refusal string
-
-func (r refusal) Error() string { return string(r) }
-func (refusal) RedisError()     {}
-
-func TestIsUnavailable(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		want bool
-	}{
-		{nil, false},
-		{redis.Nil, false},
-		{redis.ErrClosed, true},
-		{context.DeadlineExceeded, true},
-		{&net.OpError{Op: "dial", Err: errors.New("refused")}, true},
-		{refusal("LOADING Redis is loading the dataset in memory"), true},
-		{refusal("READONLY You can't write against a read only replica."), true},
-		{refusal("OOM command not allowed when used memory > 'maxmemory'."), true},
-		{refusal("CLUSTERDOWN The cluster is down"), true},
-		{refusal("MASTERDOWN Link with MASTER is down"), true},
-		{refusal("NOAUTH Authentication required."), true},
-		{refusal("WRONGPASS invalid username-password pair"), true},
-		{refusal("NOPERM no permissions"), true},
-		{refusal("BUSY Redis is busy running a script."), true},
-		{refusal("MISCONF Redis is configured to save RDB snapshots"), true},
-		{refusal("NOREPLICAS Not enough good replicas to write."), true},
-		{refusal("WRONGTYPE Operation against a key"), false},
-		{refusal("ERR unknown command"), false},
-		{refusal("NOSCRIPT No matching script."), false},
-	} {
-		if got := IsUnavailable(c.err); got != c.want {
-			t.Errorf("%v: got %t, want %t", c.err, got, c.want)
-		}
-	}
-}
-
 func TestHeartbeat(t *testing.T) {
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
@@ -285,12 +247,12 @@ func TestHeartbeat(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := time.Now().UnixMilli()
-	beat, err := b.Heartbeat(ctx, Control{Listener: "l1", Reason: "postgres: refused", LagSeconds: 1.5, PublishedAt: 7, Epoch: p.Epoch})
+	beat, err := b.Heartbeat(ctx, Control{Listener: "l1", Reason: "postgres", LagSeconds: 1.5, PublishedAt: 7, Epoch: p.Epoch})
 	if err != nil || beat != (Beat{Epoch: p.Epoch, Token: 5}) {
 		t.Errorf("beat is %+v, %v", beat, err)
 	}
 	got, ok, err := b.LastHeartbeat(ctx)
-	want := Control{Type: ControlHeartbeat, Epoch: p.Epoch, At: got.At, Listener: "l1", Reason: "postgres: refused", LagSeconds: 1.5, PublishedAt: 7}
+	want := Control{Type: ControlHeartbeat, Epoch: p.Epoch, At: got.At, Listener: "l1", Reason: "postgres", LagSeconds: 1.5, PublishedAt: 7}
 	if err != nil || !ok || got != want || got.At < before || got.At > time.Now().UnixMilli() {
 		t.Errorf("last heartbeat is %+v, %t, %v", got, ok, err)
 	}
@@ -314,6 +276,25 @@ func TestHeartbeat(t *testing.T) {
 	if beat, err := b.Heartbeat(ctx, Control{}); err != nil || beat.Epoch != next.Epoch || beat.Token != 6 {
 		t.Errorf("after the reset: %+v, %v", beat, err)
 	}
+}
+
+// A full Redis passes a heartbeat on, and a key that is nothing of ours does not hide
+// what it brings back.
+func TestHeartbeatOfAFullRedis(t *testing.T) {
+	b, p := start(t)
+	ctx := t.Context()
+	_, h := follow(t, b, nil)
+	localtest.Eventually(t, "connected", h.look(func() bool { return h.ups == 1 }))
+	if err := b.client.HSet(ctx, resetKey, "x", "y").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.client.ConfigSet(ctx, "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if beat, err := b.Heartbeat(ctx, Control{Listener: "l1", Redis: ConditionOutOfMemory}); err != nil || beat != (Beat{Epoch: p.Epoch, Token: p.Token}) {
+		t.Errorf("beat is %+v, %v", beat, err)
+	}
+	localtest.Eventually(t, "the heartbeat", h.look(func() bool { return len(h.control) == 1 && h.control[0].Redis == ConditionOutOfMemory }))
 }
 
 func TestBadURLIsRefusedWithoutItsPassword(t *testing.T) {

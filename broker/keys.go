@@ -11,6 +11,8 @@ const (
 	heartbeatKey = prefix + "heartbeat"
 	// resetKey: the epoch that a gateway found to be damaged.
 	resetKey = prefix + "reset"
+	// probeKey: never there.
+	probeKey = prefix + "probe"
 	// cachePrefix and what was asked for are the key of a cached answer. It has
 	// no hash tag: no script touches it, and another Redis may hold it.
 	cachePrefix = "telemetra:cache:1:"

@@ -13,7 +13,8 @@ import (
 
 // Heads returns the current epoch and the offset of the newest event of each of
 // the streams (0 when there was none), read in this order: the heads are those
-// of the epoch or the epoch is already over.
+// of the epoch or the epoch is already over. The error is ErrNoPosition or a
+// *DamagedError when what is there cannot be read.
 func (b *Redis) Heads(ctx context.Context, streamIDs ...string) (epoch string, heads []uint64, err error) {
 	epoch, _, heads, err = b.HeadsAt(ctx, streamIDs...)
 	return epoch, heads, err
@@ -30,14 +31,17 @@ func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string,
 	}
 	epoch, ok := position[0].(string)
 	digits, _ := position[1].(string)
-	if token, err = strconv.ParseUint(digits, 10, 64); !ok || err != nil {
+	if token, err = parseToken(digits); !ok || err != nil {
 		return "", 0, nil, ErrNoPosition
 	}
 	if len(streamIDs) == 0 {
 		return epoch, token, nil, nil
 	}
 	values, err := b.client.HMGet(ctx, headsKey(epoch), streamIDs...).Result()
-	if err != nil {
+	switch {
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return "", 0, nil, &DamagedError{Epoch: epoch, Reason: "heads are of another type"}
+	case err != nil:
 		return "", 0, nil, fmt.Errorf("read heads: %w", err)
 	}
 	heads = make([]uint64, len(values))
@@ -47,7 +51,7 @@ func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string,
 			continue
 		}
 		if heads[i], err = strconv.ParseUint(digits, 10, 64); err != nil {
-			return "", 0, nil, fmt.Errorf("read heads: %q is not a number", digits)
+			return "", 0, nil, &DamagedError{Epoch: epoch, Reason: "head is no number"}
 		}
 	}
 	return epoch, token, heads, nil
@@ -57,7 +61,7 @@ func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string,
 var ErrExpired = errors.New("the log no longer has these events")
 
 // Log returns the messages of a stream with offsets in (after, upTo], all of
-// them, or ErrExpired.
+// them, or ErrExpired, or a *DamagedError.
 func (b *Redis) Log(ctx context.Context, epoch, streamID string, after, upTo uint64) ([]event.Message, error) {
 	if upTo <= after {
 		return nil, nil
@@ -87,7 +91,10 @@ func (b *Redis) Recent(ctx context.Context, epoch, streamID string, upTo uint64)
 
 func (b *Redis) log(ctx context.Context, epoch, streamID, from, to string) ([]event.Message, error) {
 	entries, err := b.client.XRange(ctx, logKey(epoch, streamID), from, to).Result()
-	if err != nil {
+	switch {
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return nil, &DamagedError{Epoch: epoch, Reason: "log is of another type"}
+	case err != nil:
 		return nil, fmt.Errorf("read log of %q: %w", streamID, err)
 	}
 	out := make([]event.Message, 0, len(entries))
@@ -95,17 +102,16 @@ func (b *Redis) log(ctx context.Context, epoch, streamID, from, to string) ([]ev
 		text, _ := entry.Values["m"].(string)
 		m, err := event.ParseMessage([]byte(text))
 		if err != nil || m.ID.Epoch != epoch {
-			return nil, fmt.Errorf("read log of %q: entry %s: %w", streamID, entry.ID, errors.Join(err, errForeign))
+			return nil, &DamagedError{Epoch: epoch, Reason: "log has a foreign entry"}
 		}
 		out = append(out, m)
 	}
 	return out, nil
 }
 
-var errForeign = errors.New("not an entry of this epoch")
-
-// AskForReset tells the listeners that an epoch is damaged, as only a gateway
-// can see: its own offset is above the head.
+// AskForReset tells the listeners that an epoch is damaged, as a gateway sees
+// when nothing is published: its own offset is above the head, or it cannot read
+// what it needs.
 func (b *Redis) AskForReset(ctx context.Context, epoch string) error {
 	if err := b.client.Set(ctx, resetKey, epoch, b.Limits.TTL).Err(); err != nil {
 		return fmt.Errorf("ask for reset: %w", err)

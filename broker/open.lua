@@ -11,7 +11,7 @@ local kind = redis.call('TYPE', position).ok
 local epoch, token = '', ''
 if kind == 'hash' then
   local there = redis.call('HMGET', position, 'epoch', 'token', 'run', 'state')
-  if there[1] and there[3] and there[4] and string.match(there[2] or '', '^%d+$') and #there[2] < 20 then
+  if there[1] and there[3] and there[4] and string.match(there[2] or '', '^%d+$') and #there[2] <= 16 then
     epoch, token = there[1], there[2]
   end
 end

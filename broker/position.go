@@ -31,7 +31,7 @@ var (
 
 // DamagedError means that the keys of the epoch do not fit together and cannot
 // be used any more.
-type DamagedError struct{ Reason string }
+type DamagedError struct{ Epoch, Reason string }
 
 func (e *DamagedError) Error() string { return "keys of the epoch are damaged: " + e.Reason }
 
@@ -48,11 +48,24 @@ func (b *Redis) Position(ctx context.Context) (Position, error) {
 	digits, ok2 := v[1].(string)
 	run, ok3 := v[2].(string)
 	state, ok4 := v[3].(string)
-	token, err := strconv.ParseUint(digits, 10, 64)
+	token, err := parseToken(digits)
 	if !ok1 || !ok2 || !ok3 || !ok4 || err != nil {
 		return Position{}, ErrNoPosition
 	}
 	return Position{Epoch: epoch, Token: token, State: []byte(state), run: run}, nil
+}
+
+// tokenDigits bounds a token, here and in open.lua: one a microsecond takes centuries to
+// get there. What is larger was not counted, and could not be counted on.
+const tokenDigits = 16
+
+var errTokenTooLarge = errors.New("the token is too large")
+
+func parseToken(digits string) (uint64, error) {
+	if len(digits) > tokenDigits {
+		return 0, errTokenTooLarge
+	}
+	return strconv.ParseUint(digits, 10, 64)
 }
 
 // SameProcess tells whether the Redis that answers now is the process in which

@@ -57,7 +57,7 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 	case reply[0] == "ok":
 		return next, nil
 	case reply[0] == "damaged":
-		return Position{}, &DamagedError{Reason: reply[1]}
+		return Position{}, &DamagedError{Epoch: expect.Epoch, Reason: reply[1]}
 	default:
 		return Position{}, ErrConflict
 	}

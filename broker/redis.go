@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -46,9 +45,10 @@ type Redis struct {
 	// Limits bound the logs; Open sets the defaults.
 	Limits Limits
 
-	client   *redis.Client
-	suspects *suspects
-	run      atomic.Pointer[string] // run id of the process that newest connections reach
+	client    *redis.Client
+	suspects  *suspects
+	run       atomic.Pointer[string]    // run id of the process that newest connections reach
+	condition atomic.Pointer[Condition] // kept by Watch
 }
 
 // Limits bound the log of one stream.
@@ -125,12 +125,7 @@ func (b *Redis) onConnect(ctx context.Context, cn *redis.Conn) error {
 	if err != nil && IsUnavailable(err) {
 		return err
 	}
-	id := ""
-	for line := range strings.SplitSeq(info, "\n") {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
-			id = v
-		}
-	}
+	id := infoField(info, "run_id")
 	b.run.Store(&id)
 	return nil
 }
@@ -144,20 +139,3 @@ func (b *Redis) runID() string {
 
 // Ping asks whether Redis answers.
 func (b *Redis) Ping(ctx context.Context) error { return b.client.Ping(ctx).Err() }
-
-// IsUnavailable tells whether an error means that Redis is away or does not
-// serve now, as opposed to an answer that will be the same next time.
-func IsUnavailable(err error) bool {
-	if err == nil {
-		return false
-	}
-	if _, refused := errors.AsType[redis.Error](err); !refused {
-		return true // network, timeout, closed connection
-	}
-	for _, state := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY", "MISCONF", "NOREPLICAS"} {
-		if redis.HasErrorPrefix(err, state) {
-			return true
-		}
-	}
-	return false
-}

@@ -257,7 +257,7 @@ func (s *Subscriber) watch(ctx context.Context, pubsub *redis.PubSub, heard, bea
 func (s *Subscriber) receive(ctx context.Context, pubsub *redis.PubSub, heard, beat *atomic.Int64) error {
 	for {
 		message, err := pubsub.ReceiveTimeout(ctx, 0)
-		if err != nil {
+		if err != nil && !onlyToPing(err) {
 			return fmt.Errorf("receive: %w", err)
 		}
 		now := time.Now().UnixNano()
@@ -284,6 +284,12 @@ func (s *Subscriber) receive(ctx context.Context, pubsub *redis.PubSub, heard, b
 			s.follower.Controlled(c)
 		}
 	}
+}
+
+// onlyToPing tells whether Redis has refused no more than a ping: while it loads
+// its data, or waits for its primary, subscriptions are served all the same.
+func onlyToPing(err error) bool {
+	return redis.HasErrorPrefix(err, "LOADING") || redis.HasErrorPrefix(err, "MASTERDOWN")
 }
 
 func (s *Subscriber) subscribed(m *redis.Subscription) {

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -27,7 +26,7 @@ type Health struct {
 // ListenerHealth is what the newest heartbeat of a listener says.
 type ListenerHealth struct {
 	Status      string     `json:"status" enum:"ok,degraded,unavailable" doc:"degraded: it lives and cannot publish in time. unavailable: none has been heard for 5 seconds."`
-	Reason      string     `json:"reason,omitempty" doc:"Why it is not ok: what it does not reach, late, or starting."`
+	Reason      string     `json:"reason,omitempty" doc:"Why it is not ok: what it does not reach, how Redis is, late, or starting."`
 	LagSeconds  *float64   `json:"lag_seconds" doc:"How late the newest events were; null when none has been heard."`
 	PublishedAt *time.Time `json:"published_at" doc:"When a batch of events was last published."`
 }
@@ -95,8 +94,11 @@ func listenerHealth(c broker.Control, heardAt time.Time) ListenerHealth {
 		return ListenerHealth{Status: statusUnavailable, Reason: "no listener is heard"}
 	}
 	l := ListenerHealth{Status: statusOK, LagSeconds: &c.LagSeconds}
-	if part, _, _ := strings.Cut(c.Reason, ":"); part != "" { // the rest is for the log
-		l.Status, l.Reason = statusDegraded, part
+	if c.Reason != "" {
+		l.Status, l.Reason = statusDegraded, c.Reason
+		if c.Redis.Hinders() {
+			l.Reason = c.Redis.String()
+		}
 	} else if c.LagSeconds >= aliveFor.Seconds() {
 		l.Status, l.Reason = statusDegraded, "late"
 	}

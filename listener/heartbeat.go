@@ -73,9 +73,10 @@ func (l *Listener) heartbeat() broker.Control {
 		lag = max(lag, looking)
 		l.metrics.lag.Set(lag.Seconds())
 	}
+	f := l.fault()
 	c := broker.Control{
 		Listener: l.id, Epoch: s.checkpoint.Epoch, Token: s.checkpoint.Token, LagSeconds: lag.Seconds(),
-		Reason: s.fault.String(),
+		Reason: f.part, Redis: f.redis,
 	}
 	if !s.publishedAt.IsZero() {
 		c.PublishedAt = s.publishedAt.UnixMilli()

@@ -65,23 +65,23 @@ type status struct {
 	publishedAt time.Time
 	damaged     string // epoch that a gateway has asked to end
 	stale       bool   // the heartbeat saw another position than the drain loop has
+	resetAt     time.Time
+	resetWhy    string // reason of the newest epoch that this listener has opened, unless it was the first
 }
 
-// partStarting is to blame before the first position has been adopted.
-const partStarting = "starting"
+// What can be to blame; partStarting before the first position has been adopted.
+const (
+	partStarting = "starting"
+	partPostgres = "postgres"
+	partRedis    = "redis"
+)
 
 // fault is why the listener cannot publish; the zero value is that it can.
 type fault struct {
-	// part is what is to blame: "postgres", "redis" or partStarting.
-	part string
+	part string // what is to blame
 	err  error
-}
-
-func (f fault) String() string {
-	if f.part == "" || f.err == nil {
-		return f.part
-	}
-	return f.part + ": " + f.err.Error()
+	// redis is how Redis is, when that is to blame.
+	redis broker.Condition
 }
 
 // New prepares a listener; Run starts it.
@@ -126,14 +126,39 @@ func (l *Listener) Run(ctx context.Context) error {
 func (l *Listener) Ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch part := l.status.fault.part; part {
+	switch f := l.fault(); f.part {
 	case "":
 		return nil
 	case partStarting:
 		return errors.New("starting")
+	case partRedis:
+		return errors.New("cannot publish because " + f.redis.String())
 	default:
-		return errors.New("cannot publish because of " + part + "; the log says why")
+		return errors.New("cannot publish because of " + f.part + "; the log says why")
 	}
+}
+
+// fault is what kept the last drain from publishing, or would keep the next one
+// that finds something. l.mu is held.
+func (l *Listener) fault() fault {
+	if c := l.redis.Condition(); l.status.fault.part == "" && c.Hinders() {
+		return fault{part: partRedis, redis: c}
+	}
+	return l.status.fault
+}
+
+// warnFor is how long a new epoch is worth a warning.
+const warnFor = time.Minute
+
+// Warning tells that a new epoch had to be opened lately, and for which of the
+// reasons in reset.go, or "".
+func (l *Listener) Warning() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.status.resetWhy == "" || time.Since(l.status.resetAt) > warnFor {
+		return ""
+	}
+	return "a new epoch was opened within the last minute: " + l.status.resetWhy
 }
 
 // wake makes the drain loop look now. It never blocks.
@@ -150,7 +175,7 @@ func (l *Listener) report(f fault) {
 	before := l.status.fault
 	l.status.fault = f
 	l.mu.Unlock()
-	if before.part == f.part {
+	if before.part == f.part && before.redis == f.redis {
 		return
 	}
 	if f.part == "" {
@@ -167,9 +192,9 @@ func blame(err error) fault {
 	case err == nil:
 		return fault{}
 	case errors.As(err, &r):
-		return fault{part: "redis", err: r.err}
+		return fault{part: partRedis, err: r.err, redis: broker.ConditionOf(r.err)}
 	default:
-		return fault{part: "postgres", err: err}
+		return fault{part: partPostgres, err: err}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
@@ -70,6 +71,7 @@ func (b *bench) exec(statement string, args ...any) {
 // running is a listener under test.
 type running struct {
 	*listener.Listener
+	redis    *broker.Redis
 	registry *prometheus.Registry
 	stop     func()
 }
@@ -89,7 +91,7 @@ func (b *bench) listen(databaseURL string) *running {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	l := &running{registry: prometheus.NewRegistry()}
+	l := &running{redis: r, registry: prometheus.NewRegistry()}
 	l.Listener = listener.New(db, r, zerolog.Nop(), l.registry)
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
@@ -333,6 +335,71 @@ func TestRestartedRedisStartsAnEpoch(t *testing.T) {
 	if got := l.epochs(t, "redis_restarted"); got != 1 {
 		t.Errorf("%v epochs for another process, want 1", got)
 	}
+}
+
+// A listener that was away takes no older data either: Postgres keeps how far it was.
+func TestOlderDataIsNoticedByAListenerThatWasAway(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	old, err := b.redis.HGetAll(t.Context(), "telemetra:{0}:position").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('1', 's', now())`)
+	b.await("the first row", 1)
+	localtest.Eventually(t, "the position in Postgres", func() bool {
+		var kept string
+		err := b.conn.QueryRow(t.Context(), `SELECT token::text FROM telemetra.position WHERE partition = 0`).Scan(&kept)
+		return err == nil && kept == b.redis.HGet(t.Context(), "telemetra:{0}:position", "token").Val()
+	})
+	l.stop()
+	if err := b.redis.HSet(t.Context(), "telemetra:{0}:position", old).Err(); err != nil {
+		t.Fatal(err)
+	}
+	l = b.listen("")
+	b.ready(l)
+	if got := l.epochs(t, "position_behind"); got != 1 {
+		t.Errorf("%v epochs for older data, want 1", got)
+	}
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('2', 's', now())`)
+	b.await("the second row", 1)
+	if log := b.log(); len(log) != 1 || log[0].Key != "2" {
+		t.Errorf("the new epoch has %d events, want the second row alone", len(log))
+	}
+}
+
+// How Redis is shows before there is a row that it would not take, and what it has
+// lost after it is mended.
+func TestConditionOfRedisIsToldWithoutRows(t *testing.T) {
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	if got := l.Warning(); got != "" {
+		t.Errorf("the first epoch is no reason for a warning: %s", got)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var watch errgroup.Group
+	watch.Go(func() error { return l.redis.NewWatch(zerolog.Nop(), prometheus.NewRegistry()).Run(ctx) })
+	defer func() { stop(); _ = watch.Wait() }()
+	limit := func(bytes string) {
+		t.Helper()
+		if err := b.redis.ConfigSet(t.Context(), "maxmemory", bytes).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit("1")
+	localtest.Eventually(t, "the reason", func() bool {
+		err := l.Ready()
+		return err != nil && strings.Contains(err.Error(), "out of memory")
+	})
+	limit("0")
+	b.ready(l)
+	if err := b.redis.Del(t.Context(), "telemetra:{0}:position").Err(); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "a warning of the new epoch", func() bool { return strings.Contains(l.Warning(), "position_missing") })
+	b.ready(l)
 }
 
 func TestReplacedPostgresStartsAnEpochWithoutOldRows(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -34,12 +35,17 @@ func (l *Listener) adopt(ctx context.Context) error {
 		return l.openEpoch(ctx, nil, resetMissing, err.Error())
 	case err != nil:
 		return &redisError{err}
+	}
+	if err := l.remember(ctx); err != nil {
+		return err
+	}
+	switch {
 	case p.Token < l.seen:
 		return l.openEpoch(ctx, &p, resetBehind, fmt.Sprintf("token %d, has been %d", p.Token, l.seen))
 	case !l.redis.SameProcess(p):
 		return l.openEpoch(ctx, &p, resetProcess, "the position is from another redis process")
 	case damaged == p.Epoch:
-		return l.openEpoch(ctx, &p, resetDamaged, "a gateway is ahead of a head")
+		return l.openEpoch(ctx, &p, resetDamaged, "a gateway is ahead of a head, or cannot read it")
 	case l.current != nil && l.current.Token == p.Token && l.current.Epoch == p.Epoch:
 		return nil // l.at may be newer than the state that is stored
 	}
@@ -49,6 +55,18 @@ func (l *Listener) adopt(ctx context.Context) error {
 	}
 	l.hold(p, at)
 	return nil
+}
+
+// remember learns from Postgres, before the first position is adopted, how far the
+// listeners were: Redis may have got older data while none was there. A twin that
+// goes on meanwhile looks the same, and opening an epoch is a conflict then.
+func (l *Listener) remember(ctx context.Context) error {
+	if l.seen > 0 {
+		return nil
+	}
+	kept, _, err := l.db.LoadCheckpoint(ctx)
+	l.seen = kept.Token
+	return err
 }
 
 // takeNews reads what the heartbeat has found.
@@ -88,9 +106,12 @@ func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reaso
 	}
 	l.hold(p, start)
 	l.metrics.epoch(reason)
-	level := zerolog.WarnLevel
-	if reason == resetFirst {
-		level = zerolog.InfoLevel
+	level := zerolog.InfoLevel
+	if reason != resetFirst {
+		level = zerolog.WarnLevel
+		l.mu.Lock()
+		l.status.resetAt, l.status.resetWhy = time.Now(), reason
+		l.mu.Unlock()
 	}
 	l.log.WithLevel(level).Str("epoch", p.Epoch).Str("reason", reason).Str("detail", detail).Msg("new epoch")
 	return nil

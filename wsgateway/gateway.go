@@ -119,10 +119,7 @@ func (g *Gateway) Ready() error {
 	if g.isDraining() {
 		return errors.New("draining")
 	}
-	if !g.health.everConnected() {
-		return errors.New("starting: redis has not been reached yet")
-	}
-	return nil
+	return g.health.starting()
 }
 
 // Degraded tells why live updates are delayed, or "".
@@ -273,7 +270,7 @@ func (g *Gateway) compareOnce(ctx context.Context) error {
 		}
 		epoch, heads, err := g.redis.Heads(ctx, ids...)
 		if err != nil {
-			return err
+			return g.reportDamage(ctx, err)
 		}
 		for i, h := range some {
 			switch h.compare(before[i], epoch, heads[i]) {
@@ -297,6 +294,16 @@ func (g *Gateway) compareOnce(ctx context.Context) error {
 		p.hub.catchUp(p.head)
 	}
 	return nil
+}
+
+// reportDamage asks for the end of an epoch that err says cannot be read: nothing
+// else would end it before something is published. It returns err.
+func (g *Gateway) reportDamage(ctx context.Context, err error) error {
+	damaged, ok := errors.AsType[*broker.DamagedError](err)
+	if !ok {
+		return err
+	}
+	return errors.Join(err, g.redis.AskForReset(ctx, damaged.Epoch))
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

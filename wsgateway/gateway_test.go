@@ -371,6 +371,32 @@ func TestPostgresAway(t *testing.T) {
 	c.quiet()
 }
 
+// What is missing cannot be read, and nothing more is published: the listener has to
+// be told, or it would be tried for ever.
+func TestUnreadableKeysAskForReset(t *testing.T) {
+	for name, damage := range map[string]func(w *world) string{
+		"log":   func(w *world) string { return "telemetra:{0}:log:" + w.at.Epoch + ":s" },
+		"heads": func(w *world) string { return "telemetra:{0}:heads:" + w.at.Epoch },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			c := w.connect("s")
+			c.connected("new")
+			w.proxy.Cut()
+			w.moments("s", 1, 3)
+			if err := w.raw.Set(w.context(), damage(w), "x", 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+			w.proxy.Heal()
+			localtest.Eventually(t, "a request for a reset", func() bool {
+				return w.raw.Get(w.context(), "telemetra:{0}:reset").Val() == w.at.Epoch
+			})
+			w.newEpoch()
+			c.connected("reset")
+		})
+	}
+}
+
 func TestStatusWhenRedisIsCut(t *testing.T) {
 	w := newWorld(t)
 	w.beat(well)
@@ -414,8 +440,16 @@ func TestStatusOfListeners(t *testing.T) {
 		}
 	}
 	expect("degraded", "no listener is running")
-	stop := w.beat(func() string { return "postgres: dial tcp: refused" })
+	stop := w.beat(func() string { return "postgres" })
 	expect("degraded", "the listener does not reach postgres")
+	stop()
+	stop = w.beatAs(func() broker.Control {
+		return broker.Control{Reason: "redis", Redis: broker.ConditionOutOfMemory}
+	})
+	expect("degraded", "redis is out of memory")
+	stop()
+	stop = w.beat(func() string { return "<b>somebody else's</b>" })
+	expect("degraded", "the listener cannot publish")
 	stop()
 	stop = w.beat(well)
 	expect("ok", "")
@@ -456,9 +490,13 @@ func TestDrain(t *testing.T) {
 func TestReadyOnceRedisWasReached(t *testing.T) {
 	w := newWorld(t, func(w *world, _ *Config) { w.proxy.Cut() })
 	c := w.connect("s")
-	if w.gateway.Ready() == nil {
-		t.Error("ready before Redis was reached")
-	}
+	localtest.Eventually(t, "the reason why it is not ready", func() bool {
+		err := w.gateway.Ready()
+		if err == nil {
+			t.Fatal("ready before Redis was reached")
+		}
+		return err.Error() == "starting: redis is not reachable"
+	})
 	w.proxy.Heal()
 	localtest.Eventually(t, "ready", func() bool { return w.gateway.Ready() == nil })
 	c.connected("new")

@@ -2,7 +2,7 @@ package wsgateway
 
 import (
 	"context"
-	"strings"
+	"errors"
 	"sync"
 	"time"
 
@@ -28,10 +28,12 @@ type health struct {
 	ever     bool
 	met      bool      // what became of the first attempt is logged
 	downAt   time.Time // when it was last lost
+	downWhy  broker.Condition
 	wellAt   time.Time // newest heartbeat of a listener that can publish
 	illAt    time.Time // newest heartbeat of one that cannot
 	illWhy   string
-	told     string // what the clients know
+	illRedis broker.Condition // what that one says of Redis
+	told     string           // what the clients know
 	startsAt time.Time
 }
 
@@ -42,7 +44,7 @@ func (h *health) connected(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	was := h.up
-	h.up = err == nil
+	h.up, h.downWhy = err == nil, broker.ConditionOf(err)
 	if was && !h.up {
 		h.downAt = time.Now()
 	}
@@ -65,14 +67,20 @@ func (h *health) heard(c broker.Control) {
 		h.wellAt = time.Now()
 		return
 	}
-	part, _, _ := strings.Cut(c.Reason, ":")
-	h.illAt, h.illWhy = time.Now(), part
+	h.illAt, h.illWhy, h.illRedis = time.Now(), c.Reason, c.Redis
 }
 
-func (h *health) everConnected() bool {
+// starting tells why nobody can be served yet, or nil once Redis was reached.
+func (h *health) starting() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.ever
+	switch {
+	case h.ever:
+		return nil
+	case h.downWhy.Hinders():
+		return errors.New("starting: " + h.downWhy.String())
+	}
+	return errors.New("starting: redis has not been reached yet")
 }
 
 // reason is why live updates are delayed, as the clients were told.
@@ -98,15 +106,38 @@ func (h *health) look(now time.Time) string {
 	case h.startsAt.After(patience):
 		return h.told // nobody has had the time to be heard
 	case !h.up && h.downAt.Before(now.Add(-redisPatience)):
-		return "redis is not reachable"
+		return h.redisWhy()
 	case h.wellAt.After(patience):
 		return ""
-	case h.illAt.After(patience) && h.illWhy == "starting":
-		return "the listener is starting"
 	case h.illAt.After(patience):
-		return "the listener does not reach " + h.illWhy
+		return h.listenerWhy()
+	}
+	if c := h.gateway.redis.Condition(); c.Hinders() {
+		return c.String() // nobody could be heard
 	}
 	return "no listener is running"
+}
+
+// listenerWhy is why the listener cannot publish. What it says is shown only if it
+// is among what asyncapi.yaml lists. h.mu is held.
+func (h *health) listenerWhy() string {
+	switch {
+	case h.illWhy == "starting":
+		return "the listener is starting"
+	case h.illWhy == "postgres":
+		return "the listener does not reach postgres"
+	case h.illRedis.Hinders():
+		return h.illRedis.String()
+	}
+	return "the listener cannot publish"
+}
+
+// redisWhy is why the subscription is not there. h.mu is held.
+func (h *health) redisWhy() string {
+	if h.downWhy.Hinders() {
+		return h.downWhy.String()
+	}
+	return broker.ConditionUnreachable.String() // it has never answered
 }
 
 func (h *health) run(ctx context.Context) error {

@@ -15,7 +15,7 @@ import (
 // when it is replaced each 10 s because no listener is heard on it.
 func TestReplacedConnectionIsNoStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHealth(&Gateway{log: zerolog.Nop()})
+		h := newHealth(&Gateway{log: zerolog.Nop(), redis: &broker.Redis{}})
 		look := func(want string) {
 			t.Helper()
 			if got := h.look(time.Now()); got != want {

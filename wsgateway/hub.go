@@ -77,6 +77,7 @@ func (h *hub) run(work func(context.Context) error) {
 				return nil
 			}
 			h.gateway.metrics.retries.Inc()
+			err = h.gateway.reportDamage(ctx, err)
 			h.gateway.log.Debug().Err(err).Str("stream_id", h.id).Msg("hub tries again")
 			if sleep(ctx, pause/2+rand.N(pause)) != nil { //nolint:gosec // jitter
 				return nil

@@ -207,13 +207,18 @@ func (w *world) open(url string) *broker.Redis {
 
 // beat sends heartbeats for the life of the test, or until stopped.
 func (w *world) beat(reason func() string) (stop func()) {
+	return w.beatAs(func() broker.Control { return broker.Control{Reason: reason()} })
+}
+
+// beatAs sends heartbeats that say more than a reason.
+func (w *world) beatAs(is func() broker.Control) (stop func()) {
 	ctx, cancel := context.WithCancel(w.context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		ticker := time.NewTicker(200 * time.Millisecond)
 		defer ticker.Stop()
 		for {
-			_, _ = w.broker.Heartbeat(ctx, broker.Control{Listener: "test", Reason: reason()}) // between epochs there is no position
+			_, _ = w.broker.Heartbeat(ctx, is()) // between epochs there is no position
 			select {
 			case <-ctx.Done():
 				return

@@ -62,6 +62,7 @@ type httpServer struct {
 	listener net.Listener
 	server   *http.Server
 	checks   []readiness
+	warnings []func() string
 	stopping atomic.Bool
 }
 
@@ -125,6 +126,10 @@ func (s *httpServer) ready(name string, check func() error) {
 	s.checks = append(s.checks, readiness{name, check})
 }
 
+// warn adds something that operators should know of a process that is ready all the
+// same; f returns "" when there is nothing.
+func (s *httpServer) warn(f func() string) { s.warnings = append(s.warnings, f) }
+
 // Addr is where it listens.
 func (s *httpServer) Addr() string { return s.listener.Addr().String() }
 
@@ -170,7 +175,16 @@ func (s *httpServer) serveReady(w http.ResponseWriter, _ *http.Request, _ httpro
 			return
 		}
 	}
-	writeJSON(w, map[string]string{"status": "ready"})
+	answer := struct {
+		Status   string   `json:"status"`
+		Warnings []string `json:"warnings,omitempty"`
+	}{Status: "ready"}
+	for _, warning := range s.warnings {
+		if text := warning(); text != "" {
+			answer.Warnings = append(answer.Warnings, text)
+		}
+	}
+	writeJSON(w, answer)
 }
 
 // serveProfile is the debugger's door; it is there with DEBUG only.

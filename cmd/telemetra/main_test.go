@@ -167,8 +167,9 @@ func (p *telemetra) epochs(t *testing.T) map[string]float64 {
 
 // logTail keeps the newest lines of a log.
 type logTail struct {
-	mu    sync.Mutex
-	lines []string
+	mu     sync.Mutex
+	lines  []string
+	events int // lines so far that are no requests
 }
 
 func (l *logTail) add(line string) {
@@ -177,6 +178,16 @@ func (l *logTail) add(line string) {
 	if l.lines = append(l.lines, line); len(l.lines) > 50 {
 		l.lines = l.lines[1:]
 	}
+	if !strings.Contains(line, `"component":"http"`) {
+		l.events++
+	}
+}
+
+// count returns how many lines were logged that are no requests.
+func (l *logTail) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.events
 }
 
 func (l *logTail) String() string {

@@ -135,6 +135,13 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	}
 	p.onStop("http", p.http.Close)
 	p.serve("http", p.http.Run)
+	p.serve("redis", p.redis.NewWatch(log, p.registry).Run)
+	p.http.warn(func() string {
+		if c := p.redis.Condition(); c != "" && c != broker.ConditionOK {
+			return c.String()
+		}
+		return ""
+	})
 	if p.tokens, err = access.NewTokens(c.HTTP.Access.Tokens, log); err != nil {
 		return err
 	}

@@ -50,6 +50,7 @@ func (p *process) addListener() {
 	l := listener.New(p.db, p.redis, p.log, p.registry)
 	p.serve("listener", l.Run)
 	p.http.ready("listener", l.Ready)
+	p.http.warn(l.Warning)
 }
 
 // addGateway makes the process serve clients.
