@@ -120,21 +120,36 @@ func (r *record) keep(f frame) {
 	r.frames = append(r.frames, f)
 }
 
-// check compares what was published with the tables: each row is there, no row was
-// inserted twice, whatever the number of epochs, and ids count up in each of them.
-func (w *witness) check(t *testing.T, conn *pgx.Conn) {
+// await waits until all rows of the tables are published.
+func (w *witness) await(t *testing.T, databaseURL string) {
 	t.Helper()
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	deadline := time.Now().Add(20 * time.Second)
 	for id, r := range w.of {
 		rows := table(t.Context(), t, conn, id)
-		var lost []mark
-		for deadline := time.Now().Add(20 * time.Second); ; wait(t.Context(), 100*time.Millisecond) {
-			if lost = unseen(marks(t, r.all()), rows); len(lost) == 0 || time.Now().After(deadline) {
+		for {
+			lost := unseen(marks(t, r.all()), rows)
+			if len(lost) == 0 {
 				break
 			}
+			if time.Now().After(deadline) {
+				t.Errorf("%s: %d of %d rows were not published, such as %v", id, len(lost), len(rows), lost[:min(5, len(lost))])
+				break
+			}
+			wait(t.Context(), 50*time.Millisecond)
 		}
-		if len(lost) > 0 {
-			t.Errorf("%s: %d of %d rows were not published, such as %v", id, len(lost), len(rows), lost[:min(5, len(lost))])
-		}
+	}
+}
+
+// check checks that no row was inserted twice, whatever the number of epochs, and that
+// ids count up in each of them.
+func (w *witness) check(t *testing.T) {
+	t.Helper()
+	for id, r := range w.of {
 		inserted := make(map[mark]bool)
 		for _, m := range marks(t, r.all()) {
 			if inserted[m] && m.version == 0 {
@@ -160,12 +175,13 @@ func (w *witness) check(t *testing.T, conn *pgx.Conn) {
 // what it is to have, and compares.
 func settleChapters(t *testing.T, databaseURL string, w *witness, clients map[string]*record, want int) {
 	t.Helper()
+	w.await(t, databaseURL)
+	w.check(t)
 	conn, err := pgx.Connect(t.Context(), databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	w.check(t, conn)
 	total := 0
 	for id, r := range clients {
 		rows := table(t.Context(), t, conn, id)
