@@ -177,7 +177,7 @@ func (l *Listener) publishChanges(parent context.Context) (n int, err error) {
 		if b.full(&pending) {
 			l.stopReading()
 			next := l.at.Advance(changes.Target, b.lastChange, b.highestXID, changes.Cluster)
-			if err := l.publish(parent, &b, next, l.lagOf(&b, changes.At, received)); err != nil {
+			if err := l.publish(parent, &b, next, l.lagOf(&b, changes.Cluster.At, received)); err != nil {
 				return n, err
 			}
 			n += b.rows
@@ -193,15 +193,15 @@ func (l *Listener) publishChanges(parent context.Context) (n int, err error) {
 	next := l.at.Reach(changes.Target, b.highestXID, changes.Cluster)
 	if b.rows == 0 && l.at.Target == nil {
 		// Nothing to publish: what has ended meanwhile need not be asked for again.
-		l.at, l.last = next, changes.At
+		l.at, l.last = next, changes.Cluster.At
 		l.looked()
 		l.setLag(0)
 		return n, nil
 	}
-	if err := l.publish(parent, &b, next, l.lagOf(&b, changes.At, received)); err != nil {
+	if err := l.publish(parent, &b, next, l.lagOf(&b, changes.Cluster.At, received)); err != nil {
 		return n, err
 	}
-	l.last = changes.At
+	l.last = changes.Cluster.At
 	l.looked()
 	return n + b.rows, nil
 }

@@ -117,18 +117,20 @@ func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reaso
 	return nil
 }
 
-// startOfEpoch returns the newest position that is known and holds in this
-// cluster, so that what was written while Redis was away is published; failing
-// that, one that has seen everything so far. The token is above all known ones.
+// startOfEpoch returns the newest position that is known if it holds in this history
+// of the cluster, so that what was written while Redis was away is published; else
+// one that does, or has seen everything so far. The token is above all known ones.
 func (l *Listener) startOfEpoch(ctx context.Context, expect *broker.Position) (sql.Position, uint64, error) {
-	candidates, err := l.knownPositions(ctx, expect)
+	kept, err := l.kept(ctx)
 	if err != nil {
 		return sql.Position{}, 0, err
 	}
 	token := l.seen
 	var best *sql.Checkpoint
-	for i := range candidates {
-		c := &candidates[i]
+	for _, c := range [...]*sql.Checkpoint{l.own(), inRedis(expect), kept} {
+		if c == nil {
+			continue
+		}
 		token = max(token, c.Token)
 		if best == nil || c.Token > best.Token {
 			best = c
@@ -137,46 +139,56 @@ func (l *Listener) startOfEpoch(ctx context.Context, expect *broker.Position) (s
 	if expect != nil {
 		token = max(token, expect.Token)
 	}
-	if best != nil {
-		lost, err := l.db.Holds(ctx, best.Position)
-		if err != nil {
-			return sql.Position{}, 0, err
-		}
-		if lost == "" {
-			return best.Position, token + 1, nil
-		}
-		n, err := l.db.ForgetForeignStamps(ctx)
-		if err != nil {
-			return sql.Position{}, 0, err
-		}
-		l.log.Warn().Str("detail", lost).Int64("rows", n).Msg("postgres was replaced; stamps of the other cluster are forgotten")
+	token++
+	if best == nil {
+		start, err := l.db.FirstPosition(ctx)
+		return start, token, err
 	}
-	start, err := l.db.FirstPosition(ctx)
-	return start, token + 1, err
+	lost, err := l.db.Holds(ctx, best.Position)
+	if err != nil || lost == "" {
+		return best.Position, token, err
+	}
+	var here *sql.Position
+	if kept != nil {
+		here = &kept.Position
+	}
+	start, n, err := l.db.StartOver(ctx, here, best.Position)
+	if err != nil {
+		return sql.Position{}, 0, err
+	}
+	l.log.Warn().Str("detail", lost).Int64("rows", n).Msg("postgres was replaced; stamps of the other history are forgotten")
+	return start, token, nil
 }
 
-// knownPositions are the positions of this process, of Redis, and of Postgres.
-func (l *Listener) knownPositions(ctx context.Context, expect *broker.Position) ([]sql.Checkpoint, error) {
-	var known []sql.Checkpoint
+// own is the position of this process, nil when it has none.
+func (l *Listener) own() *sql.Checkpoint {
 	l.mu.Lock()
-	own := l.status.checkpoint
-	l.mu.Unlock()
-	if own.Epoch != "" {
-		own.Position = l.at
-		known = append(known, own)
+	defer l.mu.Unlock()
+	c := l.status.checkpoint
+	if c.Epoch == "" {
+		return nil
 	}
-	if expect != nil {
-		c := sql.Checkpoint{Epoch: expect.Epoch, Token: expect.Token}
-		if c.Position.UnmarshalText(expect.State) == nil {
-			known = append(known, c)
-		}
+	c.Position = l.at
+	return &c
+}
+
+// inRedis is the position that Redis has, nil when it has none that can be read.
+func inRedis(p *broker.Position) *sql.Checkpoint {
+	if p == nil {
+		return nil
 	}
-	kept, ok, err := l.db.LoadCheckpoint(ctx)
-	if err != nil {
+	c := &sql.Checkpoint{Epoch: p.Epoch, Token: p.Token}
+	if c.Position.UnmarshalText(p.State) != nil {
+		return nil
+	}
+	return c
+}
+
+// kept is the position that Postgres keeps, nil when it has none.
+func (l *Listener) kept(ctx context.Context) (*sql.Checkpoint, error) {
+	c, ok, err := l.db.LoadCheckpoint(ctx)
+	if err != nil || !ok {
 		return nil, err
 	}
-	if ok {
-		known = append(known, kept)
-	}
-	return known, nil
+	return &c, nil
 }

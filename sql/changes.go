@@ -53,7 +53,7 @@ WITH snap AS MATERIALIZED (
         SELECT pg_snapshot_xip($1::pg_snapshot)::text::bigint AS x EXCEPT SELECT x FROM open) AS o, snap
         WHERE CASE WHEN x < pg_snapshot_xmax(now)::text::bigint THEN pg_xact_status(x::text::xid8) IS DISTINCT FROM 'aborted' END) AS xids
 )
-SELECT 0::smallint AS kind, -1::bigint AS change_id, NULL::bigint AS xid, statement_timestamp() AS changed_at, NULL::text AS stream_id, NULL::text AS key,
+SELECT 0::smallint AS kind, -1::bigint AS change_id, NULL::bigint AS xid, clock_timestamp() AS changed_at, NULL::text AS stream_id, NULL::text AS key,
        NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, NULL::bigint AS n1, NULL::bigint AS n2, NULL::text[] AS names,
        NULL::float8 AS f1, NULL::float8 AS f2, NULL::float8 AS f3, NULL::float8 AS z, NULL::boolean AS flag,
        now::text AS s1, pg_current_wal_flush_lsn()::text AS s2, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS s3, NULL::text AS doc
@@ -174,9 +174,7 @@ type Changes struct {
 	// Target is the snapshot that is reached when Next has returned false
 	// without an error.
 	Target Snapshot
-	// At is the server's time when the snapshot was taken.
-	At time.Time
-	// Cluster is where it was taken.
+	// Cluster is where and when the snapshot was taken.
 	Cluster Cluster
 
 	now     Snapshot
@@ -207,7 +205,7 @@ func (d *Drainer) Changes(ctx context.Context, pos Position) (*Changes, error) {
 		return nil, fmt.Errorf("read changes: %w", err)
 	}
 	c.Cluster.SystemID = d.systemID
-	d.suspect(c.now, c.At, pos.Seen.XMax)
+	d.suspect(c.now, c.Cluster.At, pos.Seen.XMax)
 	return c, nil
 }
 
@@ -227,7 +225,7 @@ func (c *Changes) readHeader(pos Position) error {
 		return err
 	}
 	c.Cluster.Timeline = s.s3.String
-	c.At = s.changedAt.Time
+	c.Cluster.At = s.changedAt.Time
 	c.now, c.Target = now, now
 	if pos.Target != nil {
 		c.Target = pos.Target.And(now)

@@ -41,20 +41,26 @@ func loadCheckpoint(ctx context.Context, on querier) (c Checkpoint, ok bool, err
 	return c, true, nil
 }
 
+// A server that has just taken the place of another is not told what was published of
+// the other's history.
 const saveCheckpointSQL = `
 INSERT INTO telemetra.position AS p (partition, epoch, token, position, updated_at)
-VALUES (0, $1, $2, $3, clock_timestamp())
+SELECT 0, $1, $2, $3, clock_timestamp() FROM pg_control_system()
+WHERE system_identifier::text = $4 AND left(pg_walfile_name(pg_current_wal_lsn()), 8) = $5 AND pg_current_wal_flush_lsn() >= $6::text::pg_lsn
 ON CONFLICT (partition) DO UPDATE
 SET epoch = excluded.epoch, token = excluded.token, position = excluded.position, updated_at = excluded.updated_at
 WHERE p.token < excluded.token`
 
-// SaveCheckpoint keeps a position. One with a higher token is not overwritten.
+// SaveCheckpoint keeps a position, in the cluster and history that it is of: who finds
+// it there later knows that it holds. One with a higher token is not overwritten.
 func (db *DB) SaveCheckpoint(ctx context.Context, c Checkpoint) error {
 	text, err := c.Position.MarshalText()
 	if err != nil {
 		return fmt.Errorf("save checkpoint: %w", err)
 	}
-	if _, err := db.Pool.Exec(ctx, saveCheckpointSQL, c.Epoch, int64(c.Token), string(text)); err != nil { //nolint:gosec // counts up from 1
+	here := c.Position.Cluster
+	if _, err := db.Pool.Exec(ctx, saveCheckpointSQL, c.Epoch, int64(c.Token), string(text), //nolint:gosec // counts up from 1
+		here.SystemID, here.Timeline, here.WAL.String()); err != nil {
 		return fmt.Errorf("save checkpoint: %w", err)
 	}
 	return nil
@@ -73,7 +79,7 @@ RETURNING pg_current_xact_id()::text::bigint`
 
 	snapshotSQL = `
 SELECT pg_current_snapshot()::text, pg_current_wal_flush_lsn()::text,
-       left(pg_walfile_name(pg_current_wal_lsn()), 8), (SELECT system_identifier::text FROM pg_control_system())`
+       left(pg_walfile_name(pg_current_wal_lsn()), 8), (SELECT system_identifier::text FROM pg_control_system()), clock_timestamp()`
 )
 
 // FirstPosition returns a position that has seen everything committed so far.
@@ -108,7 +114,7 @@ func readSnapshot(ctx context.Context, conn querier) (Snapshot, Cluster, error) 
 		now, wal string
 		c        Cluster
 	)
-	if err := conn.QueryRow(ctx, snapshotSQL).Scan(&now, &wal, &c.Timeline, &c.SystemID); err != nil {
+	if err := conn.QueryRow(ctx, snapshotSQL).Scan(&now, &wal, &c.Timeline, &c.SystemID, &c.At); err != nil {
 		return Snapshot{}, c, err
 	}
 	s, err := ParseSnapshot(now)
@@ -151,49 +157,6 @@ func holds(ctx context.Context, on querier, p Position) (lost string, err error)
 		return "", fmt.Errorf("compare position: %w", err)
 	}
 	return p.Lost(now, c), nil
-}
-
-const (
-	restoringSQL = `SET LOCAL telemetra.restoring = on`
-	forgetWhere  = ` WHERE change_xid IS NOT NULL AND change_xid >= pg_snapshot_xmin(pg_current_snapshot())
-       AND NOT pg_visible_in_snapshot(change_xid, pg_current_snapshot()) LIMIT 10000`
-)
-
-// forgetSQL has one statement a table. A row that can be seen and whose
-// transaction cannot has its stamp from another cluster.
-var forgetSQL = [...]string{
-	`UPDATE public.chat_summary_minute SET change_xid = NULL WHERE ctid IN (SELECT ctid FROM public.chat_summary_minute` + forgetWhere + `)`,
-	`UPDATE public.moments SET change_xid = NULL WHERE ctid IN (SELECT ctid FROM public.moments` + forgetWhere + `)`,
-	`UPDATE public.streams SET change_xid = NULL WHERE ctid IN (SELECT ctid FROM public.streams` + forgetWhere + `)`,
-	`UPDATE public.viewer_timeseries SET change_xid = NULL WHERE ctid IN (SELECT ctid FROM public.viewer_timeseries` + forgetWhere + `)`,
-}
-
-// ForgetForeignStamps takes the stamps off rows that were restored from another
-// cluster and carry transaction ids that this one has yet to hand out: when the
-// counter passed them, the old rows would be sent as live. It works in batches
-// and returns the number of rows.
-func (db *DB) ForgetForeignStamps(ctx context.Context) (rows int64, err error) {
-	for _, statement := range forgetSQL {
-		for {
-			var n int64
-			err := pgx.BeginFunc(ctx, db.Pool, func(tx pgx.Tx) error {
-				if _, err := tx.Exec(ctx, restoringSQL); err != nil {
-					return err
-				}
-				tag, err := tx.Exec(ctx, statement)
-				n = tag.RowsAffected()
-				return err
-			})
-			if err != nil {
-				return rows, fmt.Errorf("forget foreign stamps: %w", err)
-			}
-			rows += n
-			if n == 0 {
-				break
-			}
-		}
-	}
-	return rows, nil
 }
 
 const (

@@ -324,7 +324,7 @@ func TestForeignStampsAreForgotten(t *testing.T) {
 	openID := one[int64](t, writer, `INSERT INTO moments (moment_id, stream_id, "timestamp") VALUES ('open', 's', now()) RETURNING change_id`)
 	now := addViewers(t, conn, 1)
 
-	n, err := r.db.ForgetForeignStamps(t.Context())
+	n, err := r.db.forgetForeignStamps(t.Context())
 	if got, want := n, int64(25_002); err != nil || got != want {
 		t.Errorf("got %d rows, %v, want %d", got, err, want)
 	}
@@ -343,7 +343,7 @@ func TestForeignStampsAreForgotten(t *testing.T) {
 	expect(t, "the one that was open", r.drain(t), openID)
 	updated := one[int64](t, conn, `UPDATE moments SET description = 'x' WHERE moment_id = 'restored' RETURNING change_id`)
 	expect(t, "a restored row that is updated", r.drain(t), updated)
-	if n, err := r.db.ForgetForeignStamps(t.Context()); n != 0 || err != nil {
+	if n, err := r.db.forgetForeignStamps(t.Context()); n != 0 || err != nil {
 		t.Errorf("again: got %d rows, %v, want none", n, err)
 	}
 }
@@ -372,6 +372,68 @@ func TestCheckpointIsKeptByTheHighestToken(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
+
+// Who finds a checkpoint relies on its being of the history in which it stands.
+func TestCheckpointOfAnotherHistoryIsNotKept(t *testing.T) {
+	db := open(t, config(localtest.Postgres(t, Migrate)))
+	here := first(t, db)
+	for name, change := range map[string]func(*Cluster){
+		"another cluster":                    func(c *Cluster) { c.SystemID = "1" },
+		"another timeline":                   func(c *Cluster) { c.Timeline = "00000002" },
+		"a log that is longer than this one": func(c *Cluster) { c.WAL += 1 << 40 },
+	} {
+		pos := here
+		change(&pos.Cluster)
+		if err := db.SaveCheckpoint(t.Context(), Checkpoint{Epoch: "k3f9", Token: 1, Position: pos}); err != nil {
+			t.Fatal(err)
+		}
+		if c, ok, err := db.LoadCheckpoint(t.Context()); ok || err != nil {
+			t.Errorf("%s: got %+v, %v, want none", name, c, err)
+		}
+	}
+}
+
+// A failover that lost the end of the log: what was published and is still there is
+// forgotten, what came later is found, also under ids that were handed out before.
+func TestStartOverGoesOnInAnotherHistory(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn, writer := connect(t, url), connect(t, url)
+	withStream(t, conn)
+	r := newReader(t, config(url))
+	kept := r.pos
+	exec(t, writer, `BEGIN`)
+	late := addViewers(t, writer, 1)
+	addViewers(t, conn, 2)
+	if got, want := len(r.drain(t)), 1; got != want {
+		t.Fatalf("got %d changes, want %d", got, want)
+	}
+	published := r.pos
+	published.Cluster.Timeline = "00000000" // that of before
+	exec(t, writer, `COMMIT`)
+	again := one[int64](t, conn, insertViewers+` RETURNING change_id`, 3)
+	exec(t, conn, `BEGIN`)
+	exec(t, conn, `SET LOCAL telemetra.restoring = on`)
+	exec(t, conn, `UPDATE viewer_timeseries SET change_xid = $2::text::xid8 WHERE change_id = $1`, again, fmt.Sprint(published.Published))
+	exec(t, conn, `COMMIT`)
+
+	start, n, err := r.db.StartOver(t.Context(), &kept, published)
+	if err != nil || n != 1 {
+		t.Fatalf("got %d rows, %v, want 1", n, err)
+	}
+	r.pos = start
+	expect(t, "what came later", r.drain(t), late, again)
+
+	foreign := kept
+	foreign.Cluster.SystemID = "1"
+	beyond := kept
+	beyond.Seen = newSnapshot(published.Published+1_000_000, nil)
+	for name, kept := range map[string]*Position{"nothing kept": nil, "of another cluster": &foreign, "of the future": &beyond} {
+		if r.pos, _, err = r.db.StartOver(t.Context(), kept, published); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, name, r.drain(t))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // XID is a full (64-bit) transaction id.
@@ -142,6 +143,9 @@ type Cluster struct {
 	Timeline string `json:"timeline"`
 	// WAL is a place that the log had reached.
 	WAL LSN `json:"wal"`
+	// At is the server's time when the position's snapshot had been taken: nothing
+	// that it sees was written later.
+	At time.Time `json:"at"`
 }
 
 // LSN is a place in the write-ahead log.

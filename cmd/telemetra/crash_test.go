@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/telemetra/telemetra/deploy/local"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/sql"
 )
@@ -25,48 +26,38 @@ func TestPostgresCrashesLoseNothing(t *testing.T) {
 	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
 		t.Fatal(err)
 	}
-	redis := localtest.Redis(t)
-	streams := makeStreams(t, databaseURL, 4)
-
-	l := startTelemetra(t, databaseURL, redis.URL(), "listener")
-	l.awaitReady(t)
-	gateway := startTelemetra(t, databaseURL, redis.URL(), "gateway")
-	clients := make(map[string]*record)
-	for _, id := range streams {
-		clients[id] = watch(t, gateway.addr, id)
-		localtest.Eventually(t, "connected", func() bool { return clients[id].has("connected") })
-	}
-
-	crash := func() {
-		t.Helper()
-		if err := server.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if err := server.Restart(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	p := startPipeline(t, databaseURL, 4)
 	// Ids that are used up and never flushed: the crash gives them out again.
 	rollBack(t, databaseURL, 50)
-	crash()
+	crash(t, server)
 
-	w := startWriters(t, databaseURL, 20, 20*time.Millisecond, streams)
-	for i := range 4 {
-		before := w.commits.Load()
-		localtest.Eventually(t, "commits after a crash", func() bool { return w.commits.Load() > before+200 })
-		if i%2 == 0 {
-			crash()
-		} else {
-			killBackend(t, databaseURL)
-		}
+	w := startWriters(t, databaseURL, 20, 20*time.Millisecond, p.streams)
+	probe := p.probe(0)
+	const rounds = 3
+	for round := 1; round <= rounds; round++ {
+		w.await(t, 200)
+		crash(t, server)
+		within(t, fmt.Sprintf("recovery %d of the server to the first row", round), probe.arrives(t, databaseURL), time.Second)
+		w.await(t, 200)
+		killBackend(t, databaseURL)
+		within(t, fmt.Sprintf("recovery %d from a backend to the first row", round), probe.arrives(t, databaseURL), time.Second)
 	}
-	before := w.commits.Load()
-	localtest.Eventually(t, "commits after the last crash", func() bool { return w.commits.Load() > before+200 })
+	w.await(t, 200)
 	w.end()
-	l.awaitReady(t)
-	settle(t, databaseURL, clients)
-	if got := sumEpochs(t, l); got != 0 {
+	settle(t, databaseURL, p.clients)
+	if got := sumEpochs(t, p.listener); got != 0 {
 		t.Errorf("%v epochs were opened, want 0", got)
+	}
+}
+
+// crash kills a server and starts it again.
+func crash(t *testing.T, server *local.Postgres) {
+	t.Helper()
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 

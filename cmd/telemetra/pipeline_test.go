@@ -28,6 +28,7 @@ type writers struct {
 	streams []string
 	stall   time.Duration
 	commits atomic.Int64
+	gate    sync.RWMutex // locked: nobody writes
 	wg      sync.WaitGroup
 	stop    context.CancelFunc
 }
@@ -63,6 +64,7 @@ func (w *writers) end() {
 func (w *writers) run(ctx context.Context, writer int) {
 	rng := rand.New(rand.NewPCG(uint64(writer), 7))
 	for number := 1; ctx.Err() == nil; number++ {
+		w.gate.RLock()
 		err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
 			stream := w.streams[rng.IntN(len(w.streams))]
 			id := fmt.Sprintf("%d/%d", writer, number)
@@ -83,6 +85,7 @@ func (w *writers) run(ctx context.Context, writer int) {
 			}
 			return nil
 		})
+		w.gate.RUnlock()
 		switch {
 		case err == nil:
 			w.commits.Add(1)

@@ -300,6 +300,9 @@ func (p *Postgres) Promote(ctx context.Context) error {
 	return conn.Close(ctx)
 }
 
+// Program is the path of a program that came with the server, such as pg_dump.
+func (p *Postgres) Program(name string) string { return filepath.Join(p.bin, name) }
+
 // URL is where clients find a database of it.
 func (p *Postgres) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", p.config.Port, database)
