@@ -21,6 +21,7 @@ import (
 // epoch, unless the client was reset without one.
 type chapter struct {
 	reason      string
+	at          time.Time // of the gateway, before the state
 	state, live []frame
 }
 
@@ -31,7 +32,7 @@ func chapters(t *testing.T, r *record) []chapter {
 	for _, f := range r.all() {
 		switch {
 		case f.Type == "connected":
-			out = append(out, chapter{reason: f.Reason})
+			out = append(out, chapter{reason: f.Reason, at: time.UnixMilli(f.Timestamp)})
 		case f.Type == "status":
 		case len(out) == 0:
 			t.Fatalf("%s came before connected", f.text)

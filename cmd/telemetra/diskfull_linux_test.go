@@ -156,7 +156,7 @@ func writeBallast(t *testing.T, dir string) (free func()) {
 // limitFiles lets no process of a server write beyond the beginning of a file.
 func limitFiles(t *testing.T, server *local.Postgres) (free func()) {
 	t.Helper()
-	rows, err := connectTo(t, server.URL("postgres")).Query(t.Context(), `SELECT pid FROM pg_stat_activity`)
+	rows, err := connect(t, server.URL("postgres")).Query(t.Context(), `SELECT pid FROM pg_stat_activity`)
 	if err != nil {
 		t.Fatal(err)
 	}

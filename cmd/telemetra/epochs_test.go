@@ -15,45 +15,9 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// segment is what a client has received of a stream in one epoch.
-type segment struct {
-	reason string
-	at     time.Time // of the gateway, before the state
-	state  []frame
-	live   []frame
-}
-
-// segments splits what a client has received at the frames that begin an epoch.
-func segments(t *testing.T, r *record) []segment {
-	t.Helper()
-	var out []segment
-	for _, f := range r.all() {
-		switch {
-		case f.Type == "connected":
-			var begun struct {
-				Timestamp int64 `json:"timestamp"`
-			}
-			if err := json.Unmarshal(f.text, &begun); err != nil {
-				t.Fatalf("%s: %v", f.text, err)
-			}
-			out = append(out, segment{reason: f.Reason, at: time.UnixMilli(begun.Timestamp)})
-		case f.Type == "status":
-		case len(out) == 0:
-			t.Fatalf("%s came before connected", f.text)
-		case f.State:
-			s := &out[len(out)-1]
-			s.state = append(s.state, f)
-		default:
-			s := &out[len(out)-1]
-			s.live = append(s.live, f)
-		}
-	}
-	return out
-}
-
-// shows tells whether a segment's state stands for a row: it was written before the
+// shows tells whether a chapter's state stands for a row: it was written before the
 // state was read, and is older than all moments of a state that is full.
-func (s *segment) shows(t *testing.T, r row) bool {
+func (s *chapter) shows(t *testing.T, r row) bool {
 	t.Helper()
 	var oldest int64
 	moments := 0
@@ -128,7 +92,7 @@ func settleEpochs(t *testing.T, databaseURL string, clients map[string]*record, 
 			t.Errorf("%s: %v is lost", id, m)
 		}
 		excused += len(want) - len(seenBy(t, r, want))
-		all := segments(t, r)
+		all := chapters(t, r)
 		if len(all) != epochs {
 			t.Errorf("%s: began %d times, want %d", id, len(all), epochs)
 		}
@@ -141,7 +105,7 @@ func settleEpochs(t *testing.T, databaseURL string, clients map[string]*record, 
 			if all[i].reason != want {
 				t.Errorf("%s: beginning %d says %q, want %q", id, i+1, all[i].reason, want)
 			}
-			epoch, err := checkSegment(t, &all[i])
+			epoch, err := checkEpoch(t, &all[i])
 			if err != nil || known[epoch] {
 				t.Errorf("%s: epoch %d, %q (known: %t): %v", id, i+1, epoch, known[epoch], err)
 			}
@@ -172,7 +136,7 @@ func notShown(t *testing.T, r *record, rows map[mark]row) map[mark]row {
 	if len(missing) == 0 {
 		return nil
 	}
-	all := segments(t, r)
+	all := chapters(t, r)
 	maps.DeleteFunc(missing, func(_ mark, at row) bool {
 		for i := range all {
 			if all[i].shows(t, at) {
@@ -184,9 +148,9 @@ func notShown(t *testing.T, r *record, rows map[mark]row) map[mark]row {
 	return missing
 }
 
-// checkSegment checks the ids of one epoch, and that nothing came twice or in
+// checkEpoch checks the ids of one epoch, and that nothing came twice or in
 // another order than that of its writer.
-func checkSegment(t *testing.T, s *segment) (epoch string, err error) {
+func checkEpoch(t *testing.T, s *chapter) (epoch string, err error) {
 	t.Helper()
 	if len(s.state) == 0 {
 		return "", errors.New("it has no state")

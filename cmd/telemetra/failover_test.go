@@ -91,6 +91,7 @@ func lostTail(t *testing.T, _, standby *local.Postgres) {
 }
 
 func testFailover(t *testing.T, prepare func(t *testing.T, primary, standby *local.Postgres), addresses int) {
+	t.Helper()
 	const rounds = 3
 	h := newHosts(t, addresses)
 	if err := sql.Migrate(t.Context(), h.url()); err != nil {

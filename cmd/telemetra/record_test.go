@@ -19,12 +19,13 @@ import (
 
 // frame is what a client reads of a frame.
 type frame struct {
-	Type     string          `json:"type"`
-	ID       string          `json:"id"`
-	StreamID string          `json:"stream_id"`
-	State    bool            `json:"state"`
-	Reason   string          `json:"reason"`
-	Data     json.RawMessage `json:"data"`
+	Type      string          `json:"type"`
+	ID        string          `json:"id"`
+	StreamID  string          `json:"stream_id"`
+	Timestamp int64           `json:"timestamp"`
+	State     bool            `json:"state"`
+	Reason    string          `json:"reason"`
+	Data      json.RawMessage `json:"data"`
 
 	text []byte
 }

@@ -308,9 +308,6 @@ func (p *Postgres) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", p.config.Port, database)
 }
 
-// Program is the path of a program that belongs to the server, such as pg_dump.
-func (p *Postgres) Program(name string) string { return filepath.Join(p.bin, name) }
-
 // Port is its port on 127.0.0.1.
 func (p *Postgres) Port() int { return p.config.Port }
 
