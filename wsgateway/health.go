@@ -10,12 +10,13 @@ import (
 )
 
 const (
-	// listenerPatience is how long heartbeats of a listener may stay away.
-	listenerPatience = 2 * time.Second
+	// listenerPatience is how long heartbeats of a listener, which sends one a second, may
+	// stay away: clients are to be told within two seconds.
+	listenerPatience = 1800 * time.Millisecond
 	// redisPatience is how long the subscription may be away: a connection that
 	// is replaced is no news to the clients.
 	redisPatience = time.Second
-	healthTick    = 250 * time.Millisecond
+	healthTick    = 100 * time.Millisecond
 )
 
 // health knows whether live updates are delayed, and tells the clients when
