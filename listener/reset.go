@@ -117,6 +117,12 @@ func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reaso
 	return nil
 }
 
+// twinsAhead is more than what a twin may have published since this listener has last
+// looked, and since the position was kept in Postgres: a token that the twin has seen must
+// not be above that of a new epoch, or it would take the epoch for older data and open
+// another one.
+const twinsAhead = 1 << 20
+
 // startOfEpoch returns the newest position that is known if it holds in this history
 // of the cluster, so that what was written while Redis was away is published; else
 // one that does, or has seen everything so far. The token is above all known ones.
@@ -138,6 +144,9 @@ func (l *Listener) startOfEpoch(ctx context.Context, expect *broker.Position) (s
 	}
 	if expect != nil {
 		token = max(token, expect.Token)
+	}
+	if token > 0 {
+		token += twinsAhead
 	}
 	token++
 	if best == nil {
