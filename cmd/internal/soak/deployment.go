@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -194,6 +196,39 @@ func (m *member) stop() error {
 		return nil
 	}
 	return errors.Join(m.process.Signal(syscall.SIGTERM), m.process.Stop()) // the second signal ends it at once
+}
+
+// get asks the member for a path.
+func (m *member) get(ctx context.Context, path string) (status int, body string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.process.Addr+path, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	req.Close = true // it may be killed before the next one
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = res.Body.Close() }() // it is read to its end
+	text, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(text), err
+}
+
+// awaitReady waits until all members say that they are ready.
+func (d *deployment) awaitReady(ctx context.Context) error {
+	for _, m := range slices.Concat(d.listeners, d.gateways) {
+		for {
+			status, body, err := m.get(ctx, "/readyz")
+			if err == nil && status == http.StatusOK {
+				break
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("%s is not ready: %d %s: %w", m.name, status, strings.TrimSpace(body), errors.Join(err, context.Cause(ctx)))
+			}
+			pause(ctx, lookEvery)
+		}
+	}
+	return nil
 }
 
 // memberLog keeps what a member logs, over all its lives, and finds in it the epochs

@@ -288,6 +288,7 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 	mended := time.Now()
 	s.settle(ctx, f.name)
 	t := s.tally.leave()
+	s.recover(ctx, f.name)
 	s.round++
 	o := s.outcomes[f]
 	if o == nil {
@@ -303,6 +304,16 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 		o.told = max(o.told, t.last)
 	}
 	return nil
+}
+
+// recover waits until all members are ready: one of two listeners may have been well
+// before, and the next fault may hit that one.
+func (s *soak) recover(ctx context.Context, what string) {
+	ctx, cancel := context.WithTimeout(ctx, healWithin)
+	defer cancel()
+	if err := s.awaitReady(ctx); err != nil {
+		s.unhealed = append(s.unhealed, fmt.Sprintf("after %s: %v", what, err))
+	}
 }
 
 // quiet is the time between two faults. Gateways of somebody else have other clients,

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -118,22 +117,12 @@ func (w *writers) fatten(ctx context.Context, stream string) error {
 
 // givenUp is how many clients a gateway has closed because they were too slow.
 func givenUp(ctx context.Context, g *member) (float64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.process.Addr+"/metrics", http.NoBody)
-	if err != nil {
-		return 0, err
-	}
-	req.Close = true // the gateway may be killed before the next one
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = res.Body.Close() }() // it is read to its end
-	text, err := io.ReadAll(res.Body)
+	_, text, err := g.get(ctx, "/metrics")
 	if err != nil {
 		return 0, err
 	}
 	const name = `telemetra_gateway_clients_dropped_total{reason="too_slow"} `
-	_, value, ok := strings.Cut(string(text), name)
+	_, value, ok := strings.Cut(text, name)
 	if !ok {
 		return 0, fmt.Errorf("%s has no metric %s", g.name, name)
 	}
