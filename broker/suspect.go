@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,11 +14,13 @@ import (
 // has lost one without a sign, as a firewall does that has forgotten them, has often
 // lost them all, and each would cost the one who takes it from the pool a timeout.
 type suspects struct {
-	client  *redis.Client
-	ctx     context.Context //nolint:containedctx // bounds the goroutine that a timeout starts
-	stop    context.CancelFunc
-	running atomic.Bool
-	wg      sync.WaitGroup
+	client *redis.Client
+	ctx    context.Context //nolint:containedctx // bounds the goroutine that a timeout starts
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex // over each wg.Go, so that none comes after the Wait of Close
+	running bool
 }
 
 // provenWithin is how long an idle connection may take for a ping.
@@ -34,18 +35,25 @@ func newSuspects(c *redis.Client) *suspects {
 
 // Close waits for what is under way.
 func (s *suspects) Close() {
+	s.mu.Lock()
 	s.stop()
+	s.mu.Unlock()
 	s.wg.Wait()
 }
 
 // suspect proves the idle connections, unless that is under way.
 func (s *suspects) suspect() {
-	if s.ctx.Err() != nil || s.running.Swap(true) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil || s.running {
 		return
 	}
+	s.running = true
 	s.wg.Go(func() {
-		defer s.running.Store(false)
 		s.prove()
+		s.mu.Lock()
+		s.running = false
+		s.mu.Unlock()
 	})
 }
 

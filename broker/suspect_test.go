@@ -3,10 +3,13 @@ package broker
 import (
 	"context"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
@@ -35,11 +38,32 @@ func TestFrozenConnectionsAreFoundTogether(t *testing.T) {
 		t.Fatal("a frozen connection answers")
 	}
 	localtest.Eventually(t, "the end of the frozen connections", func() bool {
-		return !b.suspects.running.Load() && b.client.PoolStats().IdleConns == 0
+		b.suspects.mu.Lock()
+		defer b.suspects.mu.Unlock()
+		return !b.suspects.running && b.client.PoolStats().IdleConns == 0
 	})
 	for range n {
 		if err := ask(); err != nil {
 			t.Errorf("after the others were found: %v", err)
+		}
+	}
+}
+
+// A command that times out while its client is being closed starts nothing that
+// outlives the Close; the race detector sees a start beside the wait for the end.
+func TestNothingIsSuspectedAfterClose(t *testing.T) {
+	client := redis.NewClient(&redis.Options{})
+	defer func() { _ = client.Close() }() // it has no connection
+	for range 500 {
+		s := newSuspects(client)
+		var commands sync.WaitGroup
+		for range 2 {
+			commands.Go(func() { s.after(os.ErrDeadlineExceeded) })
+		}
+		s.Close()
+		commands.Wait()
+		if s.running {
+			t.Fatal("it still pings")
 		}
 	}
 }

@@ -69,6 +69,26 @@ func (i *Inspector) Server(ctx context.Context) (s Server, err error) {
 	return s, err
 }
 
+// Place is how far which history of Postgres is written or, on a standby, replayed.
+type Place struct {
+	SystemID string // of the cluster
+	Log      LSN
+}
+
+const placeSQL = `
+SELECT (SELECT system_identifier::text FROM pg_control_system()),
+       (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text`
+
+// Place asks the server where it is.
+func (i *Inspector) Place(ctx context.Context) (p Place, err error) {
+	var log string
+	if err := i.pool.QueryRow(ctx, placeSQL).Scan(&p.SystemID, &log); err != nil {
+		return p, err
+	}
+	p.Log, err = ParseLSN(log)
+	return p, err
+}
+
 // TransactionPooler tells whether a pooler in transaction mode stands before the
 // server.
 func (i *Inspector) TransactionPooler(ctx context.Context) (bool, error) {

@@ -99,26 +99,41 @@ func (i *Inspector) Indexes(ctx context.Context) ([]Index, error) {
 
 // Privilege is a right that our role needs.
 type Privilege struct {
-	Object, Right string
-	Held          bool
-	Owner         string // of the object
+	Object string // a table, or "schema public", or "sequence telemetra.change_id_seq"
+	Right  string
+	Reads  bool // REST reads with it, on a replica too
+	Held   bool
+	Owner  string // of the object
 	// Filtered: row level security would hide rows of the table from our role.
 	Filtered bool
 }
 
-// UPDATE on captured tables is for the stamps that a restore brings along. A table
-// that is not there is a matter of the migrations.
+// UPDATE on captured tables is for the stamps that a restore brings along. The right
+// to a table is worth nothing without that to its schema. The sequence is what defaults
+// and triggers call with the rights of who writes. A table that is not there is a matter
+// of the migrations.
 const privilegesSQL = `
-SELECT n.nspname || '.' || c.relname, want.right, has_table_privilege(c.oid, want.right), pg_get_userbyid(c.relowner)::text, row_security_active(c.oid)
-FROM (VALUES
-    ('public', 'chat_summary_minute', 'SELECT'), ('public', 'chat_summary_minute', 'UPDATE'),
-    ('public', 'moments', 'SELECT'), ('public', 'moments', 'UPDATE'),
-    ('public', 'streams', 'SELECT'), ('public', 'streams', 'UPDATE'),
-    ('public', 'viewer_timeseries', 'SELECT'), ('public', 'viewer_timeseries', 'UPDATE'),
-    ('telemetra', 'schema_version', 'SELECT'),
-    ('telemetra', 'position', 'SELECT'), ('telemetra', 'position', 'INSERT'), ('telemetra', 'position', 'UPDATE')) AS want (schema, name, "right")
-JOIN pg_namespace n ON n.nspname = want.schema
-JOIN pg_class c ON c.relname = want.name AND c.relnamespace = n.oid
+WITH needed AS (
+    SELECT n.oid AS schema_oid, n.nspname, n.nspowner, c.oid, c.relname, c.relkind, c.relowner, want.right, want.reads
+    FROM (VALUES
+        ('public', 'chat_summary_minute', 'SELECT', true), ('public', 'chat_summary_minute', 'UPDATE', false),
+        ('public', 'moments', 'SELECT', true), ('public', 'moments', 'UPDATE', false),
+        ('public', 'streams', 'SELECT', true), ('public', 'streams', 'UPDATE', false),
+        ('public', 'viewer_timeseries', 'SELECT', true), ('public', 'viewer_timeseries', 'UPDATE', false),
+        ('telemetra', 'change_id_seq', 'USAGE', false),
+        ('telemetra', 'schema_version', 'SELECT', true),
+        ('telemetra', 'position', 'SELECT', false), ('telemetra', 'position', 'INSERT', false), ('telemetra', 'position', 'UPDATE', false)
+    ) AS want (schema, name, "right", reads)
+    JOIN pg_namespace n ON n.nspname = want.schema
+    JOIN pg_class c ON c.relname = want.name AND c.relnamespace = n.oid)
+SELECT nspname || '.' || relname, "right", reads, has_table_privilege(oid, "right"), pg_get_userbyid(relowner)::text, row_security_active(oid)
+FROM needed WHERE relkind <> 'S'
+UNION ALL
+SELECT 'sequence ' || nspname || '.' || relname, "right", reads, has_sequence_privilege(oid, "right"), pg_get_userbyid(relowner)::text, false
+FROM needed WHERE relkind = 'S'
+UNION ALL
+SELECT DISTINCT 'schema ' || nspname, 'USAGE', true, has_schema_privilege(schema_oid, 'USAGE'), pg_get_userbyid(nspowner)::text, false
+FROM needed
 ORDER BY 1, 2`
 
 // Privileges reads which rights our role has of those that it needs.

@@ -49,6 +49,15 @@ func TestInspectorFindsWhatMigrationsMake(t *testing.T) {
 			t.Errorf("%+v", x)
 		}
 	}
+	privileges, err := i.Privileges(t.Context())
+	if err != nil || len(privileges) != 15 {
+		t.Errorf("%d privileges, %v, want 12 to tables, 2 to schemas and 1 to the sequence", len(privileges), err)
+	}
+	for _, p := range privileges {
+		if !p.Held || p.Owner == "" || p.Filtered {
+			t.Errorf("%+v", p)
+		}
+	}
 	if got, want := len(indexes), one[int](t, connect(t, url), `SELECT count(*) FROM pg_indexes WHERE schemaname = 'public' AND indexname LIKE 'telemetra\_%'`); got != want {
 		t.Errorf("%d indexes, want %d", got, want)
 	}

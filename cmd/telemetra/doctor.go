@@ -47,6 +47,7 @@ func (c *doctorCmd) config() doctor.Config {
 	d := doctor.Config{
 		Invalid:  c.validate(),
 		Postgres: c.Process.Postgres, Redis: c.Process.Redis, Cache: c.API.Cache,
+		TLSCert: c.Process.HTTP.TLSCert, TLSKey: c.Process.HTTP.TLSKey,
 		Sockets: c.Gateway.Limits.Connections,
 	}
 	if d.Invalid != nil {

@@ -82,6 +82,7 @@ func TestDoctorSaysHowItEnds(t *testing.T) {
 		{nil, []string{"--json"}, 0, `"status": "warning"`},
 		{nil, []string{"--json", "--strict"}, 1, `"status": "warning"`},
 		{map[string]string{"CORS_ORIGINS": "https://no.such.host.invalid, *"}, nil, 0, "warning  origins"},
+		{map[string]string{"TLS_CERT": "no-such.pem", "TLS_KEY": "no-such.pem"}, nil, 1, "FAILED   certificate"},
 		{map[string]string{"AUTH_JWKS_URL": "http://me:hunter2@127.0.0.1:1/keys?key=hunter2"}, nil, 1, "FAILED   token keys"},
 		{map[string]string{"DATABASE_URL": "postgres://me:hunter2@127.0.0.1:1/d"}, nil, 1, "FAILED   postgres"},
 		{map[string]string{"REDIS_URL": "redis://me:hunter2@127.0.0.1:1"}, []string{"--json"}, 1, `"skipped_for": "redis"`},

@@ -19,7 +19,8 @@ import (
 // when its standard input is closed, which happens when the process that holds
 // the other end dies, however it dies; then it also removes $TELEMETRA_REMOVE,
 // which nobody else will. It prints the server's pid first. Its reader is killed
-// when the server ends on its own, and ends by itself when it ended the server.
+// when the server ends on its own, about which shells have a word to say on standard
+// error, and ends by itself when it ended the server.
 const watchdog = `
 exec 4<&0 </dev/null
 "$@" 3>&- 4<&- &
@@ -38,7 +39,7 @@ reader=$!
 wait "$server"
 code=$?
 kill "$reader" 2>/dev/null
-wait "$reader"
+wait "$reader" 2>/dev/null
 if [ "$?" -lt 128 ] && [ -n "$TELEMETRA_REMOVE" ]; then rm -rf "$TELEMETRA_REMOVE"; fi
 exit "$code"
 `

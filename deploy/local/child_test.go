@@ -35,3 +35,15 @@ func TestStopGoesOnToTheNextSignal(t *testing.T) {
 		t.Errorf("it ended with %d, want %d", got, killed)
 	}
 }
+
+// The error of a server that ends at start quotes what it wrote, and nothing of ours.
+func TestWatchdogAddsNothingToTheOutput(t *testing.T) {
+	c, err := start(command{name: "brief", path: "/bin/sh", args: []string{"-c", "echo why; exit 3"}, stops: []syscall.Signal{syscall.SIGKILL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-c.done
+	if got := c.out.String(); got != "why" {
+		t.Errorf("wrote %q", got)
+	}
+}

@@ -123,6 +123,10 @@ func (p *Proxy) drop(c net.Conn) {
 	_ = c.Close() // its end is what was wanted
 }
 
+// acceptPause is for a process that has no file for one more connection: the next
+// attempt would fail as fast.
+const acceptPause = 10 * time.Millisecond
+
 func (p *Proxy) accept() {
 	for {
 		c, err := p.listener.Accept()
@@ -130,6 +134,7 @@ func (p *Proxy) accept() {
 			return
 		}
 		if err != nil {
+			wait(acceptPause, nil)
 			continue
 		}
 		if !p.track(c) {
@@ -222,23 +227,20 @@ func wait(d time.Duration, changed <-chan struct{}) bool {
 	}
 }
 
-// pass waits while the proxy swallows, and for its delay. False: the connection
-// is to end, with what it carried.
+// pass waits for the proxy's delay, and swallows the rest of a connection that is
+// lost: it is read on, so that its end is seen and nothing is kept for it. False: the
+// connection is to end.
 func (p *Proxy) pass(c net.Conn) bool {
 	p.mu.Lock()
-	swallowed := p.hole || p.conns[c]
-	for (p.hole || p.conns[c]) && !p.closed {
-		changed := p.changed
-		p.mu.Unlock()
-		<-changed
-		p.mu.Lock()
-	}
-	delay, ok, changed := p.delay, !p.cut && !p.closed && !swallowed, p.changed
+	lost, over, delay, changed := p.hole || p.conns[c], p.cut || p.closed, p.delay, p.changed
 	p.mu.Unlock()
-	if !ok || delay == 0 {
-		return ok
-	}
-	if wait(delay, changed) {
+	switch {
+	case lost:
+		_, _ = io.Copy(io.Discard, c) // until either side, or the proxy, closes it
+		return false
+	case over:
+		return false
+	case delay > 0 && wait(delay, changed):
 		return p.pass(c) // by the rules of now
 	}
 	return true

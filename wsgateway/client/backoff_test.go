@@ -23,7 +23,7 @@ func TestBackoffIsFullJitter(t *testing.T) {
 					t.Errorf("round %d, after %s ms more: %s to %s, want a random part of %s", round, c.passed, least, most, bound)
 				}
 			}
-			b.reset()
+			b.lasted(time.Minute)
 		}
 	})
 }
@@ -40,6 +40,30 @@ func TestBackoffIsBoundedByTheTimeAway(t *testing.T) {
 			if back := time.Since(began); back > 3*away {
 				t.Fatalf("back after %s of %s", back, away)
 			}
+		}
+	})
+}
+
+func TestOnlyALongConnectionEndsABackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := backoff{least: 200 * time.Millisecond, most: 20 * time.Second}
+		attempts := 0
+		for began := time.Now(); time.Since(began) < 10*time.Minute; attempts++ {
+			b.lasted(50 * time.Millisecond)
+			time.Sleep(50*time.Millisecond + b.next()) //nolint:forbidigo // moves the fake clock
+		}
+		if attempts > 100 { // one in ten seconds, once the bound is the highest
+			t.Errorf("%d attempts in ten minutes", attempts)
+		}
+		b.lasted(b.most)
+		b.next()
+		if b.bound != b.most {
+			t.Errorf("after a connection as long as the pause could have been: %s, want %s", b.bound, b.most)
+		}
+		b.lasted(b.most + 1)
+		b.next()
+		if b.bound != b.least {
+			t.Errorf("after a longer one: %s, want %s", b.bound, b.least)
 		}
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -47,8 +48,8 @@ type Frame struct {
 
 // Client follows one stream. Its zero value needs Gateways and StreamID.
 type Client struct {
-	// Gateways are the addresses, such as ws://127.0.0.1:8000; each attempt takes the
-	// next one.
+	// Gateways are the addresses, such as ws://127.0.0.1:8000, of the scheme ws or wss;
+	// each attempt takes the next one.
 	Gateways []string
 	StreamID string
 	// Events asks for Server-Sent Events instead of a WebSocket.
@@ -92,6 +93,11 @@ func (c *Client) Run(ctx context.Context, handle func(Frame)) error {
 	if len(c.Gateways) == 0 {
 		return errors.New("no gateway is given")
 	}
+	for _, g := range c.Gateways {
+		if !strings.HasPrefix(g, "ws://") && !strings.HasPrefix(g, "wss://") {
+			return fmt.Errorf("gateway %q: allowed are addresses that begin with ws:// or wss://", g)
+		}
+	}
 	b := backoff{least: orDefault(c.LeastBackoff, 200*time.Millisecond), most: orDefault(c.MostBackoff, 20*time.Second)}
 	for {
 		a := &attempt{client: c, handle: handle, silence: orDefault(c.Silence, 75*time.Second)}
@@ -105,8 +111,8 @@ func (c *Client) Run(ctx context.Context, handle func(Frame)) error {
 		if c.Failed != nil {
 			c.Failed(err)
 		}
-		if a.begun {
-			b.reset()
+		if !a.began.IsZero() {
+			b.lasted(time.Since(a.began))
 		}
 		pause := b.next()
 		if a.after != nil {
@@ -147,7 +153,7 @@ type attempt struct {
 	handle  func(Frame)
 	silence time.Duration
 
-	begun bool           // connected has come
+	began time.Time      // when connected has come, if it has
 	after *time.Duration // when to try again, if the gateway has said so
 
 	mu  sync.Mutex
@@ -172,18 +178,38 @@ func (a *attempt) run(ctx context.Context) error {
 	return a.runSocket(ctx, header)
 }
 
+// connectWithin bounds a handshake, with those of TCP and TLS.
+const connectWithin = 10 * time.Second
+
+// dial is a gws.Dialer, which knows of no context.
+type dial func(network, address string) (net.Conn, error)
+
+func (d dial) Dial(network, address string) (net.Conn, error) { return d(network, address) }
+
 func (a *attempt) runSocket(ctx context.Context, header http.Header) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	late := time.AfterFunc(connectWithin, func() { stop(errSilent) })
+	defer late.Stop()
+	connect := dial(func(network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err == nil {
+			context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends the handshake, or ReadLoop
+		}
+		return conn, err
+	})
 	conn, answer, err := gws.NewClient(a, &gws.ClientOption{
 		Addr: a.client.address("/ws/live/"), RequestHeader: header, ReadMaxPayloadSize: maxFrame, CheckUtf8Enabled: true,
+		NewDialer:        func() (gws.Dialer, error) { return connect, nil },
+		HandshakeTimeout: 2 * connectWithin, // never: gws leaves a goroutine behind
 	})
 	if err != nil {
 		if answer == nil {
-			return fmt.Errorf("connect: %w", err)
+			return fmt.Errorf("connect: %w", causeOr(ctx, err))
 		}
 		return a.refused(answer)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() }) // ends ReadLoop
-	defer stop()
+	late.Stop()
 	a.heard(conn)
 	conn.ReadLoop()
 	a.mu.Lock()
@@ -214,12 +240,12 @@ func (a *attempt) refused(answer *http.Response) error {
 // mayChange tells whether another attempt may have another answer.
 func (a *attempt) mayChange(status int) bool {
 	switch status {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout, http.StatusInternalServerError:
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true
 	case http.StatusUnauthorized:
 		return a.client.Token != nil // the next one may be good
 	}
-	return false
+	return status >= http.StatusInternalServerError // proxies have more than have names, such as 520
 }
 
 // heard notes a sign of the gateway.
@@ -251,7 +277,7 @@ func (a *attempt) take(text []byte) error {
 	}
 	switch f.Type {
 	case "connected":
-		a.begun = true
+		a.began = time.Now()
 		if !f.Resumed {
 			a.client.Since = "" // until the end of the state there is nothing to go on from
 		}

@@ -189,19 +189,18 @@ func TestRefusals(t *testing.T) {
 	s := newScript(t, func(_ int, _ string, conn *gws.Conn) {
 		send(t, conn, `{"type":"connected","id":"e-1","resumed":false,"reason":"new"}`)
 	})
+	passing := []int{503, 408, 425, 429, 500, 501, 502, 504, 520, 530}
 	s.refuse = func(n int, w http.ResponseWriter) bool {
-		switch n {
-		case 0:
-			w.Header().Set("Retry-After", "0")
-			w.WriteHeader(http.StatusServiceUnavailable)
-		case 1:
-			w.WriteHeader(http.StatusBadGateway)
-		default:
+		if n == len(passing) {
 			return false
 		}
+		if n == 0 {
+			w.Header().Set("Retry-After", "0")
+		}
+		w.WriteHeader(passing[n])
 		return true
 	}
-	c := &client.Client{Gateways: []string{s.url}, StreamID: "a/b", LeastBackoff: time.Millisecond}
+	c := &client.Client{Gateways: []string{s.url}, StreamID: "a/b", LeastBackoff: time.Millisecond, MostBackoff: time.Millisecond}
 	if _, err := follow(t, c, count(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -219,6 +218,43 @@ func TestRefusals(t *testing.T) {
 	}
 	if err := (&client.Client{}).Run(t.Context(), nil); err == nil {
 		t.Error("runs without a gateway")
+	}
+	for _, events := range []bool{false, true} {
+		c := client.Client{Gateways: []string{s.url, "http://news.example.com"}, Events: events}
+		if err := c.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), `"http://news.example.com": allowed are`) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// A gateway that welcomes and dies is left in peace for longer and longer.
+func TestAWelcomeDoesNotEndTheBackoff(t *testing.T) {
+	s := newScript(t, func(_ int, _ string, conn *gws.Conn) {
+		send(t, conn, `{"type":"connected","id":"e-0","resumed":false,"reason":"new"}`)
+		_ = conn.NetConn().Close()
+	})
+	c := &client.Client{Gateways: []string{s.url}, StreamID: "a/b", LeastBackoff: 50 * time.Millisecond, MostBackoff: time.Minute}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := c.Run(ctx, func(client.Frame) {}); err != nil {
+		t.Error(err)
+	}
+	if n := len(s.asked()); n < 2 || n > 30 {
+		t.Errorf("%d attempts", n)
+	}
+}
+
+func TestConnectingEndsWithItsContext(t *testing.T) {
+	p := localtest.Proxy(t, "127.0.0.1:1")
+	p.BlackHole()
+	for _, scheme := range []string{"ws://", "wss://"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		err := (&client.Client{Gateways: []string{scheme + p.Addr()}, StreamID: "a/b"}).Run(ctx, nil)
+		if took := time.Since(began); err != nil || took > 3*time.Second {
+			t.Errorf("%s: ended after %s, %v", scheme, took, err)
+		}
 	}
 }
 

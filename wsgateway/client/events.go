@@ -26,7 +26,7 @@ func (a *attempt) runEvents(ctx context.Context, header http.Header) error {
 	defer silence.Stop()
 
 	// The other schemes of the same port: gateways are given as those of WebSockets.
-	address := strings.Replace(a.client.address("/sse/live/"), "ws", "http", 1)
+	address := "http" + strings.TrimPrefix(a.client.address("/sse/live/"), "ws")
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)

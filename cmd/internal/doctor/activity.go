@@ -159,10 +159,12 @@ func (d *doctor) connections(ctx context.Context) verdict {
 }
 
 // judgeConnections looks whether one process more finds its connections. Those that
-// ours have already are not counted against it.
+// ours have already are not counted against it, as long as something is left: a tenth,
+// if it does not need less.
 func judgeConnections(c sql.Connections, need int) verdict {
 	found := fmt.Sprintf("%d of %d are in use, %d by telemetra; a process needs up to %d", c.Used, c.Most, c.Ours, need)
-	if c.Most-c.Used+c.Ours < need {
+	free := c.Most - c.Used
+	if free+c.Ours < need || free < min(need, c.Most/10) {
 		return warning(found, "raise max_connections and restart Postgres, or lower DB_POOL_MAX_SIZE")
 	}
 	return ok("%s", found)

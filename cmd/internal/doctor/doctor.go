@@ -34,6 +34,9 @@ type Config struct {
 	// FetchKeys fetches the published keys of tokens as a gateway would, and counts
 	// them. nil: tokens are not checked with published keys.
 	FetchKeys func(ctx context.Context) (usable, unusable int, err error)
+	// TLSCert and TLSKey are files of a certificate chain and its key; "": TLS is not
+	// spoken.
+	TLSCert, TLSKey string
 	// Sockets is the most that a gateway takes; 0: no limit.
 	Sockets int
 }
@@ -182,6 +185,9 @@ func (d *doctor) checks() []check {
 	}
 	if d.config.Cache.URL != "" {
 		all = append(all, check{"cache", d.readCache, []string{settingsCheck}})
+	}
+	if d.config.TLSCert != "" {
+		all = append(all, check{"certificate", d.certificate, []string{settingsCheck}})
 	}
 	if d.config.FetchKeys != nil {
 		all = append(all, check{"token keys", d.tokenKeys, []string{settingsCheck}})

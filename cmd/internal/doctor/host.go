@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -40,6 +42,42 @@ func judgeFiles(hard uint64, sockets, pool int) verdict {
 		return ok("%s, and no limit of sockets", found)
 	}
 	return ok("%s, enough for %d sockets", found, sockets)
+}
+
+// renewed is how long before its end a certificate should have been replaced. Programs
+// that do so begin a month before.
+const renewed = 14 * 24 * time.Hour
+
+// certificate looks at the files; a process reads them when it starts.
+func (d *doctor) certificate(context.Context) verdict {
+	const renew = "renew the certificate and restart gateways and api, which read it when they start"
+	pair, err := tls.LoadX509KeyPair(d.config.TLSCert, d.config.TLSKey)
+	if err != nil {
+		return failed(err.Error(), "correct TLS_CERT and TLS_KEY: the files of a certificate chain and of the key of its first certificate, in PEM")
+	}
+	var from, until time.Time // of the whole chain
+	for i, der := range pair.Certificate {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return failed(fmt.Sprintf("certificate %d of TLS_CERT: %v", i+1, err), renew)
+		}
+		if c.NotBefore.After(from) {
+			from = c.NotBefore
+		}
+		if i == 0 || c.NotAfter.Before(until) {
+			until = c.NotAfter
+		}
+	}
+	const day = "2006-01-02 15:04 MST"
+	switch left := time.Until(until); {
+	case left <= 0:
+		return failed("expired at "+until.Format(day)+": no client connects", renew)
+	case time.Until(from) > 0:
+		return failed("not valid before "+from.Format(day), "correct the clock of this machine, or take another certificate")
+	case left < renewed:
+		return warning("expires at "+until.Format(day), renew)
+	}
+	return ok("valid until %s", until.Format(day))
 }
 
 func (d *doctor) tokenKeys(ctx context.Context) verdict {

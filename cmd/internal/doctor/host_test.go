@@ -2,8 +2,14 @@ package doctor
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,6 +22,56 @@ func TestOpenFiles(t *testing.T) {
 	want{"just enough", OK, "20520 files here, enough for 20000 sockets", ""}.is(t, judged(judgeFiles(20_520, 20_000, 20)))
 	want{"no limit of sockets", OK, "65536 files here, and no limit of sockets", ""}.is(t, judged(judgeFiles(65_536, 0, 20)))
 	want{"none left", Warning, "256 files here, which leaves none", "ulimit -n 65536"}.is(t, judged(judgeFiles(256, 0, 20)))
+}
+
+// certified writes a chain of two, of which the second is the authority, and a key.
+func certified(t *testing.T, from, until, authorityUntil time.Time) (cert, key string) {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var chain []byte
+	for _, end := range []time.Time{until, authorityUntil} {
+		c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: end}
+		der, err := x509.CreateCertificate(nil, c, c, private.Public(), private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	for name, text := range map[string][]byte{cert: chain, key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+func TestCertificate(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for _, test := range []struct {
+		from, until, authority time.Duration
+		want
+	}{
+		{-day, 15 * day, 15 * day, want{"certificate", OK, "valid until 20", ""}},
+		{-day, 13 * day, 99 * day, want{"certificate", Warning, "expires at 20", "renew"}},
+		{-day, 99 * day, 13 * day, want{"certificate", Warning, "expires at 20", "renew"}},
+		{-2 * day, -day, 99 * day, want{"certificate", Failed, "expired at 20", "renew"}},
+		{day, 99 * day, 99 * day, want{"certificate", Failed, "not valid before 20", "clock"}},
+	} {
+		c, now := configOf(unreachablePostgres, unreachableRedis), time.Now()
+		c.TLSCert, c.TLSKey = certified(t, now.Add(test.from), now.Add(test.until), now.Add(test.authority))
+		test.of(t, look(t, c))
+		c.TLSCert = c.TLSKey
+		want{"certificate", Failed, "PEM", "TLS_CERT"}.of(t, look(t, c))
+	}
 }
 
 func TestTokenKeys(t *testing.T) {

@@ -18,7 +18,7 @@ func TestPosition(t *testing.T) {
 		damage func(t *testing.T, c Config)
 		want
 	}{
-		{"all well", func(*testing.T, Config) {}, want{"position", OK, "the same in Redis and Postgres", ""}},
+		{"all well", func(*testing.T, Config) {}, want{"position", OK, " in Redis and Postgres, batch 1 in Redis", ""}},
 		{"none in Redis", func(t *testing.T, c Config) {
 			t.Helper()
 			if err := client(t, c).FlushAll(t.Context()).Err(); err != nil {

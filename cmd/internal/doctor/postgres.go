@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -149,11 +150,28 @@ func (d *doctor) permissions(ctx context.Context) verdict {
 	if len(all) == 0 {
 		return unknown("the tables are not there yet")
 	}
-	var missing, filtered []string
-	owner := ""
+	if found, remedy := judgePrivileges(s.Role, all); found != "" {
+		return failed(found, remedy)
+	}
+	return ok("the role %s has all rights that it needs", s.Role)
+}
+
+// judgePrivileges tells what a role lacks, if it does.
+func judgePrivileges(role string, all []sql.Privilege) (found, remedy string) {
+	var missing, filtered, grants []string
+	from := "run: "
 	for _, p := range all {
-		if !p.Held {
-			missing, owner = append(missing, p.Right+" on "+p.Object), p.Owner
+		switch {
+		case p.Held:
+		case p.Right == "USAGE": // the owner of public is a role that has no members
+			missing = append(missing, p.Right+" on "+p.Object)
+			grants = append(grants, fmt.Sprintf("GRANT USAGE ON %s TO %s", p.Object, ident(role)))
+		default:
+			missing = append(missing, p.Right+" on "+p.Object)
+			from = "run as the role that has migrated, or: "
+			if member := fmt.Sprintf("GRANT %s TO %s", ident(p.Owner), ident(role)); !slices.Contains(grants, member) {
+				grants = append(grants, member)
+			}
 		}
 		if p.Filtered && p.Right == "SELECT" {
 			filtered = append(filtered, p.Object)
@@ -161,24 +179,63 @@ func (d *doctor) permissions(ctx context.Context) verdict {
 	}
 	switch {
 	case len(missing) > 0:
-		return failed(fmt.Sprintf("the role %s lacks %s", s.Role, strings.Join(missing, ", ")),
-			fmt.Sprintf("run as the role that has migrated, or: GRANT %s TO %s", ident(owner), ident(s.Role)))
+		return fmt.Sprintf("the role %s lacks %s", role, strings.Join(missing, ", ")), from + strings.Join(grants, "; ")
 	case len(filtered) > 0:
-		return failed("row level security may hide rows of "+strings.Join(filtered, ", ")+", so Postgres refuses the listener's reads",
-			fmt.Sprintf("run: ALTER ROLE %s BYPASSRLS", ident(s.Role)))
+		return "row level security may hide rows of " + strings.Join(filtered, ", ") + ", so Postgres refuses our reads",
+			fmt.Sprintf("run: ALTER ROLE %s BYPASSRLS", ident(role))
 	}
-	return ok("the role %s has all rights that it needs", s.Role)
+	return "", ""
 }
 
 func (d *doctor) readReplica(ctx context.Context) verdict {
 	s, err := d.replica.Server(ctx)
 	switch {
 	case err != nil:
-		return warning(fmt.Sprintf("%s cannot be asked, so the primary answers all reads: %v", d.replica.Address(), err), unreachableRemedy(err, "DATABASE_REPLICA_URL"))
+		return d.replicaAway(err)
 	case !s.Standby:
 		return warning(d.replica.Address()+" is no standby, so the primary answers all reads", "point DATABASE_REPLICA_URL at a standby of the primary, or leave it out")
 	case !s.Supported:
 		return warning("version "+s.Version, "upgrade Postgres to version 13 or newer")
 	}
-	return ok("%s is a standby", d.replica.Address())
+	all, err := d.replica.Privileges(ctx)
+	if err != nil {
+		return d.replicaAway(err)
+	}
+	all = slices.DeleteFunc(all, func(p sql.Privilege) bool { return !p.Reads })
+	if found, remedy := judgePrivileges(s.Role, all); found != "" {
+		return warning(found+", so the primary answers all reads", remedy+" (on the primary)")
+	}
+	return d.compareReplica(ctx)
+}
+
+func (d *doctor) replicaAway(err error) verdict {
+	return warning(fmt.Sprintf("%s cannot be asked, so the primary answers all reads: %v", d.replica.Address(), err), unreachableRemedy(err, "DATABASE_REPLICA_URL"))
+}
+
+// compareReplica looks whether the replica arrives at where the primary is; a read for
+// which it is behind costs a question more than one without a replica.
+func (d *doctor) compareReplica(ctx context.Context) verdict {
+	primary, err := d.postgres.Place(ctx)
+	if err != nil {
+		return unknown("it cannot be compared with the primary: " + err.Error())
+	}
+	return twice(ctx, d.settles, func(ctx context.Context) (v verdict, again bool) {
+		replica, err := d.replica.Place(ctx)
+		if err != nil {
+			return d.replicaAway(err), false
+		}
+		return judgeReplica(d.replica.Address(), primary, replica), replica.SystemID == primary.SystemID && replica.Log < primary.Log
+	})
+}
+
+func judgeReplica(address string, primary, replica sql.Place) verdict {
+	switch {
+	case replica.SystemID != primary.SystemID:
+		return failed(address+" is of another cluster than the primary: what it has may be sent as ours",
+			"point DATABASE_REPLICA_URL at a standby of the primary, or leave it out")
+	case replica.Log < primary.Log:
+		return warning(fmt.Sprintf("%s is %s behind what the primary had written %s before, so the primary answers most reads", address, size(int64(primary.Log-replica.Log)), settles), //nolint:gosec // bytes of a log
+			"if that does not shrink, look at pg_stat_replication of the primary and at the log of the standby")
+	}
+	return ok("%s is a standby and has all that the primary had", address)
 }

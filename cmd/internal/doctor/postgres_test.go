@@ -66,9 +66,31 @@ func TestStandby(t *testing.T) {
 	}
 	c = configOf(url, unreachableRedis)
 	c.Postgres.ReplicaURL = standby
-	results = look(t, c)
-	want{primaryCheck, OK, "a primary", ""}.of(t, results)
-	want{"replica", OK, "is a standby", ""}.of(t, results)
+	want{primaryCheck, OK, "a primary", ""}.of(t, look(t, c))
+	eventually := func(w want) { // what happens on the primary comes a little later
+		t.Helper()
+		localtest.Eventually(t, w.found, func() bool {
+			r := look(t, c)["replica"]
+			return r.Status == w.status && strings.Contains(r.Found, w.found) && strings.Contains(r.Remedy, w.remedy)
+		})
+	}
+	eventually(want{"replica", OK, "is a standby and has all that the primary had", ""})
+
+	role(t, url, "doctor_reader")
+	exec(t, url, `GRANT SELECT ON ALL TABLES IN SCHEMA public, telemetra TO doctor_reader`, `REVOKE USAGE ON SCHEMA public FROM PUBLIC`)
+	c.Postgres.ReplicaURL = strings.Replace(standby, "postgres@", "doctor_reader@", 1)
+	eventually(want{"replica", Warning, "the role doctor_reader lacks USAGE on schema public", `GRANT USAGE ON schema public TO "doctor_reader"`})
+	exec(t, url, `GRANT USAGE ON SCHEMA public TO doctor_reader`)
+	eventually(want{"replica", OK, "is a standby", ""})
+
+	exec(t, standby, `SELECT pg_wal_replay_pause()`)
+	exec(t, url, `INSERT INTO streams (stream_id) SELECT generate_series(1, 1000)::text`)
+	want{"replica", Warning, " KiB behind what the primary had written", "pg_stat_replication"}.of(t, look(t, c))
+	exec(t, standby, `SELECT pg_wal_replay_resume()`)
+	eventually(want{"replica", OK, "is a standby", ""})
+
+	c.Postgres.DatabaseURL = localtest.Postgres(t, sql.Migrate)
+	want{"replica", Failed, "is of another cluster", "DATABASE_REPLICA_URL"}.of(t, look(t, c))
 
 	c.Postgres.ReplicaURL = "postgres://u:hunter2@127.0.0.1:1/d"
 	want{"replica", Warning, "connection refused", "DATABASE_REPLICA_URL"}.of(t, look(t, c))
@@ -100,6 +122,13 @@ func TestPermissions(t *testing.T) {
 
 	exec(t, url, `GRANT ALL ON ALL TABLES IN SCHEMA public, telemetra TO doctor_guest`)
 	want{"permissions", OK, "doctor_guest has all rights", ""}.of(t, look(t, c))
+	for _, object := range []string{"schema public", "schema telemetra", "sequence telemetra.change_id_seq"} {
+		exec(t, url, "REVOKE USAGE ON "+object+" FROM PUBLIC")
+		remedy := "run: GRANT USAGE ON " + object + ` TO "doctor_guest"`
+		want{"permissions", Failed, "doctor_guest lacks USAGE on " + object, remedy}.of(t, look(t, c))
+		exec(t, url, strings.TrimPrefix(remedy, "run: "))
+		want{"permissions", OK, "", ""}.of(t, look(t, c))
+	}
 	exec(t, url, `ALTER TABLE moments ENABLE ROW LEVEL SECURITY`)
 	want{"permissions", Failed, "row level security may hide rows of public.moments", `ALTER ROLE "doctor_guest" BYPASSRLS`}.of(t, look(t, c))
 	exec(t, url, `ALTER ROLE "doctor_guest" BYPASSRLS`)
@@ -233,6 +262,9 @@ func TestConnections(t *testing.T) {
 
 	want{"full", Warning, "90 of 100 are in use, 2 by telemetra", "DB_POOL_MAX_SIZE"}.is(t, judged(judgeConnections(sql.Connections{Most: 100, Used: 90, Ours: 2}, 23)))
 	want{"by us", OK, "", ""}.is(t, judged(judgeConnections(sql.Connections{Most: 100, Used: 90, Ours: 13}, 23)))
+	want{"full of ours", Warning, "97 of 97", "max_connections"}.is(t, judged(judgeConnections(sql.Connections{Most: 97, Used: 97, Ours: 97}, 23)))
+	want{"less than a tenth", Warning, "91 of 100", ""}.is(t, judged(judgeConnections(sql.Connections{Most: 100, Used: 91, Ours: 91}, 23)))
+	want{"as much as a process needs", OK, "", ""}.is(t, judged(judgeConnections(sql.Connections{Most: 1000, Used: 977, Ours: 900}, 23)))
 }
 
 func TestNotificationQueue(t *testing.T) {
