@@ -16,7 +16,7 @@ import (
 // and now, or of that what the target of a backlog sees ($2, else null) behind
 // a change id ($3). READ COMMITTED: the statement's snapshot is
 // pg_current_snapshot(). The first row (kind 0) carries that snapshot, the time,
-// the place in the log and the timeline.
+// the place in the log, the timeline, and the sequence of change ids.
 //
 // Two arms a table. "range": the ids from the position's xmax on, split at those
 // in progress, so that an index range never walks over the rows of a
@@ -54,7 +54,7 @@ WITH snap AS MATERIALIZED (
         WHERE CASE WHEN x < pg_snapshot_xmax(now)::text::bigint THEN pg_xact_status(x::text::xid8) IS DISTINCT FROM 'aborted' END) AS xids
 )
 SELECT 0::smallint AS kind, -1::bigint AS change_id, NULL::bigint AS xid, clock_timestamp() AS changed_at, NULL::text AS stream_id, NULL::text AS key,
-       NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, NULL::bigint AS n1, NULL::bigint AS n2, NULL::text[] AS names,
+       NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, to_regclass('telemetra.change_id_seq')::oid::bigint AS n1, NULL::bigint AS n2, NULL::text[] AS names,
        NULL::float8 AS f1, NULL::float8 AS f2, NULL::float8 AS f3, NULL::float8 AS z, NULL::boolean AS flag,
        now::text AS s1, pg_current_wal_flush_lsn()::text AS s2, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS s3, NULL::text AS doc
 FROM snap
@@ -224,7 +224,10 @@ func (c *Changes) readHeader(pos Position) error {
 	if c.Cluster.WAL, err = ParseLSN(s.s2.String); err != nil {
 		return err
 	}
-	c.Cluster.Timeline = s.s3.String
+	if s.n1 == nil {
+		return errors.New("no sequence of change ids")
+	}
+	c.Cluster.Timeline, c.Cluster.Sequence = s.s3.String, *s.n1
 	c.Cluster.At = s.changedAt.Time
 	c.now, c.Target = now, now
 	if pos.Target != nil {

@@ -47,6 +47,7 @@ const saveCheckpointSQL = `
 INSERT INTO telemetra.position AS p (partition, epoch, token, position, updated_at)
 SELECT 0, $1, $2, $3, clock_timestamp() FROM pg_control_system()
 WHERE system_identifier::text = $4 AND left(pg_walfile_name(pg_current_wal_lsn()), 8) = $5 AND pg_current_wal_flush_lsn() >= $6::text::pg_lsn
+  AND to_regclass('telemetra.change_id_seq')::oid::bigint = $7
 ON CONFLICT (partition) DO UPDATE
 SET epoch = excluded.epoch, token = excluded.token, position = excluded.position, updated_at = excluded.updated_at
 WHERE p.token < excluded.token`
@@ -60,7 +61,7 @@ func (db *DB) SaveCheckpoint(ctx context.Context, c Checkpoint) error {
 	}
 	here := c.Position.Cluster
 	if _, err := db.Pool.Exec(ctx, saveCheckpointSQL, c.Epoch, int64(c.Token), string(text), //nolint:gosec // counts up from 1
-		here.SystemID, here.Timeline, here.WAL.String()); err != nil {
+		here.SystemID, here.Timeline, here.WAL.String(), here.Sequence); err != nil {
 		return fmt.Errorf("save checkpoint: %w", err)
 	}
 	return nil
@@ -79,7 +80,8 @@ RETURNING pg_current_xact_id()::text::bigint`
 
 	snapshotSQL = `
 SELECT pg_current_snapshot()::text, pg_current_wal_flush_lsn()::text,
-       left(pg_walfile_name(pg_current_wal_lsn()), 8), (SELECT system_identifier::text FROM pg_control_system()), clock_timestamp()`
+       left(pg_walfile_name(pg_current_wal_lsn()), 8), (SELECT system_identifier::text FROM pg_control_system()), clock_timestamp(),
+       'telemetra.change_id_seq'::regclass::oid::bigint`
 )
 
 // FirstPosition returns a position that has seen everything committed so far.
@@ -114,7 +116,7 @@ func readSnapshot(ctx context.Context, conn querier) (Snapshot, Cluster, error) 
 		now, wal string
 		c        Cluster
 	)
-	if err := conn.QueryRow(ctx, snapshotSQL).Scan(&now, &wal, &c.Timeline, &c.SystemID, &c.At); err != nil {
+	if err := conn.QueryRow(ctx, snapshotSQL).Scan(&now, &wal, &c.Timeline, &c.SystemID, &c.At, &c.Sequence); err != nil {
 		return Snapshot{}, c, err
 	}
 	s, err := ParseSnapshot(now)
@@ -136,6 +138,8 @@ func (p Position) Lost(now Snapshot, c Cluster) string {
 	switch {
 	case c.SystemID != p.Cluster.SystemID:
 		return "another database cluster"
+	case c.Sequence != p.Cluster.Sequence:
+		return "changes are numbered anew"
 	case c.Timeline != p.Cluster.Timeline:
 		return "another timeline"
 	case c.WAL+walSlack < p.Cluster.WAL:

@@ -382,6 +382,7 @@ func TestCheckpointOfAnotherHistoryIsNotKept(t *testing.T) {
 	for name, change := range map[string]func(*Cluster){
 		"another cluster":                    func(c *Cluster) { c.SystemID = "1" },
 		"another timeline":                   func(c *Cluster) { c.Timeline = "00000002" },
+		"numbered anew":                      func(c *Cluster) { c.Sequence++ },
 		"a log that is longer than this one": func(c *Cluster) { c.WAL += 1 << 40 },
 	} {
 		pos := here

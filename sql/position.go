@@ -141,6 +141,9 @@ type Position struct {
 type Cluster struct {
 	SystemID string `json:"system_id"`
 	Timeline string `json:"timeline"`
+	// Sequence is the OID of the one that numbers the changes: a database that is
+	// restored in place has another.
+	Sequence int64 `json:"sequence"`
 	// WAL is a place that the log had reached.
 	WAL LSN `json:"wal"`
 	// At is the server's time when the position's snapshot had been taken: nothing

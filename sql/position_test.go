@@ -241,6 +241,7 @@ func TestPositionIsLost(t *testing.T) {
 		{"later", 5000, at(func(c *Cluster) { c.WAL += 1 << 20 }), ""},
 		{"a little less log, as recovery leaves it", 101, at(func(c *Cluster) { c.WAL -= walSlack }), ""},
 		{"another cluster", 101, at(func(c *Cluster) { c.SystemID = "8" }), "another database cluster"},
+		{"restored in place", 101, at(func(c *Cluster) { c.Sequence = 7 }), "changes are numbered anew"},
 		{"promoted", 101, at(func(c *Cluster) { c.Timeline = "00000002" }), "another timeline"},
 		{"restored files", 101, at(func(c *Cluster) { c.WAL -= walSlack + 1 }), "the write-ahead log went back"},
 		{"counter went back", 100, here, "transaction ids went back"},

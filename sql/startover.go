@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -19,14 +20,22 @@ import (
 // written since the promotion is not missed, unless the new server's clock is behind the
 // old one's by more than the failover took.
 //
-// After a restore into another cluster no position means anything: the start has seen
-// all there is.
+// After a restore, into another cluster or in place, no position means anything: the
+// start has seen all there is. A restore makes indexes when all rows are there, so it is
+// over when they are.
 func (db *DB) StartOver(ctx context.Context, kept *Position, published Position) (start Position, forgotten int64, err error) {
 	now, here, err := readSnapshot(ctx, db.Pool)
 	if err != nil {
 		return Position{}, 0, fmt.Errorf("find a start: %w", err)
 	}
-	if kept != nil && kept.Cluster.SystemID == here.SystemID {
+	var whole bool
+	if err := db.Pool.QueryRow(ctx, wholeSQL).Scan(&whole); err != nil {
+		return Position{}, 0, fmt.Errorf("find a start: %w", err)
+	}
+	if !whole {
+		return Position{}, 0, errors.New("find a start: indexes of the change columns are missing, as while a database is restored")
+	}
+	if kept != nil && kept.Cluster.SystemID == here.SystemID && kept.Cluster.Sequence == here.Sequence {
 		start = *kept
 		start.Cluster = here
 		if start.Lost(now, here) == "" {
@@ -40,6 +49,10 @@ func (db *DB) StartOver(ctx context.Context, kept *Position, published Position)
 	start, err = db.FirstPosition(ctx)
 	return start, forgotten, err
 }
+
+const wholeSQL = `
+SELECT count(to_regclass('public.telemetra_' || name || '_change')) = 4
+FROM unnest(ARRAY['summary', 'moments', 'streams', 'viewers']) AS name`
 
 // forgetPublished takes the stamps off rows that were published and that seen does not
 // see.

@@ -205,6 +205,19 @@ func TestNewEpochStartsOver(t *testing.T) {
 	quiet.quiet()
 }
 
+// The first epoch that a gateway hears of may have begun after its streams were loaded.
+func TestFirstEpochThatIsHeardOfIsNews(t *testing.T) {
+	w := newWorld(t)
+	c := w.connect("s")
+	c.connected("new")
+	began := time.Now()
+	w.newEpoch()
+	c.connected("reset")
+	if took := time.Since(began); took > compareEvery/2 {
+		t.Errorf("found after %s, as if by chance", took)
+	}
+}
+
 // A message of another epoch is only a hint: if Redis still has ours, nothing
 // starts over, and whoever comes meanwhile gets the state first.
 func TestFalseAlarm(t *testing.T) {

@@ -113,21 +113,21 @@ type epochs struct {
 	past   []string // before it, the newest last
 }
 
-// follow notes an epoch, and tells whether it is another than before.
+// follow notes an epoch, and tells whether it is news. The first one is, too: hubs may have
+// been loaded in one before it.
 func (e *epochs) follow(epoch string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if epoch == "" || epoch == e.newest {
 		return false
 	}
-	known := e.newest != ""
-	if known {
+	if e.newest != "" {
 		const most = 16
 		e.past = append(e.past, e.newest)
 		e.past = e.past[max(len(e.past)-most, 0):]
 	}
 	e.newest = epoch
-	return known
+	return true
 }
 
 // ended tells whether an epoch is known to be over.

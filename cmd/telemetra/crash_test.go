@@ -26,10 +26,17 @@ func TestPostgresCrashesLoseNothing(t *testing.T) {
 	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
 		t.Fatal(err)
 	}
+	alter(t, server, "wal_writer_delay = '10s'")
 	p := startPipeline(t, databaseURL, 4)
-	// Ids that are used up and never flushed: the crash gives them out again.
-	rollBack(t, databaseURL, 50)
-	crash(t, server)
+	// Ids that are used up, seen by the listener and never flushed: the crash gives them
+	// out again.
+	loseIDs := func() {
+		t.Helper()
+		rollBack(t, databaseURL, 50)
+		wait(t.Context(), 2*looks)
+		crash(t, server)
+	}
+	loseIDs()
 
 	w := startWriters(t, databaseURL, 20, 20*time.Millisecond, p.streams)
 	probe := p.probe(0)
@@ -38,6 +45,10 @@ func TestPostgresCrashesLoseNothing(t *testing.T) {
 		w.await(t, 200)
 		crash(t, server)
 		within(t, fmt.Sprintf("recovery %d of the server to the first row", round), probe.arrives(t, databaseURL), time.Second)
+		w.await(t, 200)
+		w.gate.Lock()
+		loseIDs()
+		w.gate.Unlock()
 		w.await(t, 200)
 		killBackend(t, databaseURL)
 		within(t, fmt.Sprintf("recovery %d from a backend to the first row", round), probe.arrives(t, databaseURL), time.Second)

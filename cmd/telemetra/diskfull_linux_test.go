@@ -1,12 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,167 +20,172 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// TestFullDiskLosesNothing fills the file system of the cluster while it is written
-// to: first there is no room for rows, then none for the next part of the write-ahead
-// log either, so that Postgres ends itself.
-func TestFullDiskLosesNothing(t *testing.T) {
-	t.Parallel()
-	disk := smallDisk(t)
-	server := localtest.PostgresIn(t, filepath.Join(disk.dir, "cluster"), map[string]string{
-		"max_wal_size": "48MB", "shared_buffers": "16MB", "wal_recycle": "off", "checkpoint_timeout": "30s",
-	})
-	databaseURL := server.URL("postgres")
+// TestDiskFull fills the disk under Postgres: first so that tables cannot grow, then so
+// that the log cannot, which Postgres does not survive.
+func TestDiskFull(t *testing.T) {
+	d := &disk{dir: localtest.OpenDir(t)}
+	d.mount(t)
+	d.server = localtest.PostgresIn(t, d.dir)
+	databaseURL := d.server.URL("postgres")
 	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
 		t.Fatal(err)
 	}
-	redis := localtest.Redis(t)
-	streams := makeStreams(t, databaseURL, 4)
-	l := startTelemetra(t, databaseURL, redis.URL(), "listener")
-	l.awaitReady(t)
-	gateway := startTelemetra(t, databaseURL, redis.URL(), "gateway")
-	clients := make(map[string]*record)
-	for _, id := range streams {
-		clients[id] = watch(t, gateway.addr, id)
-		localtest.Eventually(t, "connected", func() bool { return clients[id].has("connected") })
-	}
-	w := startWriters(t, databaseURL, 8, 0, streams)
-	for i := range 3 {
-		before := w.commits.Load()
-		localtest.Eventually(t, "commits", func() bool { return w.commits.Load() > before+100 })
-		free := disk.fill(t, server)
-		if i > 0 {
-			nextSegment(t, databaseURL)
-		}
-		localtest.Eventually(t, "that nothing can be written", func() bool {
-			at := w.commits.Load()
-			wait(t.Context(), 500*time.Millisecond)
-			return w.commits.Load() == at
+	// Larger than any other file, and all its blocks are full.
+	execute(t, databaseURL, `ALTER TABLE moments ALTER description SET STORAGE PLAIN`)
+	execute(t, databaseURL, `INSERT INTO streams (stream_id) VALUES ('bulk')`)
+	execute(t, databaseURL, growSQL+`generate_series(1, 300)`)
+	p := startPipeline(t, databaseURL, 2)
+	w := startWriters(t, databaseURL, 4, 20*time.Millisecond, p.streams)
+	probe := p.probe(0)
+
+	const rounds = 3
+	for round := 1; round <= rounds; round++ {
+		w.await(t, 50)
+		execute(t, databaseURL, `SELECT pg_switch_wal()`)
+		execute(t, databaseURL, `CHECKPOINT`) // segments of the log are there for what follows
+		d.fill(t, ask[uint64](t, d.server, `SELECT pg_relation_size('moments')`))
+		conn := connect(t, databaseURL)
+		localtest.Eventually(t, "a row that has no room", func() bool {
+			_, err := conn.Exec(t.Context(), growSQL+`generate_series(1, 10)`)
+			return err != nil && strings.Contains(err.Error(), "could not extend file")
 		})
-		wait(t.Context(), time.Second)
-		status, reason := l.get(t, "/readyz")
-		free()
-		if !answers(t, server) {
-			if err := errors.Join(server.Kill(), server.Restart(t.Context())); err != nil {
-				t.Fatal(err)
-			}
+		wait(t.Context(), 500*time.Millisecond)
+		if status, body := p.listener.get(t, "/readyz"); status != http.StatusOK {
+			t.Errorf("readiness, when tables cannot grow: %d %s", status, body)
 		}
-		began := time.Now()
-		localtest.Eventually(t, "readiness", func() bool { status, _ := l.get(t, "/readyz"); return status == http.StatusOK })
-		t.Logf("with a full disk /readyz said %d %s; ready %s after there was room", status, strings.TrimSpace(reason), time.Since(began).Round(time.Millisecond))
+		d.free(t)
+		within(t, fmt.Sprintf("room %d for rows to the first row", round), probe.arrives(t, databaseURL), time.Second)
 	}
-	before := w.commits.Load()
-	localtest.Eventually(t, "commits", func() bool { return w.commits.Load() > before+100 })
+	for round := 1; round <= rounds; round++ {
+		w.await(t, 50)
+		d.fill(t, 256<<10)
+		localtest.Eventually(t, "a server that gives up", func() bool {
+			conn, err := pgx.Connect(t.Context(), databaseURL)
+			if err != nil {
+				return true
+			}
+			defer func() { _ = conn.Close(t.Context()) }()
+			_, err = conn.Exec(t.Context(), `SELECT pg_switch_wal(), pg_current_xact_id()`)
+			return err != nil && conn.IsClosed()
+		})
+		localtest.Eventually(t, "/readyz with the reason", func() bool {
+			status, body := p.listener.get(t, "/readyz")
+			return status == http.StatusServiceUnavailable && strings.Contains(body, "postgres")
+		})
+		d.free(t)
+		crash(t, d.server)
+		within(t, fmt.Sprintf("room %d for the log and recovery to the first row", round), probe.arrives(t, databaseURL), time.Second)
+	}
+	w.await(t, 50)
 	w.end()
-	settle(t, databaseURL, clients)
-	if got := sumEpochs(t, l); got != 0 {
+	settle(t, databaseURL, p.clients)
+	if got := sumEpochs(t, p.listener); got != 0 {
 		t.Errorf("%v epochs were opened, want 0", got)
 	}
-	if lines := strings.Count(l.log.String(), "\n") + 1; lines > 30 {
-		t.Errorf("%d lines were logged, want some for each change of state:\n%s", lines, l.log)
+	// started, first epoch, publishing, and two lines a time that Postgres is away.
+	const most = 3 + 2*rounds
+	if n := strings.Count(p.listener.log.String(), "\n") + 1; n > most {
+		t.Errorf("%d lines were logged, want %d at most:\n%s", n, most, p.listener.log)
 	}
 }
 
-// nextSegment asks for the next part of the log, which may be the end of the session.
-func nextSegment(t *testing.T, databaseURL string) {
+// growSQL adds rows of a block each to a stream that nobody watches.
+const growSQL = `INSERT INTO moments (moment_id, stream_id, timestamp, description)
+	SELECT gen_random_uuid()::text, 'bulk', now(), repeat('x', 7900) FROM `
+
+// disk is where a cluster lies. Where it may, it is a small file system of its own;
+// else files of the server cannot grow beyond a limit, which Postgres takes the same.
+type disk struct {
+	dir     string
+	mounted bool
+	server  *local.Postgres
+}
+
+func (d *disk) mount(t *testing.T) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), databaseURL)
+	err := syscall.Mount("tmpfs", d.dir, "tmpfs", 0, "size=128m,mode=755")
 	if err != nil {
-		t.Logf("ask for the next part of the log: %v", err)
+		t.Logf("files are limited, because nothing can be mounted: %v", err)
 		return
 	}
-	_, err = conn.Exec(t.Context(), `SELECT pg_switch_wal()`)
-	t.Logf("ask for the next part of the log: %v", err)
-	_ = conn.Close(t.Context()) // as above
-}
-
-// answers tells whether a server comes back by itself.
-func answers(t *testing.T, server *local.Postgres) bool {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	for ctx.Err() == nil {
-		if conn, err := pgx.Connect(ctx, server.URL("postgres")); err == nil {
-			return conn.Close(ctx) == nil
-		}
-		wait(ctx, 50*time.Millisecond)
-	}
-	return false
-}
-
-// diskBytes are enough for a cluster and some of its log.
-const diskBytes = "200m"
-
-// disk is where the cluster is, and how it is filled until free is called.
-type disk struct {
-	dir  string
-	fill func(t *testing.T, server *local.Postgres) (free func())
-}
-
-// smallDisk is a file system of its own, or, where the user may mount none, a directory
-// in which files do not grow.
-func smallDisk(t *testing.T) disk {
-	t.Helper()
-	dir := localtest.OpenDir(t)
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+diskBytes+",mode=0755"); err != nil {
-		t.Logf("no file system can be mounted (%v): files are kept from growing instead", err)
-		return disk{dir, limitFiles}
-	}
+	t.Log("the disk is a tmpfs of 128 MiB")
+	d.mounted = true
 	t.Cleanup(func() {
-		localtest.Eventually(t, "the file system is unmounted", func() bool { return unix.Unmount(dir, 0) == nil })
+		if err := syscall.Unmount(d.dir, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
 	})
-	return disk{dir, func(t *testing.T, _ *local.Postgres) func() { t.Helper(); return writeBallast(t, dir) }}
 }
 
-// writeBallast leaves no room in a directory.
-func writeBallast(t *testing.T, dir string) (free func()) {
+// fill leaves no room, or no file the right to grow beyond a size.
+func (d *disk) fill(t *testing.T, most uint64) {
 	t.Helper()
-	ballast := filepath.Join(dir, "ballast")
-	f, err := os.Create(ballast)
+	if !d.mounted {
+		d.limit(t, most)
+		return
+	}
+	f, err := os.Create(d.ballast())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for block := make([]byte, 64<<10); err == nil; {
-		_, err = f.Write(block)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if !errors.Is(err, unix.ENOSPC) {
-		t.Fatalf("fill the disk: %v", err)
-	}
-	return func() {
-		if err := os.Remove(ballast); err != nil {
+	defer func() { _ = f.Close() }()
+	for chunk := make([]byte, 1<<20); len(chunk) >= 4096; {
+		if _, err := f.Write(chunk); errors.Is(err, syscall.ENOSPC) {
+			chunk = chunk[:len(chunk)/2]
+		} else if err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// limitFiles lets no process of a server write beyond the beginning of a file.
-func limitFiles(t *testing.T, server *local.Postgres) (free func()) {
+// free takes back what fill did.
+func (d *disk) free(t *testing.T) {
 	t.Helper()
-	rows, err := connect(t, server.URL("postgres")).Query(t.Context(), `SELECT pid FROM pg_stat_activity`)
-	if err != nil {
+	if !d.mounted {
+		d.limit(t, unix.RLIM_INFINITY)
+		return
+	}
+	if err := os.Remove(d.ballast()); err != nil {
 		t.Fatal(err)
 	}
-	pids, err := pgx.CollectRows(rows, pgx.RowTo[int32])
-	if err != nil {
-		t.Fatal(err)
-	}
-	pids = append(pids, int32(server.PID()))
-	limits := make(map[int32]unix.Rlimit)
-	for _, pid := range pids {
-		var before unix.Rlimit
-		if err := unix.Prlimit(int(pid), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 8 << 10, Max: unix.RLIM_INFINITY}, &before); err != nil {
-			t.Fatal(err)
+}
+
+func (d *disk) ballast() string { return filepath.Join(d.dir, "ballast") }
+
+// limit sets how large the server and its children may make a file.
+func (d *disk) limit(t *testing.T, most uint64) {
+	t.Helper()
+	for _, pid := range append(childrenOf(t, d.server.PID()), d.server.PID()) {
+		var old unix.Rlimit
+		err := unix.Prlimit(pid, unix.RLIMIT_FSIZE, nil, &old)
+		if err == nil {
+			err = unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: min(most, old.Max), Max: old.Max}, nil)
 		}
-		limits[pid] = before
+		if err != nil && !errors.Is(err, syscall.ESRCH) { // it has ended
+			t.Fatalf("limit files of process %d: %v", pid, err)
+		}
 	}
-	return func() {
-		for pid, before := range limits {
-			err := unix.Prlimit(int(pid), unix.RLIMIT_FSIZE, &before, nil)
-			if err != nil && !errors.Is(err, unix.ESRCH) { // it has ended itself
+}
+
+// childrenOf lists the children of a process.
+func childrenOf(t *testing.T, pid int) (out []int) {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range tasks {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		for field := range strings.FieldsSeq(string(b)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
 				t.Fatal(err)
 			}
+			out = append(out, child)
 		}
 	}
+	return out
 }

@@ -97,19 +97,10 @@ func testFailover(t *testing.T, prepare func(t *testing.T, primary, standby *loc
 	if err := sql.Migrate(t.Context(), h.url()); err != nil {
 		t.Fatal(err)
 	}
-	redis := localtest.Redis(t)
-	streams := makeStreams(t, h.url(), 4)
-	l := startTelemetra(t, h.url(), redis.URL(), "listener")
-	l.awaitReady(t)
-	gateway := startTelemetra(t, h.url(), redis.URL(), "gateway")
-	clients := make(map[string]*record)
-	for _, id := range streams {
-		clients[id] = watch(t, gateway.addr, id)
-	}
-	awaitChapter(t, clients, 1)
-	published := witnessOf(t, redis.URL(), streams)
+	p := startPipeline(t, h.url(), 4)
+	published := witnessOf(t, p.redis.URL(), p.streams)
 
-	w := startWriters(t, h.url(), 12, 20*time.Millisecond, streams)
+	w := startWriters(t, h.url(), 12, 20*time.Millisecond, p.streams)
 	lost := 0
 	localtest.Eventually(t, "a position that Postgres keeps", func() bool {
 		return ask[bool](t, h.server, `SELECT EXISTS (SELECT FROM telemetra.position WHERE partition = 0)`)
@@ -120,14 +111,14 @@ func testFailover(t *testing.T, prepare func(t *testing.T, primary, standby *loc
 		w.await(t, 200)
 		h.failOver(t, standby)
 		promoted := time.Now()
-		awaitChapter(t, clients, round+1)
+		awaitChapter(t, p.clients, round+1)
 		within(t, fmt.Sprintf("promotion %d to the new state", round), time.Since(promoted), 2*time.Second)
-		lost += lostRows(t, h.url(), clients, round)
+		lost += lostRows(t, h.url(), p.clients, round)
 	}
 	w.await(t, 300)
 	w.end()
-	settleChapters(t, h.url(), published, clients, 1+rounds)
-	checkReplaced(t, l, rounds)
+	settleChapters(t, h.url(), published, p.clients, 1+rounds)
+	checkReplaced(t, p.listener, rounds)
 	t.Logf("%d commits, %d published rows were lost with a tail", w.commits.Load(), lost)
 }
 

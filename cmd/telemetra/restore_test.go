@@ -22,21 +22,12 @@ func TestRestore(t *testing.T) {
 	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
 		t.Fatal(err)
 	}
-	redis := localtest.Redis(t)
-	streams := makeStreams(t, databaseURL, 2)
-	l := startTelemetra(t, databaseURL, redis.URL(), "listener")
-	l.awaitReady(t)
-	gateway := startTelemetra(t, databaseURL, redis.URL(), "gateway")
-	clients := make(map[string]*record)
-	for _, id := range streams {
-		clients[id] = watch(t, gateway.addr, id)
-	}
-	awaitChapter(t, clients, 1)
-	published := witnessOf(t, redis.URL(), streams)
+	p := startPipeline(t, databaseURL, 2)
+	published := witnessOf(t, p.redis.URL(), p.streams)
 
 	// The first cluster is ahead of the others.
 	burnIDs(t, server, 20_000)
-	w := startWriters(t, databaseURL, 4, 10*time.Millisecond, streams)
+	w := startWriters(t, databaseURL, 4, 10*time.Millisecond, p.streams)
 	w.await(t, 100)
 	const rounds = 6
 	replaced := 0.0
@@ -44,44 +35,83 @@ func TestRestore(t *testing.T) {
 		stopped := round%2 == 1
 		w.gate.Lock()
 		published.await(t, databaseURL)
-		restored := restore(t, server)
+		restored := localtest.PostgresServer(t)
+		restore(t, restored, dumpOf(t, server))
 		if stopped {
-			l.stop(t)
+			p.listener.stop(t)
 			replaced = 0 // the next process counts anew
 		}
 		server = restored
 		proxy.Retarget(local.Address(server.Port()))
 		began := time.Now()
 		if stopped {
-			l = startTelemetra(t, databaseURL, redis.URL(), "listener")
+			p.listener = startTelemetra(t, databaseURL, p.redis.URL(), "listener")
 		}
-		awaitChapter(t, clients, round+1)
+		awaitChapter(t, p.clients, round+1)
 		within(t, fmt.Sprintf("restore %d (listener stopped: %t) to the new state", round, stopped), time.Since(began), 2*time.Second)
 		replaced++
-		checkReplaced(t, l, replaced)
+		checkReplaced(t, p.listener, replaced)
 		w.gate.Unlock()
 		w.await(t, 50)
 		burnIDs(t, server, 30_000) // past all that the first cluster had
 		w.await(t, 50)
 	}
 	w.end()
-	settleChapters(t, databaseURL, published, clients, 1+rounds)
+	settleChapters(t, databaseURL, published, p.clients, 1+rounds)
 }
 
-// restore dumps a server's database into a new cluster.
-func restore(t *testing.T, from *local.Postgres) *local.Postgres {
-	t.Helper()
-	to := localtest.PostgresServer(t)
-	dump := filepath.Join(t.TempDir(), "dump")
-	run := func(program string, args ...string) {
-		t.Helper()
-		if out, err := exec.CommandContext(t.Context(), to.Program(program), args...).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v: %s", program, err, out)
-		}
+// TestRestoreInPlace takes the database back to what it was, while everything runs: change
+// ids go back with it, and a row may be changed under an id that is below one of its own
+// that was published.
+func TestRestoreInPlace(t *testing.T) {
+	server := localtest.PostgresServer(t)
+	databaseURL := server.URL("postgres")
+	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
+		t.Fatal(err)
 	}
-	run("pg_dump", "--format=custom", "--file="+dump, "--dbname="+from.URL("postgres"))
-	run("pg_restore", "--exit-on-error", "--dbname="+to.URL("postgres"), dump)
-	return to
+	p := startPipeline(t, databaseURL, 2)
+	published := witnessOf(t, p.redis.URL(), p.streams)
+	w := startWriters(t, databaseURL, 4, 10*time.Millisecond, p.streams)
+	const rounds = 3
+	for round := 1; round <= rounds; round++ {
+		w.await(t, 50)
+		w.gate.Lock()
+		published.await(t, databaseURL)
+		dump := dumpOf(t, server)
+		w.gate.Unlock()
+		w.await(t, 50) // what is taken back
+		w.gate.Lock()
+		restore(t, server, dump, "--clean")
+		began := time.Now()
+		awaitChapter(t, p.clients, round+1)
+		within(t, fmt.Sprintf("restore %d in place to the new state", round), time.Since(began), 2*time.Second)
+		w.gate.Unlock()
+	}
+	w.await(t, 100)
+	w.end()
+	settleChapters(t, databaseURL, published, p.clients, 1+rounds)
+	checkReplaced(t, p.listener, rounds)
+}
+
+// dumpOf writes a server's database to a file.
+func dumpOf(t *testing.T, server *local.Postgres) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "dump")
+	runProgram(t, server, "pg_dump", "--format=custom", "--file="+path, "--dbname="+server.URL("postgres"))
+	return path
+}
+
+// restore reads what dumpOf wrote.
+func restore(t *testing.T, server *local.Postgres, dump string, flags ...string) {
+	t.Helper()
+	runProgram(t, server, "pg_restore", append(flags, "--exit-on-error", "--dbname="+server.URL("postgres"), dump)...)
+}
+
+func runProgram(t *testing.T, server *local.Postgres, program string, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), server.Program(program), args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", program, err, out)
+	}
 }
 
 // burnIDs uses up transaction ids.

@@ -27,6 +27,8 @@ type PostgresConfig struct {
 	Port int
 	// Settings go over those of postgresql.conf.
 	Settings map[string]string
+	// WALSegment is the size of a segment of the log in MiB; 0: that of Postgres, 16.
+	WALSegment int
 	// StandbyOf makes it a standby that follows this server; nil: a primary.
 	StandbyOf *Postgres
 	// Log gets the server's output; may be nil.
@@ -171,6 +173,9 @@ func (p *Postgres) prepare(ctx context.Context) error {
 	}
 	program, args := "initdb", []string{
 		"--pgdata", unfinished, "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync",
+	}
+	if n := p.config.WALSegment; n != 0 {
+		args = append(args, "--wal-segsize", strconv.Itoa(n))
 	}
 	if primary := p.config.StandbyOf; primary != nil {
 		program, args = "pg_basebackup", []string{
@@ -321,6 +326,9 @@ func (p *Postgres) PID() int { return p.child.pid }
 func (p *Postgres) Kill() error {
 	if p.child.ended() {
 		return nil
+	}
+	if err := p.child.signal(syscall.SIGSTOP); err != nil { // it forks nobody whom the list would lack
+		return err
 	}
 	backends := childrenOf(p.child.pid)
 	started := time.Now()

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -131,13 +130,11 @@ func PostgresServer(tb testing.TB) *local.Postgres {
 	return startPostgres(tb, local.PostgresConfig{Settings: settings})
 }
 
-// PostgresIn starts a server for the test alone, with its data in a directory that
-// the server's user can enter, see OpenDir.
-func PostgresIn(tb testing.TB, dir string, more map[string]string) *local.Postgres {
+// PostgresIn starts a server for the test alone whose data lies in a directory. The
+// segments of its log are small, so that the place may be, too.
+func PostgresIn(tb testing.TB, dir string) *local.Postgres {
 	tb.Helper()
-	all := maps.Clone(settings)
-	maps.Copy(all, more)
-	return startPostgres(tb, local.PostgresConfig{Dir: dir, Settings: all})
+	return startPostgres(tb, local.PostgresConfig{Dir: dir, Settings: settings, WALSegment: 1})
 }
 
 // Standby starts a standby of a server for the test.
