@@ -115,7 +115,7 @@ func testFailover(t *testing.T, prepare func(t *testing.T, primary, standby *loc
 		within(t, fmt.Sprintf("promotion %d to the new state", round), time.Since(promoted), 2*time.Second)
 		lost += lostRows(t, h.url(), p.clients, round)
 	}
-	w.await(t, 300)
+	w.await(t, 200)
 	w.end()
 	settleChapters(t, h.url(), published, p.clients, 1+rounds)
 	checkReplaced(t, p.listener, rounds)

@@ -59,7 +59,7 @@ func TestSessionsThatAreEnded(t *testing.T) {
 		localtest.Eventually(t, "the state of a new stream", func() bool { return r.has("connected") })
 		worst = max(worst, time.Since(began))
 	}
-	const rounds = 5
+	const rounds = 3
 	for range rounds {
 		for _, how := range []string{`SELECT pg_cancel_backend($1)`, `SELECT pg_terminate_backend($1)`} {
 			for _, pid := range ours() {

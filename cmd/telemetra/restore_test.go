@@ -26,7 +26,7 @@ func TestRestore(t *testing.T) {
 	published := witnessOf(t, p.redis.URL(), p.streams)
 
 	// The first cluster is ahead of the others.
-	burnIDs(t, server, 20_000)
+	burnIDs(t, server, 5_000)
 	w := startWriters(t, databaseURL, 4, 10*time.Millisecond, p.streams)
 	w.await(t, 100)
 	const rounds = 6
@@ -53,7 +53,7 @@ func TestRestore(t *testing.T) {
 		checkReplaced(t, p.listener, replaced)
 		w.gate.Unlock()
 		w.await(t, 50)
-		burnIDs(t, server, 30_000) // past all that the first cluster had
+		burnIDs(t, server, 10_000) // past all that the first cluster had
 		w.await(t, 50)
 	}
 	w.end()
