@@ -26,6 +26,7 @@ type frame struct {
 	payload []byte  // the JSON, part of wire
 	window  *window // of a metrics event; nil: nothing can stand for this frame
 	raw     bool    // wire goes out as it is, whatever the encoding
+	last    bool    // nothing is queued behind it
 
 	asEvent, asDeflated lazy
 }

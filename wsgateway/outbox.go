@@ -47,6 +47,7 @@ type outbox struct {
 	queue   queue
 	writes  int  // bytes that are being written, of events
 	writing bool // somebody writes, or is about to
+	ended   bool // the last frame is queued: only gws still writes behind it
 	closing bool
 	closed  bool
 }
@@ -60,13 +61,14 @@ func newOutbox(conn net.Conn, writers *sync.WaitGroup, m *metrics) *outbox {
 func (o *outbox) push(f *frame) (idle bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closing || o.closed {
+	if o.ended && !f.raw || o.closing || o.closed {
 		return false, net.ErrClosed
 	}
 	if o.queue.liveEvents > mostQueued || o.queue.liveBytes+o.writes > mostQueuedBytes {
 		return false, errTooSlow
 	}
 	o.add(f, false)
+	o.ended = o.ended || f.last
 	return o.claim(), nil
 }
 
@@ -74,7 +76,7 @@ func (o *outbox) push(f *frame) (idle bool, err error) {
 func (o *outbox) begin(frames []*frame) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closing || o.closed {
+	if o.ended || o.closing || o.closed {
 		return
 	}
 	for _, f := range frames {
@@ -95,7 +97,7 @@ func (o *outbox) hasRoom() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	const part = 4
-	return o.closing || o.closed || o.queue.live <= mostQueued/part && o.queue.bytes <= mostQueuedBytes/part
+	return o.ended || o.closing || o.closed || o.queue.live <= mostQueued/part && o.queue.bytes <= mostQueuedBytes/part
 }
 
 // Write queues a frame of gws, which uses the bytes again.

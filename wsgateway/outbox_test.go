@@ -104,6 +104,31 @@ func TestOutboxKeepsTheOrder(t *testing.T) {
 	}
 }
 
+// Behind the frame that asks a client to connect elsewhere comes nothing but what gws
+// writes.
+func TestNothingComesBehindTheLastFrame(t *testing.T) {
+	o, there, _ := piped(t)
+	go func() {
+		f := newFrame([]byte("last"))
+		f.last = true
+		if err := queued(o, f); err != nil {
+			t.Error(err)
+		}
+		if err := queued(o, newFrame([]byte("event"))); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("an event behind it: %v", err)
+		}
+		o.begin([]*frame{newFrame([]byte("state"))})
+		if _, err := o.Write(newFrame([]byte("close")).wire); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, want := range []string{"last", "close"} {
+		if _, payload, err := readFrame(there); err != nil || string(payload) != want {
+			t.Fatalf("got %q, %v, want %q", payload, err, want)
+		}
+	}
+}
+
 func TestOutboxIsBounded(t *testing.T) {
 	for _, c := range []struct {
 		name  string

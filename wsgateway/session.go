@@ -210,7 +210,9 @@ func (s *session) handOver() {
 		return
 	}
 	after := rand.N(reconnectWithin) //nolint:gosec // jitter
-	s.push(encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()}))
+	f := encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()})
+	f.last = true // an event must not come between this and the close frame
+	s.push(f)
 	s.end(closeGoingAway, "going away")
 }
 

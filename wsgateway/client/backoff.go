@@ -24,12 +24,19 @@ func (b *backoff) next() time.Duration {
 	return jitter(b.bound)
 }
 
-// lasted is for a connection that a gateway has welcomed. It has been of use when it
-// was longer than the pause before it could have been: else a gateway that welcomes
-// and dies would be asked again, for ever, as soon as one that fails for the first time.
+// ofUse is how long a connection must have lasted to be of use, unless the pause before
+// it was bound to be shorter. Of a gateway that welcomes and dies it is not: that would be
+// asked again, for ever, as soon as one that fails for the first time.
+const ofUse = time.Second
+
+// lasted is for a connection that a gateway has welcomed. What it lasted is no time for
+// which the client was away.
 func (b *backoff) lasted(d time.Duration) {
-	if d > b.bound {
+	switch {
+	case d > min(b.bound, ofUse):
 		b.since = time.Time{}
+	case !b.since.IsZero():
+		b.since = b.since.Add(d)
 	}
 }
 

@@ -55,15 +55,30 @@ func TestOnlyALongConnectionEndsABackoff(t *testing.T) {
 		if attempts > 100 { // one in ten seconds, once the bound is the highest
 			t.Errorf("%d attempts in ten minutes", attempts)
 		}
-		b.lasted(b.most)
+		b.lasted(ofUse)
 		b.next()
 		if b.bound != b.most {
-			t.Errorf("after a connection as long as the pause could have been: %s, want %s", b.bound, b.most)
+			t.Errorf("after a connection that was too short to be of use: %s, want %s", b.bound, b.most)
 		}
-		b.lasted(b.most + 1)
+		b.lasted(ofUse + 1)
 		b.next()
 		if b.bound != b.least {
 			t.Errorf("after a longer one: %s, want %s", b.bound, b.least)
+		}
+	})
+}
+
+// The time of a connection does not count as time away.
+func TestBackoffAfterAShortConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := backoff{least: 200 * time.Millisecond, most: 20 * time.Second}
+		b.next()
+		time.Sleep(time.Second) //nolint:forbidigo // moves the fake clock
+		b.next()
+		time.Sleep(900 * time.Millisecond) //nolint:forbidigo // as above
+		b.lasted(900 * time.Millisecond)
+		if b.next(); b.bound != 2*time.Second {
+			t.Errorf("away for a second: a part of %s, want of 2s", b.bound)
 		}
 	})
 }

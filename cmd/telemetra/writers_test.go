@@ -13,9 +13,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/telemetra/telemetra/deploy/local/localtest"
-	"github.com/telemetra/telemetra/sql"
 )
 
 // errRollback ends a transaction that is to leave nothing.
@@ -105,18 +102,6 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// every calls f each time d has passed, until the context ends.
-func every(ctx context.Context, wg *sync.WaitGroup, d time.Duration, f func()) {
-	wg.Go(func() {
-		for {
-			if wait(ctx, d); ctx.Err() != nil {
-				return
-			}
-			f()
-		}
-	})
-}
-
 func makeStreams(t *testing.T, databaseURL string, n int) []string {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), databaseURL)
@@ -177,66 +162,4 @@ func sumEpochs(t *testing.T, listeners ...*telemetra) float64 {
 		}
 	}
 	return sum
-}
-
-// TestNothingIsLostWhileListenersDie is the promise of the pipeline under what
-// happens to it: writers at full speed, LISTEN backends that are terminated,
-// listeners that are killed.
-func TestNothingIsLostWhileListenersDie(t *testing.T) {
-	const duration = 22 * time.Second
-	databaseURL := localtest.Postgres(t, sql.Migrate)
-	redis := localtest.Redis(t)
-	streams := makeStreams(t, databaseURL, 8)
-
-	steady := startTelemetra(t, databaseURL, redis.URL(), "listener")
-	steady.awaitReady(t)
-	gateway := startTelemetra(t, databaseURL, redis.URL(), "gateway")
-	clients := make(map[string]*record)
-	for _, id := range streams {
-		clients[id] = watch(t, gateway.addr, id)
-		localtest.Eventually(t, "connected", func() bool { return clients[id].has("connected") })
-	}
-
-	ctx, cancel := context.WithTimeout(t.Context(), duration)
-	defer cancel()
-	w := startWriters(t, databaseURL, 40, 60*time.Millisecond, streams)
-	var wg sync.WaitGroup
-	kills, terminated := 0, 0
-	mortal, err := launch(databaseURL, redis.URL(), "listener")
-	if err != nil {
-		t.Fatal(err)
-	}
-	every(ctx, &wg, 3*time.Second, func() {
-		mortal.kill()
-		kills++
-		if mortal, err = launch(databaseURL, redis.URL(), "listener"); err != nil {
-			t.Error(err)
-		}
-	})
-	admin, err := pgx.Connect(ctx, databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	every(ctx, &wg, 2*time.Second, func() {
-		var n int
-		err := admin.QueryRow(t.Context(), `
-			SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-			WHERE datname = current_database() AND query ILIKE 'listen %'`).Scan(&n)
-		if err != nil {
-			t.Error(err)
-		}
-		terminated += n
-	})
-	wg.Wait()
-	w.end()
-	settle(t, databaseURL, clients)
-	if got := sumEpochs(t, steady, mortal); got != 0 {
-		t.Errorf("%v epochs were opened, want 0", got)
-	}
-	if kills < 5 || terminated < 10 || w.commits.Load() < 1000 {
-		t.Errorf("too little happened: %d kills, %d LISTEN backends terminated, %d commits", kills, terminated, w.commits.Load())
-	}
-	t.Logf("%d commits, %d kills, %d LISTEN backends terminated", w.commits.Load(), kills, terminated)
-	mortal.stop(t)
-	_ = admin.Close(context.WithoutCancel(t.Context()))
 }
