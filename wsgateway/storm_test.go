@@ -11,6 +11,7 @@ import (
 	"github.com/lxzan/gws"
 
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
 // Clients that all come at once while events flow get the state and all that comes
@@ -31,6 +32,8 @@ func TestStorm(t *testing.T) {
 			}
 		})
 	}
+	// The rows stand still, so the head that the state is read behind must, too.
+	localtest.Eventually(t, "the reading of the state", func() bool { return w.rows.count() > 0 })
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for n := int64(2); n <= events; n++ {
