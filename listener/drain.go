@@ -100,6 +100,9 @@ func (l *Listener) drain(ctx context.Context) (n int, err error) {
 	if err := l.adopt(ctx); err != nil {
 		return 0, err
 	}
+	if l.current == nil {
+		return 0, nil // a twin has opened an epoch first; the next look adopts it
+	}
 	if l.drainer == nil {
 		if l.drainer, err = l.db.Drainer(ctx); err != nil {
 			return 0, fmt.Errorf("connect: %w", err)

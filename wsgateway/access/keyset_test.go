@@ -65,7 +65,7 @@ type issued struct {
 }
 
 // withIssuer runs a test on a fake clock, with tokens whose keys an issuer publishes.
-func withIssuer(t *testing.T, test func(w issued)) {
+func withIssuer(t *testing.T, test func(w issued), prepare ...func(*fakeIssuer)) {
 	t.Helper()
 	pairs()
 	synctest.Test(t, func(t *testing.T) {
@@ -74,6 +74,9 @@ func withIssuer(t *testing.T, test func(w issued)) {
 		tokens, err := NewTokens(TokenConfig{JWKSURL: "https://me:hunter2@issuer.example/keys?key=hunter2"}, zerolog.New(&log))
 		if err != nil {
 			t.Fatal(err)
+		}
+		for _, f := range prepare { // before the first fetch
+			f(issuer)
 		}
 		tokens.keys.client.Transport = issuer
 		ctx, stop := context.WithCancel(t.Context())
@@ -140,8 +143,7 @@ func TestRequestsWaitForTheFirstKeySet(t *testing.T) {
 		}
 	})
 	withIssuer(t, func(w issued) {
-		t, tokens, issuer := w.t, w.tokens, w.issuer
-		issuer.set(0, nil, nil)
+		t, tokens := w.t, w.tokens
 		began := time.Now()
 		check(t, "no answer", tokens, token, "token_keys")
 		if d := time.Since(began); d != patience {
@@ -153,7 +155,7 @@ func TestRequestsWaitForTheFirstKeySet(t *testing.T) {
 		if _, refusal := tokens.Verify(ctx, token); refusal == nil || time.Since(began) != time.Millisecond {
 			t.Errorf("waited for %s although the client is gone", time.Since(began))
 		}
-	})
+	}, func(issuer *fakeIssuer) { issuer.set(0, nil, nil) })
 }
 
 func TestKnownKeysOutliveTheirIssuer(t *testing.T) {
