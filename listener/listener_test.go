@@ -553,3 +553,26 @@ func TestStuckLookIsLag(t *testing.T) {
 		t.Errorf("the heartbeat has no token: %+v, %v", c, err)
 	}
 }
+
+// Two listeners meet an emptied Redis at the same time, with rows at hand: one opens the
+// epoch, and the other one goes on in it.
+func TestTwinsRaceForAnEpoch(t *testing.T) {
+	b := setup(t)
+	first, second := b.listen(""), b.listen("")
+	b.ready(first)
+	b.ready(second)
+	const rounds = 40
+	for n := range rounds {
+		if err := b.redis.FlushAll(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ($1, 's', now())`, fmt.Sprint("race/", n))
+		localtest.Eventually(t, "the row", func() bool { return len(b.log()) > 0 })
+	}
+	b.ready(first)
+	b.ready(second)
+	opened := first.epochs(t, "position_missing") + second.epochs(t, "position_missing")
+	if behind := first.epochs(t, "position_behind") + second.epochs(t, "position_behind"); opened < rounds || behind > 0 {
+		t.Errorf("%v epochs were opened for %d losses, and %v for older data", opened, rounds, behind)
+	}
+}

@@ -218,6 +218,11 @@ func (m *member) get(ctx context.Context, path string) (status int, body string,
 func (d *deployment) awaitReady(ctx context.Context) error {
 	for _, m := range slices.Concat(d.listeners, d.gateways) {
 		for {
+			select {
+			case <-m.process.Done():
+				return fmt.Errorf("%s has ended by itself; its log says why", m.name)
+			default:
+			}
 			status, body, err := m.get(ctx, "/readyz")
 			if err == nil && status == http.StatusOK {
 				break
