@@ -108,7 +108,6 @@ func TestKeySetIsAwayAtFirst(t *testing.T) {
 	token := sign(jwt.SigningMethodES256, pairs().ec, kid("ec"), `{"streams":"*"}`)
 	withIssuer(t, func(w issued) {
 		t, tokens, issuer, log := w.t, w.tokens, w.issuer, w.log
-		issuer.set(0, nil, errors.New("connection refused"))
 		synctest.Wait()
 		_, refusal := check(t, "away", tokens, token, "token_keys")
 		if refusal.Status != http.StatusServiceUnavailable || refusal.RetryAfter <= 0 || refusal.challenge != "" {
@@ -130,7 +129,7 @@ func TestKeySetIsAwayAtFirst(t *testing.T) {
 		if n := lines(log); n != 2 {
 			t.Errorf("%d lines: %s", n, log)
 		}
-	})
+	}, func(issuer *fakeIssuer) { issuer.set(0, nil, errors.New("connection refused")) })
 }
 
 func TestRequestsWaitForTheFirstKeySet(t *testing.T) {
