@@ -237,7 +237,7 @@ func (f *follower) row(in client.Frame, c *content, now time.Time) {
 	}
 	if newest, ok := f.seen[m]; !ok || newest < number {
 		f.seen[m] = number
-		f.tally.row(now, now.Sub(v.sent), !in.State)
+		f.tally.row(f.client, now, now.Sub(v.sent), !in.State)
 	}
 }
 

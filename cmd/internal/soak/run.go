@@ -44,6 +44,8 @@ type soak struct {
 	// stop ends the run early; gaveUp is why.
 	stop   context.CancelFunc
 	gaveUp atomic.Pointer[error]
+	// missed tells that a bound was.
+	missed bool
 	// unhealed is what kept the run from its end.
 	unhealed []string
 }
@@ -298,12 +300,27 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 	o.times++
 	o.epochs += t.epochs
 	o.silence = max(o.silence, t.silence)
+	if over := t.silence - s.allowed(f, mended.Sub(t.began)); over > 0 {
+		s.miss(f, &t, over)
+	}
 	o.over = max(o.over, t.silence-s.allowed(f, mended.Sub(t.began)))
 	if f.told {
 		o.untold += len(s.followers) - t.told
 		o.told = max(o.told, t.last)
 	}
 	return nil
+}
+
+// miss says whose silence was too long, and when, to be looked up in the logs.
+func (s *soak) miss(f *fault, t *trouble, over time.Duration) {
+	transport := "WebSocket"
+	if t.whose.Events {
+		transport = "Server-Sent Events"
+	}
+	const at = "15:04:05.000"
+	s.missed = true
+	s.bar.tell(fmt.Sprintf("%s: %s too long: nothing came of %s by %s from %s to %s; injected at %s", f.name,
+		over.Round(time.Millisecond), t.whose.StreamID, transport, t.ended.Add(-t.silence).Format(at), t.ended.Format(at), t.began.Format(at)))
 }
 
 // recover waits until all members are ready: one of two listeners may have been well

@@ -155,5 +155,5 @@ func Run(ctx context.Context, c Config, out, progress io.Writer) (err error) {
 			err = errors.Join(err, ErrFailed)
 		}
 	}
-	return errors.Join(err, d.close(err != nil, progress))
+	return errors.Join(err, d.close(err != nil || s.missed, progress))
 }

@@ -39,6 +39,8 @@ func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 600_000
 type trouble struct {
 	began   time.Time
 	silence time.Duration // longest time that a client had to wait for a committed row
+	whose   *client.Client
+	ended   time.Time     // that silence
 	told    int           // clients that were told to be behind
 	last    time.Duration // until the last of them was
 	epochs  int
@@ -68,14 +70,14 @@ func (t *tally) start() {
 }
 
 // row counts a row that is new to a client, so late after its commit was sent.
-func (t *tally) row(now time.Time, late time.Duration, live bool) {
+func (t *tally) row(to *client.Client, now time.Time, late time.Duration, live bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.began.IsZero() {
 		return
 	}
-	if t.trouble != nil {
-		t.trouble.silence = max(t.trouble.silence, late)
+	if t.trouble != nil && late > t.trouble.silence {
+		t.trouble.silence, t.trouble.whose, t.trouble.ended = late, to, now
 	}
 	if !live {
 		return
