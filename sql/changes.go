@@ -16,7 +16,7 @@ import (
 // and now, or of that what the target of a backlog sees ($2, else null) behind
 // a change id ($3). READ COMMITTED: the statement's snapshot is
 // pg_current_snapshot(). The first row (kind 0) carries that snapshot, the time,
-// the place in the log, the timeline, and the sequence of change ids.
+// the place in the log, the timeline, the sequence of change ids and its newest.
 //
 // Two arms a table. "range": the ids from the position's xmax on, split at those
 // in progress, so that an index range never walks over the rows of a
@@ -54,7 +54,7 @@ WITH snap AS MATERIALIZED (
         WHERE CASE WHEN x < pg_snapshot_xmax(now)::text::bigint THEN pg_xact_status(x::text::xid8) IS DISTINCT FROM 'aborted' END) AS xids
 )
 SELECT 0::smallint AS kind, -1::bigint AS change_id, NULL::bigint AS xid, clock_timestamp() AS changed_at, NULL::text AS stream_id, NULL::text AS key,
-       NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, to_regclass('telemetra.change_id_seq')::oid::bigint AS n1, NULL::bigint AS n2, NULL::text[] AS names,
+       NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, to_regclass('telemetra.change_id_seq')::oid::bigint AS n1, pg_sequence_last_value(to_regclass('telemetra.change_id_seq')) AS n2, NULL::text[] AS names,
        NULL::float8 AS f1, NULL::float8 AS f2, NULL::float8 AS f3, NULL::float8 AS z, NULL::boolean AS flag,
        now::text AS s1, pg_current_wal_flush_lsn()::text AS s2, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS s3, NULL::text AS doc
 FROM snap
@@ -176,6 +176,8 @@ type Changes struct {
 	Target Snapshot
 	// Cluster is where and when the snapshot was taken.
 	Cluster Cluster
+	// Numbered is the newest number that a change had been given; 0: none was.
+	Numbered int64
 
 	now     Snapshot
 	rows    pgx.Rows
@@ -229,6 +231,9 @@ func (c *Changes) readHeader(pos Position) error {
 	}
 	c.Cluster.Timeline, c.Cluster.Sequence = s.s3.String, *s.n1
 	c.Cluster.At = s.changedAt.Time
+	if s.n2 != nil {
+		c.Numbered = *s.n2
+	}
 	c.now, c.Target = now, now
 	if pos.Target != nil {
 		c.Target = pos.Target.And(now)

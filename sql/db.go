@@ -140,6 +140,7 @@ func poolConfig(url string, least, most int32) (*pgxpool.Config, error) {
 	}
 	c.MinConns, c.MaxConns = least, most
 	c.MaxConnIdleTime = 5 * time.Minute
+	c.ShouldPing = isLost
 	c.ConnConfig.ConnectTimeout = connectTimeout
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "telemetra"
@@ -207,7 +208,12 @@ func (db *DB) Check(ctx context.Context) error {
 // none to spare.
 func (db *DB) Ping(ctx context.Context) error {
 	if s := db.Pool.Stat(); s.IdleConns() > 0 || s.TotalConns() < s.MaxConns() {
-		return db.Pool.Ping(ctx)
+		conn, err := db.Pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		return prove(ctx, conn.Conn())
 	}
 	conn, err := pgx.ConnectConfig(ctx, db.config.ConnConfig.Copy())
 	if err != nil {
