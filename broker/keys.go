@@ -11,6 +11,8 @@ const (
 	heartbeatKey = prefix + "heartbeat"
 	// resetKey: the epoch that a gateway found to be damaged.
 	resetKey = prefix + "reset"
+	// processesKey: sorted set of the ids of processes, by when they were last heard of.
+	processesKey = prefix + "processes"
 	// probeKey: never there.
 	probeKey = prefix + "probe"
 	// cachePrefix and what was asked for are the key of a cached answer. It has
@@ -33,3 +35,6 @@ func sizesKey(epoch string) string { return prefix + "sizes:" + epoch }
 
 // logKey: Redis Stream of a stream's newest messages; entry ids are <offset>-0.
 func logKey(epoch, streamID string) string { return prefix + "log:" + epoch + ":" + streamID }
+
+// processKey: what a process has told of itself, as JSON.
+func processKey(id string) string { return prefix + "process:" + id }

@@ -402,7 +402,7 @@ func TestLogsExpireAndHeadsDoNot(t *testing.T) {
 func TestLogRefusesForeignEntries(t *testing.T) {
 	b, p := start(t)
 	ctx := t.Context()
-	for i, text := range []string{"garbage", "other-1 moment 1 2 0\n{}"} {
+	for i, text := range []string{"garbage", "other-1 moment 1 2 0 0\n{}"} {
 		stream := fmt.Sprint("s", i)
 		if err := b.client.XAdd(ctx, &redis.XAddArgs{Stream: logKey(p.Epoch, stream), ID: "1-0", Values: []string{"m", text}}).Err(); err != nil {
 			t.Fatal(err)

@@ -29,7 +29,7 @@ type Watch struct {
 
 // NewWatch prepares the one watch of a process; Run starts it.
 func (b *Redis) NewWatch(log zerolog.Logger, reg prometheus.Registerer) *Watch {
-	return &Watch{redis: b, log: log.With().Str("component", "redis").Logger(), metrics: newMetrics(reg)}
+	return &Watch{redis: b, log: log.With().Str("component", "redis").Logger(), metrics: newMetrics(reg, b.client.PoolStats)}
 }
 
 // Condition is what the watch has found last; "" when it has not looked yet.

@@ -84,6 +84,9 @@ func holding(t *testing.T, registry *prometheus.Registry) string {
 	}
 	var holds []string
 	for _, f := range families {
+		if f.GetName() != "telemetra_redis_condition" {
+			continue
+		}
 		if got := len(f.GetMetric()); got != len(conditionTexts) {
 			t.Errorf("%s has %d series, want one for each condition", f.GetName(), got)
 		}

@@ -71,7 +71,7 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 	}
 	memory := newMemory()
 	m := newMetrics(reg, memory)
-	return &API{
+	a := &API{
 		config: c, version: version, db: db, redis: redis, tokens: tokens,
 		log: log.With().Str("component", "api").Logger(),
 		ladder: &ladder{
@@ -80,7 +80,9 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 			questions: make(chan struct{}, max(db.Pool.Config().MaxConns/2, 1)),
 			suspected: make(chan struct{}, 1),
 		},
-	}, nil
+	}
+	a.registerRung(reg)
+	return a, nil
 }
 
 // Run follows the heads of streams, and how Postgres is, until the context ends.

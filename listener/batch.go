@@ -14,7 +14,7 @@ type batch struct {
 	bytes      int
 	rows       int // pending and skipped
 	kinds      [event.KindViewers + 1]int
-	oldest     time.Time // earliest changed_at
+	oldest     time.Time // earliest time from which on one of them was late
 	lastChange int64
 	highestXID sql.XID
 }
@@ -30,8 +30,8 @@ func (b *batch) add(c *event.Change, xid sql.XID, p event.Pending) {
 	b.pending = append(b.pending, p)
 	b.bytes += p.Size()
 	b.kinds[c.Row.Kind()]++
-	if b.oldest.IsZero() || c.At.Before(b.oldest) {
-		b.oldest = c.At
+	if b.oldest.IsZero() || c.Due.Before(b.oldest) {
+		b.oldest = c.Due
 	}
 	b.skip(c.ID, xid)
 }

@@ -41,8 +41,9 @@ const (
 // drains looks for changes until the context ends.
 func (l *Listener) drains(ctx context.Context) error {
 	defer l.dropDrainer()
-	backoff, step := leastBackoff, 0
+	backoff, step, why := leastBackoff, 0, becauseIdle
 	for ctx.Err() == nil {
+		l.metrics.drains[why].Inc()
 		n, err := l.drain(ctx)
 		if ctx.Err() != nil {
 			break
@@ -55,22 +56,25 @@ func (l *Listener) drains(ctx context.Context) error {
 				l.setLag(time.Since(l.last))
 			}
 			l.pause(ctx, backoff/2+rand.N(backoff), false) //nolint:gosec // jitter
-			backoff, step = min(2*backoff, mostBackoff), 0
+			backoff, step, why = min(2*backoff, mostBackoff), 0, becauseOfError
 		case n >= busy:
-			backoff, step = leastBackoff, 0
+			backoff, step, why = leastBackoff, 0, becauseBusy
 			l.pause(ctx, min(leastGather+time.Duration(n)*gatherARow, mostGather), false)
 		case n > 0:
-			backoff, step = leastBackoff, 0
+			backoff, step, why = leastBackoff, 0, becauseBusy
 		default:
 			backoff = leastBackoff
 			d := pace[step]
 			if l.second {
 				d = max(d, headStart)
 			}
-			if l.pause(ctx, d, !l.second) {
-				step = 0
-			} else {
-				step = min(step+1, len(pace)-1)
+			switch {
+			case l.pause(ctx, d, !l.second):
+				step, why = 0, becauseNotified
+			case step < len(pace)-1:
+				step, why = step+1, becauseFollowing
+			default:
+				why = becauseIdle
 			}
 		}
 	}
@@ -121,7 +125,7 @@ func (l *Listener) drain(ctx context.Context) (n int, err error) {
 		return n, nil
 	case errors.Is(err, broker.ErrConflict):
 		l.current, l.second = nil, true
-		l.metrics.conflicts.Inc()
+		l.conflict()
 		return 0, nil
 	case !errors.As(err, &fromRedis):
 		l.dropDrainer()
@@ -171,6 +175,9 @@ func (l *Listener) publishChanges(parent context.Context) (n int, err error) {
 	b := batch{}
 	for l.reads(changes) {
 		change, xid := changes.Change()
+		if change.Due = change.At; l.last.After(change.At) {
+			change.Due = l.last
+		}
 		pending, err := event.Encode(&change)
 		if err != nil {
 			l.skip(&change, err)
@@ -197,7 +204,7 @@ func (l *Listener) publishChanges(parent context.Context) (n int, err error) {
 	if b.rows == 0 && l.at.Target == nil {
 		// Nothing to publish: what has ended meanwhile need not be asked for again.
 		l.at, l.last = next, changes.Cluster.At
-		l.looked()
+		l.looked(changes.Numbered)
 		l.setLag(0)
 		return n, nil
 	}
@@ -205,15 +212,23 @@ func (l *Listener) publishChanges(parent context.Context) (n int, err error) {
 		return n, err
 	}
 	l.last = changes.Cluster.At
-	l.looked()
+	l.looked(changes.Numbered)
 	return n + b.rows, nil
 }
 
-// looked notes that all that was to be seen is published.
-func (l *Listener) looked() {
+// looked notes that all that was to be seen is published, of changes up to numbered.
+func (l *Listener) looked(numbered int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.status.lookedAt = time.Now()
+	l.status.lookedAt, l.status.numbered, l.status.passed = time.Now(), numbered, 0
+}
+
+// conflict counts a batch that a twin has published.
+func (l *Listener) conflict() {
+	l.metrics.conflicts.Inc()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.conflicts++
 }
 
 // publish sends a batch and moves the position along.
@@ -237,8 +252,12 @@ func (l *Listener) publish(ctx context.Context, b *batch, next sql.Position, lag
 	l.metrics.lagSeen.Observe(lag.Seconds())
 	l.setLag(lag)
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.status.publishedAt = time.Now()
-	l.mu.Unlock()
+	if b.rows > 0 {
+		l.status.passed = b.lastChange
+	}
+	l.status.published += uint64(b.rows) //nolint:gosec // a count
 	return nil
 }
 
@@ -260,11 +279,7 @@ func (l *Listener) lagOf(b *batch, at, received time.Time) time.Duration {
 	if b.rows == 0 {
 		return 0
 	}
-	since := b.oldest
-	if l.last.After(since) {
-		since = l.last
-	}
-	return max(at.Add(time.Since(received)).Sub(since), 0)
+	return max(at.Add(time.Since(received)).Sub(b.oldest), 0)
 }
 
 func (l *Listener) setLag(d time.Duration) {

@@ -28,8 +28,10 @@ func (l *Listener) guard(ctx context.Context) error {
 			step := l.reading.Load()
 			if step == 0 || step != last {
 				last, still = step, 0
+				l.hanging.Store(false)
 				return
 			}
+			l.hanging.Store(true)
 			if still++; still >= readPatient {
 				still = 0
 				l.checkRead(ctx)

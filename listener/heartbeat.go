@@ -66,13 +66,8 @@ func (l *Listener) heartbeat() broker.Control {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &l.status
-	lag := s.lag
-	// A look that does not come to its end, or whose batches a twin publishes, says
-	// nothing of what it has not seen.
-	if looking := time.Since(s.lookedAt); looking > lookPatience {
-		lag = max(lag, looking)
-		l.metrics.lag.Set(lag.Seconds())
-	}
+	lag := l.lag()
+	l.metrics.lag.Set(lag.Seconds())
 	f := l.fault()
 	c := broker.Control{
 		Listener: l.id, Epoch: s.checkpoint.Epoch, Token: s.checkpoint.Token, LagSeconds: lag.Seconds(),

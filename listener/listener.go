@@ -47,6 +47,7 @@ type Listener struct {
 	steps     uint64
 	readerPID atomic.Uint32
 	stopRead  atomic.Pointer[context.CancelFunc]
+	hanging   atomic.Bool // no step for a second: kept by the guard
 
 	// heard is when the LISTEN connection last gave a sign, in Unix nanoseconds.
 	heard      atomic.Int64
@@ -65,6 +66,11 @@ type status struct {
 	publishedAt time.Time
 	damaged     string // epoch that a gateway has asked to end
 	stale       bool   // the heartbeat saw another position than the drain loop has
+	numbered    int64  // newest change that a look which came to its end had to publish
+	passed      int64  // newest change of the newest batch
+	observed    sql.Observation
+	published   uint64 // events
+	conflicts   uint64 // batches
 	resetAt     time.Time
 	resetWhy    string // reason of the newest epoch that this listener has opened, unless it was the first
 }
@@ -115,6 +121,7 @@ func (l *Listener) Run(ctx context.Context) error {
 	g.Go(func() error { return l.drains(gctx) })
 	g.Go(func() error { return l.beats(gctx) })
 	g.Go(func() error { return l.guard(gctx) })
+	g.Go(func() error { return every(gctx, observeEvery, l.observe) })
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return err
 	}
@@ -128,6 +135,9 @@ func (l *Listener) Ready() error {
 	defer l.mu.Unlock()
 	switch f := l.fault(); f.part {
 	case "":
+		if l.hanging.Load() {
+			return errors.New("waiting for Postgres, which has brought nothing for a second")
+		}
 		return nil
 	case partStarting:
 		return errors.New("starting")

@@ -7,6 +7,19 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 )
 
+// Why a listener looks for changes.
+const (
+	becauseIdle      = iota // nothing has come for 250 ms
+	becauseNotified         // a notification came
+	becauseFollowing        // soon after a look that has found nothing: who was about to commit then
+	becauseBusy             // the look before has found something
+	becauseOfError          // the look before has failed
+)
+
+var causes = [...]string{
+	becauseIdle: "idle", becauseNotified: "notify", becauseFollowing: "follow_up", becauseBusy: "busy", becauseOfError: "retry",
+}
+
 type metrics struct {
 	published [event.KindViewers + 1]prometheus.Counter
 	batches   prometheus.Counter
@@ -15,8 +28,13 @@ type metrics struct {
 	listens   prometheus.Counter
 	epochs    *prometheus.CounterVec
 	drain     prometheus.Histogram
+	drains    [len(causes)]prometheus.Counter
 	lag       prometheus.Gauge
 	lagSeen   prometheus.Histogram
+	age       prometheus.Gauge
+	backlog   prometheus.Gauge
+	queue     prometheus.Gauge
+	oldest    prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -47,6 +65,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		lagSeen: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "telemetra_listener_publish_lag_seconds", Help: "From the writing of the oldest row of a batch to its publication; an open transaction does not count.", Buckets: buckets,
 		}),
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return f.NewGauge(prometheus.GaugeOpts{Name: "telemetra_listener_" + name, Help: help})
+	}
+	m.age = gauge("position_age_seconds", "Since a look for changes last came to its end, and all that it saw was published.")
+	m.backlog = gauge("backlog_changes", "Changes that were given a number and are not published, at most; those of open transactions count.")
+	m.queue = gauge("notification_queue_ratio", "How full Postgres' queue of notifications is, from 0 to 1; when it is full, writers cannot commit.")
+	m.oldest = gauge("oldest_transaction_seconds", "For how long the oldest transaction of the Postgres server is open, of those that the role may see.")
+	drains := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "telemetra_listener_drains_total", Help: "Looks for changes, by cause.",
+	}, []string{"cause"})
+	for why, cause := range causes {
+		m.drains[why] = drains.WithLabelValues(cause)
 	}
 	published := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "telemetra_listener_events_published_total", Help: "Events published, by type.",

@@ -13,6 +13,7 @@ type attempt struct {
 	entries [writeAtOnce]entry
 	batch   [writeAtOnce][]byte
 	joined  []byte // several frames, for one system call
+	oldest  int64  // due time of the most overdue live event since begin; 0: there was none
 
 	call func(fd uintptr) (done bool) // writes bytes
 	from []byte
@@ -35,6 +36,7 @@ const mostJoined = 64 << 10
 // write writes frames. What the socket has not taken comes back, for who can wait.
 func (a *attempt) write(raw syscall.RawConn, entries []entry, e encoding) (rest net.Buffers, err error) {
 	defer clear(entries)
+	a.note(entries)
 	if raw == nil {
 		return dressed(nil, entries, e), nil
 	}
@@ -58,6 +60,16 @@ func (a *attempt) write(raw syscall.RawConn, entries []entry, e encoding) (rest 
 		return slices.Clone(left), nil
 	}
 	return nil, nil
+}
+
+// note keeps the due time of the most overdue one. What a stream begins with is as old
+// as it is.
+func (a *attempt) note(entries []entry) {
+	for i := range entries {
+		if due := entries[i].frame.due; due > 0 && !entries[i].beginning && (a.oldest == 0 || due < a.oldest) {
+			a.oldest = due
+		}
+	}
 }
 
 // join returns the first frames in one piece, and how many they are: one as it is,

@@ -25,6 +25,7 @@ type frame struct {
 	wire    []byte
 	payload []byte  // the JSON, part of wire
 	window  *window // of a metrics event; nil: nothing can stand for this frame
+	due     int64   // of an event: from when on it is late, in microseconds since 1970; 0: not known
 	raw     bool    // wire goes out as it is, whatever the encoding
 	last    bool    // nothing is queued behind it
 
@@ -40,6 +41,7 @@ type lazy struct {
 // newEvent is the frame of a live event.
 func newEvent(streamID string, m *event.Message) *frame {
 	f := newFrame(m.Frame)
+	f.due = m.Due
 	if m.Kind == event.KindMetrics {
 		f.window = &window{stream: streamID, start: m.Order}
 	}

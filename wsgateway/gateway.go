@@ -170,6 +170,7 @@ func (g *Gateway) stopAdmission() {
 	g.admission.Lock()
 	defer g.admission.Unlock()
 	g.draining = true
+	g.metrics.draining.Set(1)
 }
 
 // drain hands over all clients at once. It returns when they are gone.

@@ -227,7 +227,7 @@ func TestFalseAlarm(t *testing.T) {
 	w.moments("s", 1, 2)
 	c.events(w.at.Epoch, 1, 2)
 	w.proxy.Delay(50 * time.Millisecond)
-	w.gateway.Received("s", []byte("other-9 moment 1 2 0\n{}"))
+	w.gateway.Received("s", []byte("other-9 moment 1 2 0 0\n{}"))
 	if p, _ := w.phase("s"); p != loading {
 		t.Fatalf("the hub is in phase %d, want loading", p)
 	}
@@ -255,7 +255,7 @@ func TestFalseAlarmBeyondTheLog(t *testing.T) {
 	w.moments("s", 1, 1)
 	c.events(w.at.Epoch, 1, 1)
 	w.setHead("s", 1000)
-	w.gateway.Received("s", []byte("other-9 moment 1 2 0\n{}"))
+	w.gateway.Received("s", []byte("other-9 moment 1 2 0 0\n{}"))
 	if f := c.connected("expired"); f.ID != w.at.Epoch+"-1000" {
 		t.Errorf("got %s", f.text)
 	}

@@ -163,9 +163,11 @@ func (h *health) tell(now time.Time) {
 		return
 	}
 	h.told = why
+	h.gateway.metrics.degraded.Set(0)
 	if why == "" {
 		h.gateway.log.Info().Msg("live updates are in time")
 	} else {
+		h.gateway.metrics.degraded.Set(1)
 		h.gateway.log.Warn().Str("reason", why).Msg("live updates are delayed")
 	}
 	f := statusFrame(why)

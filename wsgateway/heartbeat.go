@@ -35,6 +35,7 @@ func (w *wheel) add(s *session) {
 	w.next = (w.next + 1) % spokes
 	w.spoke[w.next][s] = struct{}{}
 	w.on[s] = w.next
+	s.transport().Inc()
 }
 
 func (w *wheel) remove(s *session) {
@@ -43,6 +44,7 @@ func (w *wheel) remove(s *session) {
 	if i, ok := w.on[s]; ok {
 		delete(w.spoke[i], s)
 		delete(w.on, s)
+		s.transport().Dec()
 	}
 }
 

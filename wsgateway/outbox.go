@@ -144,12 +144,17 @@ func flush(outboxes ...*outbox) {
 	last := outboxes[len(outboxes)-1]
 	last.writers.Go(func() {
 		a, _ := attempts.Get().(*attempt)
+		a.oldest = 0
 		for _, o := range outboxes[:len(outboxes)-1] {
 			if rest := o.write(a); len(rest) > 0 {
 				o.writers.Go(func() { o.wait(rest) })
 			}
 		}
 		rest := last.write(a)
+		if a.oldest > 0 {
+			late := time.Since(time.UnixMicro(a.oldest))
+			last.metrics.lag.Observe(max(late, 0).Seconds()) // of two clocks
+		}
 		attempts.Put(a)
 		if len(rest) > 0 {
 			last.wait(rest)

@@ -3,6 +3,8 @@ package wsgateway
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/telemetra/telemetra/broker"
 )
 
 type metrics struct {
@@ -23,6 +25,11 @@ type metrics struct {
 	refused    *prometheus.CounterVec
 	conflated  prometheus.Counter
 	resumed    [len(resumedFrom)]prometheus.Counter
+	lag        prometheus.Histogram
+	websockets prometheus.Gauge
+	events     prometheus.Gauge
+	degraded   prometheus.Gauge
+	draining   prometheus.Gauge
 }
 
 // Where a client that came back got what it had missed.
@@ -64,6 +71,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "telemetra_gateway_refused_total", Help: "Sockets that were not opened, by the limit that they would exceed, or what was wrong with the token.",
 		}, []string{"reason"}),
 	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return f.NewGauge(prometheus.GaugeOpts{Name: "telemetra_gateway_" + name, Help: help})
+	}
+	m.degraded = gauge("degraded", "Whether clients are told that live updates are delayed: 1 or 0.")
+	m.draining = gauge("draining", "Whether clients are handed over to other gateways: 1 or 0.")
+	connections := f.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "telemetra_gateway_connections", Help: "Clients that are connected, by transport: websocket, or events (Server-Sent Events).",
+	}, []string{"transport"})
+	m.websockets, m.events = connections.WithLabelValues("websocket"), connections.WithLabelValues("events")
+	m.lag = f.NewHistogram(prometheus.HistogramOpts{
+		Name:    "telemetra_gateway_delivery_lag_seconds",
+		Help:    "From the writing of a row until it was given to the sockets that take it at once; an open transaction does not count. One observation for up to 64 clients, of the oldest event that went out to them together.",
+		Buckets: broker.LagBounds,
+	})
 	resumed := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "telemetra_gateway_resumes_total", Help: "Clients that came back with an id, by where they got what they had missed; state: they could not be resumed.",
 	}, []string{"from"})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lxzan/gws"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/telemetra/telemetra/broker/event"
@@ -39,6 +40,14 @@ func newSession(g *Gateway, conn net.Conn) *session {
 	s := &session{gateway: g, out: newOutbox(conn, &g.sessions, g.metrics), streams: make(map[string]*subscription, 1)}
 	s.hear()
 	return s
+}
+
+// transport counts the connections of this kind.
+func (s *session) transport() prometheus.Gauge {
+	if s.conn == nil {
+		return s.gateway.metrics.events
+	}
+	return s.gateway.metrics.websockets
 }
 
 // hear notes a sign of the client.

@@ -14,8 +14,11 @@ const MaxFrame = 16 << 20
 
 // Change is one captured row version.
 type Change struct {
-	ID  int64     // change_id; 0 for a row older than the capture
-	At  time.Time // changed_at
+	ID int64     // change_id; 0 for a row older than the capture
+	At time.Time // changed_at
+	// Due is from when on it is late: At, or when the look before the one that found it was
+	// taken, if its transaction was still open then. Zero: not known.
+	Due time.Time
 	Row Row
 }
 
@@ -26,7 +29,7 @@ type Change struct {
 //
 // which reads
 //
-//	<id> <kind> <change id> <order> <key length>\n
+//	<id> <kind> <change id> <order> <key length> <due>\n
 //	<key>{"type":"<kind>","id":"<id>","stream_id":…,"timestamp":…,"data":{…}}
 //
 // A gateway reads the first line and hands out the JSON as it is.
@@ -58,6 +61,8 @@ func Encode(c *Change) (Pending, error) {
 	head = strconv.AppendInt(head, row.order(), 10)
 	head = append(head, ' ')
 	head = strconv.AppendInt(head, int64(len(key)), 10)
+	head = append(head, ' ')
+	head = strconv.AppendInt(head, c.due(), 10)
 	head = append(head, '\n')
 	head = append(head, key...)
 	head = append(head, `{"type":"`...)
@@ -73,6 +78,14 @@ func Encode(c *Change) (Pending, error) {
 		return Pending{}, fmt.Errorf("frame has %d bytes; allowed are %d", len(tail), MaxFrame)
 	}
 	return Pending{StreamID: row.Stream(), Kind: row.Kind(), Head: head, Tail: tail}, nil
+}
+
+// due is Due in microseconds since 1970; 0: not known.
+func (c *Change) due() int64 {
+	if c.Due.IsZero() {
+		return 0
+	}
+	return max(c.Due.UnixMicro(), 0)
 }
 
 // appendRest writes a frame from after its id to its end.
@@ -126,6 +139,7 @@ type Message struct {
 	ChangeID int64
 	Order    int64  // the row's own time in milliseconds
 	Key      string // moment_id; "" for the other kinds
+	Due      int64  // from when on it is late, in microseconds since 1970; 0: not known
 	Frame    []byte
 }
 
@@ -137,7 +151,7 @@ func ParseMessage(b []byte) (Message, error) {
 	if !ok || len(line) > 256 {
 		return Message{}, errBadMessage
 	}
-	var field [5][]byte
+	var field [6][]byte
 	for i := range field {
 		var more bool
 		field[i], line, more = bytes.Cut(line, []byte{' '})
@@ -156,7 +170,8 @@ func ParseMessage(b []byte) (Message, error) {
 	changeID, err1 := strconv.ParseInt(string(field[2]), 10, 64)
 	order, err2 := strconv.ParseInt(string(field[3]), 10, 64)
 	keyLen, err3 := strconv.Atoi(string(field[4]))
-	if err1 != nil || err2 != nil || err3 != nil || keyLen < 0 || keyLen > len(rest) {
+	due, err4 := strconv.ParseInt(string(field[5]), 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil || err4 != nil || due < 0 || keyLen < 0 || keyLen > len(rest) {
 		return Message{}, errBadMessage
 	}
 	frame := rest[keyLen:]
@@ -165,7 +180,7 @@ func ParseMessage(b []byte) (Message, error) {
 	}
 	return Message{
 		ID: id, Kind: kind, ChangeID: changeID, Order: order,
-		Key: string(rest[:keyLen]), Frame: frame,
+		Key: string(rest[:keyLen]), Due: due, Frame: frame,
 	}, nil
 }
 

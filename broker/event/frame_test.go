@@ -304,7 +304,7 @@ func FuzzParseMessage(f *testing.F) {
 			StreamID: string(stream), MomentID: string(key), Description: new(string(text)),
 			Timestamp: at(time.UnixMilli(ms)), Metadata: metadata,
 		}
-		p, err := Encode(&Change{ID: changeID, At: changedAt, Row: moment})
+		p, err := Encode(&Change{ID: changeID, At: changedAt, Due: changedAt, Row: moment})
 		if err != nil {
 			if CheckStreamID(moment.StreamID) == nil && (metadata == nil || json.Valid(metadata)) {
 				t.Fatalf("refused: %v", err)
@@ -316,7 +316,7 @@ func FuzzParseMessage(f *testing.F) {
 		if err != nil {
 			t.Fatalf("cannot be read back: %v", err)
 		}
-		if m.ID != id || m.Kind != KindMoment || m.ChangeID != changeID || m.Order != ms || m.Key != moment.MomentID {
+		if m.ID != id || m.Kind != KindMoment || m.ChangeID != changeID || m.Order != ms || m.Key != moment.MomentID || m.Due != changedAt.UnixMicro() {
 			t.Errorf("header came back as %+v", m)
 		}
 		v := checkFrame(t, m.Frame)
@@ -329,25 +329,27 @@ func FuzzParseMessage(f *testing.F) {
 }
 
 func TestParseMessageRefuses(t *testing.T) {
-	const good = "k3f9-41 moment 7 5 3\nabc{}"
+	const good = "k3f9-41 moment 7 5 3 9\nabc{}"
 	if _, err := ParseMessage([]byte(good)); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
 		"empty":            "",
-		"no line":          "k3f9-41 moment 7 5 3",
-		"too few fields":   "k3f9-41 moment 7 5\nabc{}",
-		"too many fields":  "k3f9-41 moment 7 5 3 \nabc{}",
-		"bad id":           "k3f9-041 moment 7 5 3\nabc{}",
-		"unknown kind":     "k3f9-41 party 7 5 3\nabc{}",
-		"no change id":     "k3f9-41 moment x 5 3\nabc{}",
-		"no order":         "k3f9-41 moment 7  3\nabc{}",
-		"negative key":     "k3f9-41 moment 7 5 -1\nabc{}",
-		"key is too long":  "k3f9-41 moment 7 5 6\nabc{}",
-		"key is too short": "k3f9-41 moment 7 5 2\nabc{}",
-		"frame is missing": "k3f9-41 moment 7 5 5\nabc{}",
-		"frame is cut":     "k3f9-41 moment 7 5 3\nabc{",
-		"long first line":  "k3f9-41 moment 7 5 3" + strings.Repeat(" ", 300) + "\nabc{}",
+		"no line":          "k3f9-41 moment 7 5 3 9",
+		"too few fields":   "k3f9-41 moment 7 5 3\nabc{}",
+		"too many fields":  "k3f9-41 moment 7 5 3 9 \nabc{}",
+		"bad id":           "k3f9-041 moment 7 5 3 9\nabc{}",
+		"unknown kind":     "k3f9-41 party 7 5 3 9\nabc{}",
+		"no change id":     "k3f9-41 moment x 5 3 9\nabc{}",
+		"no order":         "k3f9-41 moment 7  3 9\nabc{}",
+		"no due time":      "k3f9-41 moment 7 5 3 x\nabc{}",
+		"negative due":     "k3f9-41 moment 7 5 3 -9\nabc{}",
+		"negative key":     "k3f9-41 moment 7 5 -1 9\nabc{}",
+		"key is too long":  "k3f9-41 moment 7 5 6 9\nabc{}",
+		"key is too short": "k3f9-41 moment 7 5 2 9\nabc{}",
+		"frame is missing": "k3f9-41 moment 7 5 5 9\nabc{}",
+		"frame is cut":     "k3f9-41 moment 7 5 3 9\nabc{",
+		"long first line":  "k3f9-41 moment 7 5 3 9" + strings.Repeat(" ", 300) + "\nabc{}",
 	} {
 		if m, err := ParseMessage([]byte(text)); !errors.Is(err, errBadMessage) {
 			t.Errorf("%s: got %+v, %v", name, m, err)

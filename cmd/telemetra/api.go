@@ -38,6 +38,7 @@ func (p *process) addAPI(c httpapi.Config) error {
 	}
 	p.onStop("api", a.Close)
 	p.serve("api", a.Run)
+	p.told.api = a.Status
 	p.http.ready("api", a.Ready)
 	// It answers until the load balancer has looked at /readyz and sends nobody more.
 	p.onDrain(func(ctx context.Context, _ time.Duration) { <-ctx.Done() })

@@ -165,26 +165,37 @@ func (s *httpServer) serveHealth(w http.ResponseWriter, _ *http.Request, _ httpr
 }
 
 func (s *httpServer) serveReady(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
-	if s.stopping.Load() {
-		problem.Write(w, http.StatusServiceUnavailable, "draining")
+	if why := s.notReady(); why != "" {
+		problem.Write(w, http.StatusServiceUnavailable, why)
 		return
+	}
+	writeJSON(w, struct {
+		Status   string   `json:"status"`
+		Warnings []string `json:"warnings,omitempty"`
+	}{"ready", s.warns()})
+}
+
+// notReady is why a load balancer should send nobody, or "".
+func (s *httpServer) notReady() string {
+	if s.stopping.Load() {
+		return "draining"
 	}
 	for _, c := range s.checks {
 		if err := c.check(); err != nil {
-			problem.Write(w, http.StatusServiceUnavailable, c.name+": "+err.Error())
-			return
+			return c.name + ": " + err.Error()
 		}
 	}
-	answer := struct {
-		Status   string   `json:"status"`
-		Warnings []string `json:"warnings,omitempty"`
-	}{Status: "ready"}
+	return ""
+}
+
+// warns are the warnings that hold.
+func (s *httpServer) warns() (texts []string) {
 	for _, warning := range s.warnings {
 		if text := warning(); text != "" {
-			answer.Warnings = append(answer.Warnings, text)
+			texts = append(texts, text)
 		}
 	}
-	writeJSON(w, answer)
+	return texts
 }
 
 // serveProfile is the debugger's door; it is there with DEBUG only.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/mattn/go-isatty"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
@@ -78,6 +77,8 @@ type process struct {
 	redis    *broker.Redis
 	http     *httpServer
 	tokens   *access.Tokens
+	watch    *sql.Watch
+	told     announcement
 
 	drainFor time.Duration
 	drains   []func(ctx context.Context, period time.Duration)
@@ -117,7 +118,6 @@ func newProcess(ctx context.Context, c *processConfig) (_ *process, err error) {
 // open opens what the services need; what it has opened before an error is
 // among the cleanups.
 func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger) (err error) {
-	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if p.db, err = sql.Open(ctx, c.Postgres); err != nil {
 		return err
 	}
@@ -134,7 +134,11 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 		return err
 	}
 	p.onStop("http", p.http.Close)
+	p.register()
 	p.serve("http", p.http.Run)
+	p.watch = p.db.NewWatch(log, p.registry)
+	p.serve("postgres", p.watch.Run)
+	p.serve("announcement", p.announce)
 	p.serve("redis", p.redis.NewWatch(log, p.registry).Run)
 	p.http.warn(func() string {
 		if c := p.redis.Condition(); c != "" && c != broker.ConditionOK {

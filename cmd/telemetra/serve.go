@@ -49,6 +49,7 @@ func (c *serveCmd) build(ctx context.Context) (*process, error) {
 func (p *process) addListener() {
 	l := listener.New(p.db, p.redis, p.log, p.registry)
 	p.serve("listener", l.Run)
+	p.told.listener = l.Status
 	p.http.ready("listener", l.Ready)
 	p.http.warn(l.Warning)
 }
@@ -61,6 +62,7 @@ func (p *process) addGateway(c wsgateway.Config) error {
 	}
 	g.Register(p.http.Router)
 	p.serve("gateway", g.Run)
+	p.told.gateway = g.Status
 	p.http.ready("gateway", g.Ready)
 	p.onDrain(g.Drain)
 	return nil

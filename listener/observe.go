@@ -1,0 +1,54 @@
+package listener
+
+import (
+	"context"
+	"time"
+
+	"github.com/telemetra/telemetra/broker"
+)
+
+// observeEvery is how often a listener looks at what it tells of itself and of Postgres.
+const observeEvery = time.Second
+
+// observe keeps what the metrics and Status tell.
+func (l *Listener) observe(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, observeEvery)
+	defer cancel()
+	o, err := l.db.Observe(ctx)
+	if err == nil { // else what was known holds, and its age grows
+		l.mu.Lock()
+		l.status.observed = o
+		l.mu.Unlock()
+		l.metrics.queue.Set(o.QueueUsed)
+		l.metrics.oldest.Set(o.OldestTransaction.Seconds())
+	}
+	s := l.Status()
+	l.metrics.age.Set(s.PositionAge)
+	l.metrics.backlog.Set(float64(s.Backlog))
+}
+
+// Status tells how the listener is.
+func (l *Listener) Status() broker.ListenerStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := &l.status
+	out := broker.ListenerStatus{
+		ID: l.id, Lag: l.lag().Seconds(), PositionAge: time.Since(s.lookedAt).Seconds(),
+		Backlog:   max(s.observed.Numbered-max(s.numbered, s.passed), 0),
+		Published: s.published, Conflicts: s.conflicts, Epoch: s.checkpoint.Epoch,
+	}
+	if !s.publishedAt.IsZero() {
+		out.PublishedAt = s.publishedAt.UnixMilli()
+	}
+	return out
+}
+
+// lag is how late the newest batch was, or for how long nothing is known: a look that
+// does not come to its end, or whose batches a twin publishes, says nothing of what it
+// has not seen. l.mu is held.
+func (l *Listener) lag() time.Duration {
+	if looking := time.Since(l.status.lookedAt); looking > lookPatience {
+		return max(l.status.lag, looking)
+	}
+	return l.status.lag
+}
