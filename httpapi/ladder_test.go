@@ -203,6 +203,11 @@ func TestLadder(t *testing.T) {
 	}
 	a.expect(metricsPath, 200, "miss", `"chat_count":1,`)
 	a.expect("/api/v1/streams", 200, "miss", "a title")
+	rung := func(s *served, want string) {
+		t.Helper()
+		localtest.Eventually(t, "the rung "+want, func() bool { return s.Status().Rung == want })
+	}
+	rung(a, "cache")
 
 	t.Log("Postgres is away")
 	w.hush(true)
@@ -227,6 +232,10 @@ func TestLadder(t *testing.T) {
 	if err := a.Ready(); err != nil {
 		t.Errorf("not ready although answers are kept: %v", err)
 	}
+	rung(a, "stale")
+	if n := a.Status().Answers; n["miss"] != 2 || n["stale"] < 2 || n["unavailable"] == 0 {
+		t.Errorf("answers are counted as %v", n)
+	}
 
 	t.Log("both are away")
 	stop(redis.Kill)
@@ -238,6 +247,7 @@ func TestLadder(t *testing.T) {
 	}
 	c := w.start()
 	localtest.Eventually(t, "that nothing can answer", func() bool { return c.Ready() != nil })
+	rung(c, "none")
 
 	t.Log("Redis is away")
 	start()

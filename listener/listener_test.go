@@ -541,7 +541,14 @@ func TestStuckLookIsLag(t *testing.T) {
 		}
 		return c.LagSeconds
 	}
+	b.exec(`INSERT INTO viewer_timeseries (stream_id, timestamp) SELECT 's', now() FROM generate_series(1, 7)`)
 	localtest.Eventually(t, "a lag of two seconds", func() bool { return lag() > 2 })
+	told := func(what string, f func(broker.ListenerStatus) bool) {
+		t.Helper()
+		localtest.Eventually(t, what, func() bool { return f(l.Status()) })
+	}
+	told("what waits", func(s broker.ListenerStatus) bool { return s.Backlog == 7 && s.PositionAge > 2 })
+	localtest.Eventually(t, "a listener that is not ready", func() bool { return l.Ready() != nil })
 	if got := l.metric(t, "telemetra_listener_lag_seconds", ""); got < 1 {
 		t.Errorf("the metric says %v", got)
 	}
@@ -549,6 +556,16 @@ func TestStuckLookIsLag(t *testing.T) {
 		t.Fatal(err)
 	}
 	localtest.Eventually(t, "no lag", func() bool { return lag() == 0 })
+	told("that nothing waits", func(s broker.ListenerStatus) bool { return s.Backlog == 0 && s.PositionAge < 1 })
+	b.ready(l)
+	if s := l.Status(); s.Published < 7 || s.PublishedAt == 0 || s.Epoch == "" {
+		t.Errorf("it says %+v", s)
+	}
+	for _, cause := range []string{"idle", "notify", "busy"} {
+		if l.metric(t, "telemetra_listener_drains_total", cause) == 0 {
+			t.Errorf("no look was for the cause %s", cause)
+		}
+	}
 	if c, _, err := b.broker.LastHeartbeat(t.Context()); err != nil || c.Token == 0 {
 		t.Errorf("the heartbeat has no token: %+v, %v", c, err)
 	}
