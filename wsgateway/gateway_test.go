@@ -305,6 +305,33 @@ func TestEventOfTheStateIsNotDeliveredAgain(t *testing.T) {
 	c.quiet()
 }
 
+// What the state has, and has come as an event while it was read, is behind the state's id:
+// who goes on from there does not get it again.
+func TestStateHasTheIDOfWhatItHolds(t *testing.T) {
+	w := newWorld(t)
+	w.moments("s", 1, 3)
+	seen := []event.Change{w.moment("s", 4), w.metric("s", 1, 5), w.moment("s", 5)}
+	gate := make(chan struct{})
+	w.rows.set(func() { w.rows.rows["s"], w.rows.gate = seen, gate })
+	c := w.connect("s")
+	localtest.Eventually(t, "the state is read", func() bool { return w.rows.count() == 1 })
+	w.publish(append(seen, w.moment("s", 6))...)
+	localtest.Eventually(t, "the events wait", func() bool { _, pending := w.phase("s"); return pending == 4 })
+	close(gate)
+	c.connected("new")
+	var state got
+	for range seen {
+		state = c.next()
+	}
+	if state.ID != w.id(6) {
+		t.Errorf("the state ends with %s, want the id %s", state.text, w.id(6))
+	}
+	c.events(w.at.Epoch, 7, 7)
+	again := w.dial(streamPath("s")+"?since="+w.id(6), "")
+	again.resumed(w.id(6))
+	again.events(w.at.Epoch, 7, 7)
+}
+
 func TestHeadBelowAsksForReset(t *testing.T) {
 	w := newWorld(t)
 	c := w.connect("s")

@@ -145,7 +145,8 @@ func (h *hub) load(ctx context.Context) error {
 		}
 	}
 	h.epoch, h.offset, h.state, h.ring = epoch, head, st, ring{}
-	frames := h.state.frames(event.ID{Epoch: epoch, Offset: head})
+	h.passHeld()
+	frames := h.state.frames(event.ID{Epoch: epoch, Offset: h.offset})
 	for s := range h.clients {
 		if s.begun {
 			s.begin(reason, frames)
@@ -156,6 +157,22 @@ func (h *hub) load(ctx context.Context) error {
 	h.settle()
 	h.mu.Unlock()
 	return nil
+}
+
+// passHeld goes on over what has waited and only brings what a fresh state has: who goes on
+// behind the state is not to get that again. h.mu is held.
+func (h *hub) passHeld() {
+	for i := range h.pending {
+		m := &h.pending[i]
+		switch {
+		case m.ID.Epoch == h.epoch && m.ID.Offset <= h.offset: // is in the state
+		case m.ID.Epoch == h.epoch && m.ID.Offset == h.offset+1 && h.state.holds(m):
+			h.offset = m.ID.Offset
+			h.ring.add(h.offset, newEvent(h.id, m))
+		default:
+			return
+		}
+	}
 }
 
 // above tells whether the hub has delivered more of the epoch than its head: the

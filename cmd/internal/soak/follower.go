@@ -51,6 +51,9 @@ type follower struct {
 	given  map[mark]int // newest version that came
 	last   map[int]int  // highest number of each writer that came live
 	lastID event.ID
+	// fresh means that no event has come since the state: who goes on there is given what was
+	// published behind it, also rows that were committed when it was read.
+	fresh bool
 }
 
 // held is what a state says about rows that it does not have.
@@ -179,6 +182,9 @@ func (f *follower) status(data json.RawMessage, now time.Time) {
 func (f *follower) connected(in client.Frame, now time.Time) {
 	f.tally.connected(in, f.begun)
 	if in.Resumed {
+		if f.fresh {
+			clear(f.given)
+		}
 		return
 	}
 	f.begin()
@@ -195,7 +201,7 @@ func (f *follower) connected(in client.Frame, now time.Time) {
 // whole notes that a state has come to its end.
 func (f *follower) whole() {
 	f.states = append(f.states, *f.state)
-	f.state = nil
+	f.state, f.fresh = nil, true
 }
 
 // order checks that ids only grow.
@@ -258,6 +264,7 @@ func (f *follower) compare(in client.Frame, m mark, number int) {
 
 // live notes an event.
 func (f *follower) live(in client.Frame, c *content, m mark, number int, v version) {
+	f.fresh = false
 	if number == 0 {
 		f.last[m.writer] = max(f.last[m.writer], m.number)
 	}

@@ -144,6 +144,21 @@ func TestFollowerFindsWhatIsWrong(t *testing.T) {
 			s.live(a, 0)
 			s.check(0, 0, 1, 0, 0, 0)
 		},
+		"it goes on behind its state, and is given what is published then": func(s *script) {
+			a := s.moment(0)
+			s.begin("new", a)
+			s.f.take(client.Frame{Type: "connected", Resumed: true, ID: "e-0"})
+			s.live(a, 0)
+			s.check(0, 0, 0, 0, 0, 0)
+		},
+		"it goes on behind an event, and is given what its state has": func(s *script) {
+			a := s.moment(0)
+			s.begin("new", a)
+			s.live(s.moment(1), 0)
+			s.f.take(client.Frame{Type: "connected", Resumed: true, ID: "e-1"})
+			s.live(a, 0)
+			s.check(0, 0, 1, 0, 0, 0)
+		},
 		"it comes again after its state": func(s *script) {
 			a := s.moment(0)
 			s.begin("new", a)
