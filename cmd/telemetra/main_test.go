@@ -2,14 +2,12 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,9 +23,7 @@ const commandVar = "TELEMETRA_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(commandVar) != "" {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		context.AfterFunc(ctx, stop)
-		os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+		os.Exit(run(untilSignal(), os.Args[1:], os.Stdout, os.Stderr))
 	}
 	if err := os.Setenv(commandVar, "1"); err != nil { // for every process that is started from here on
 		fmt.Fprintln(os.Stderr, err)
