@@ -5,7 +5,7 @@ package broker
 const (
 	prefix = "telemetra:{0}:"
 
-	// positionKey: hash of epoch, token, run, published, state.
+	// positionKey: hash of epoch, token, run, published, opened, state.
 	positionKey = prefix + "position"
 	// heartbeatKey: the newest heartbeat of a listener, as JSON.
 	heartbeatKey = prefix + "heartbeat"

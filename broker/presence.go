@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"cmp"
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,22 +19,37 @@ import (
 const (
 	// AnnounceEvery is how often a process tells that it is there.
 	AnnounceEvery = time.Second
-	// announcedFor is how long it counts as there without another word.
-	announcedFor = 5 * time.Second
-	// mostSilent is how long the index may name a process that is gone.
-	mostSilent = time.Minute
+	// AnnouncedFor is how long it counts as there without another word.
+	AnnouncedFor = 5 * time.Second
+	// RememberedFor is how long its last word can be read. A process that ends as it
+	// should takes it back.
+	RememberedFor = time.Minute
 )
+
+// mostAtOnce bounds the announcements that one answer of Redis brings: one may have
+// some ten KiB.
+const mostAtOnce = 100
+
+//go:embed announce.lua
+var announceSource string
+
+var announceScript = redis.NewScript(announceSource)
 
 // Process is what a process tells of itself each second, for those who look from
 // outside. Totals count from its start: two announcements give a rate.
 type Process struct {
-	ID        string `json:"id"`
-	Host      string `json:"host"`
-	PID       int    `json:"pid"`
-	Version   string `json:"version"`
-	Address   string `json:"address"`    // that it listens on
-	StartedAt int64  `json:"started_at"` // milliseconds since 1970, as all times here
-	At        int64  `json:"at"`         // when this was said
+	ID      string `json:"id"`
+	Host    string `json:"host"`
+	PID     int    `json:"pid"`
+	Version string `json:"version"`
+	Address string `json:"address"` // that it listens on
+	// UpFor is how long it runs. No setting of a clock changes it: what two announcements
+	// differ by is divided by the difference of it.
+	UpFor float64 `json:"up_seconds"`
+	At    int64   `json:"at"` // when this was said, in milliseconds since 1970
+
+	// Silent is how long ago it was said, by the clock of Redis alone; Processes knows it.
+	Silent time.Duration `json:"-"`
 
 	// NotReady is what /readyz says; "" when it is ready.
 	NotReady string    `json:"not_ready,omitempty"`
@@ -125,14 +142,8 @@ func (b *Redis) Announce(ctx context.Context, p *Process) error {
 	if err != nil {
 		return fmt.Errorf("encode the announcement: %w", err)
 	}
-	now := time.Now()
-	_, err = b.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		pipe.Set(ctx, processKey(p.ID), text, announcedFor)
-		pipe.ZAdd(ctx, processesKey, redis.Z{Score: float64(now.UnixMilli()), Member: p.ID})
-		pipe.ZRemRangeByScore(ctx, processesKey, "-inf", fmt.Sprint(now.Add(-mostSilent).UnixMilli()))
-		pipe.Expire(ctx, processesKey, mostSilent)
-		return nil
-	})
+	err = announceScript.Run(ctx, b.client, []string{processesKey, processKey(p.ID)},
+		p.ID, text, RememberedFor.Milliseconds()).Err()
 	if err != nil {
 		return fmt.Errorf("announce: %w", err)
 	}
@@ -152,43 +163,46 @@ func (b *Redis) Withdraw(ctx context.Context, id string) error {
 	return nil
 }
 
-// Processes are those that have announced themselves within the last seconds, by host
-// and id.
+// Processes are those that have announced themselves within RememberedFor and have not
+// taken it back, by host and id. Who is silent for longer than AnnouncedFor is gone, or
+// cannot reach Redis. What cannot be read is left out, and is the error.
 func (b *Redis) Processes(ctx context.Context) ([]Process, error) {
-	ids, err := b.client.ZRange(ctx, processesKey, 0, -1).Result()
-	if err != nil {
+	var clock *redis.TimeCmd
+	var index *redis.ZSliceCmd
+	if _, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		index, clock = p.ZRangeWithScores(ctx, processesKey, 0, -1), p.Time(ctx)
+		return nil
+	}); err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	keys := make([]string, len(ids))
-	for i, id := range ids {
-		keys[i] = processKey(id)
-	}
-	texts, err := b.client.MGet(ctx, keys...).Result()
-	if err != nil {
-		return nil, fmt.Errorf("read processes: %w", err)
-	}
+	now := clock.Val().UnixMilli()
 	var all []Process
 	var errs []error
-	for i, v := range texts {
-		text, ok := v.(string)
-		if !ok {
-			continue // gone, or the key is of another type
+	for some := range slices.Chunk(index.Val(), mostAtOnce) {
+		keys := make([]string, len(some))
+		for i, z := range some {
+			keys[i] = processKey(fmt.Sprint(z.Member))
 		}
-		var p Process
-		if err := json.Unmarshal([]byte(text), &p); err != nil {
-			errs = append(errs, fmt.Errorf("read process %q: %w", ids[i], err))
-			continue
+		texts, err := b.client.MGet(ctx, keys...).Result()
+		if err != nil {
+			return all, errors.Join(append(errs, fmt.Errorf("read processes: %w", err))...)
 		}
-		all = append(all, p)
+		for i, v := range texts {
+			text, ok := v.(string)
+			if !ok {
+				continue // withdrawn meanwhile, or the key is of another type until the next word
+			}
+			var p Process
+			if err := json.Unmarshal([]byte(text), &p); err != nil {
+				errs = append(errs, fmt.Errorf("read process %q: %w", some[i].Member, err))
+				continue
+			}
+			p.Silent = max(time.Duration(now-int64(some[i].Score))*time.Millisecond, 0)
+			all = append(all, p)
+		}
 	}
 	slices.SortFunc(all, func(a, b Process) int {
-		if c := strings.Compare(a.Host, b.Host); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID, b.ID)
+		return cmp.Or(strings.Compare(a.Host, b.Host), strings.Compare(a.ID, b.ID))
 	})
 	return all, errors.Join(errs...)
 }

@@ -21,11 +21,13 @@ type announcement struct {
 // announce tells in Redis each second that the process is there, until the context
 // ends. That it cannot is told by the condition of Redis.
 func (p *process) announce(ctx context.Context) error {
-	said := broker.Process{ID: processID(), PID: os.Getpid(), Version: version, Address: p.http.Addr(), StartedAt: time.Now().UnixMilli()}
+	said := broker.Process{ID: processID(), PID: os.Getpid(), Version: version, Address: p.http.Addr()}
+	began := time.Now()
 	said.Host, _ = os.Hostname() // "" is told as well
 	ticker := time.NewTicker(broker.AnnounceEvery)
 	defer ticker.Stop()
 	for {
+		said.UpFor = time.Since(began).Seconds()
 		p.describe(&said)
 		bounded, cancel := context.WithTimeout(ctx, broker.AnnounceEvery)
 		_ = p.redis.Announce(bounded, &said)
