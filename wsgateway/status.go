@@ -19,13 +19,22 @@ func (g *Gateway) Status() broker.GatewayStatus {
 	}
 	for _, h := range g.hubs.all() {
 		s.Streams++
-		if n := h.size(); n > 0 {
-			s.Watched = append(s.Watched, broker.Watched{StreamID: h.id, Connections: n})
-		}
+		s.Watched = addWatched(s.Watched, broker.Watched{StreamID: h.id, Connections: h.size()})
 	}
-	slices.SortFunc(s.Watched, func(a, b broker.Watched) int {
+	return s
+}
+
+// addWatched keeps the most watched streams in order. There may be a hundred thousand each
+// second, nearly all of which are not among them: they are not sorted.
+func addWatched(most []broker.Watched, w broker.Watched) []broker.Watched {
+	if w.Connections == 0 {
+		return most
+	}
+	at, _ := slices.BinarySearchFunc(most, w, func(a, b broker.Watched) int {
 		return cmp.Or(cmp.Compare(b.Connections, a.Connections), cmp.Compare(a.StreamID, b.StreamID))
 	})
-	s.Watched = s.Watched[:min(len(s.Watched), mostWatched)]
-	return s
+	if at == mostWatched {
+		return most
+	}
+	return slices.Insert(most, at, w)[:min(len(most)+1, mostWatched)]
 }
