@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +21,8 @@ type Facts struct {
 	Policy  string // maxmemory-policy
 	// Used, Most (maxmemory) and System are bytes; 0: no limit, not told.
 	Used, Most, System int64
+	// Ops are commands a second, as Redis measures them; Clients are connections.
+	Ops, Clients int64
 }
 
 // Inspect asks the Redis of the events about itself.
@@ -47,6 +50,7 @@ func inspect(ctx context.Context, client *redis.Client) (Facts, error) {
 	f := Facts{
 		Version: info["redis_version"], Cluster: info["redis_mode"] == "cluster", Policy: info["maxmemory_policy"],
 		Used: number(info["used_memory"]), Most: number(info["maxmemory"]), System: number(info["total_system_memory"]),
+		Ops: number(info["instantaneous_ops_per_sec"]), Clients: number(info["connected_clients"]),
 	}
 	if info["role"] == "slave" {
 		f.Primary = net.JoinHostPort(info["master_host"], info["master_port"])
@@ -61,6 +65,94 @@ func number(digits string) int64 {
 		return 0
 	}
 	return n
+}
+
+// Look tells how Redis is for who wants to publish, as Watch does. The error is what it
+// answers when that is not well.
+func (b *Redis) Look(ctx context.Context) (Condition, error) {
+	m, err := b.probe(ctx)
+	if err == nil && m.mayEvict() {
+		return ConditionEvictsKeys, nil
+	}
+	return ConditionOf(err), err
+}
+
+// Standing is where the publication stands, for who looks from outside.
+type Standing struct {
+	Epoch     string
+	Age       time.Duration // of the epoch, by the clock of Redis alone; negative: not known
+	Published uint64        // events of the epoch, in all
+}
+
+// Standing reads it; the error is ErrNoPosition when there is no epoch.
+func (b *Redis) Standing(ctx context.Context) (Standing, error) {
+	var clock *redis.TimeCmd
+	var fields *redis.SliceCmd
+	_, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		fields, clock = p.HMGet(ctx, positionKey, "epoch", "opened", "published"), p.Time(ctx)
+		return nil
+	})
+	if redis.HasErrorPrefix(err, "WRONGTYPE") {
+		return Standing{}, ErrNoPosition
+	}
+	if err != nil {
+		return Standing{}, fmt.Errorf("read position: %w", err)
+	}
+	texts := make([]string, len(fields.Val()))
+	for i, v := range fields.Val() {
+		texts[i], _ = v.(string) // "" when it is missing
+	}
+	s := Standing{Epoch: texts[0], Age: -1}
+	if s.Epoch == "" {
+		return Standing{}, ErrNoPosition
+	}
+	if opened := number(texts[1]); opened > 0 {
+		s.Age = max(clock.Val().Sub(time.Unix(opened, 0)), 0)
+	}
+	s.Published, _ = strconv.ParseUint(texts[2], 10, 64) // 0 when it is damaged: the listener finds that
+	return s, nil
+}
+
+// AllHeads reads the heads of all streams of an epoch in small steps; all is false when
+// there are more than most, and some are missing.
+func (b *Redis) AllHeads(ctx context.Context, epoch string, most int) (heads map[string]uint64, all bool, err error) {
+	const step = 1000
+	heads = make(map[string]uint64)
+	for cursor := uint64(0); ; {
+		var pairs []string
+		if pairs, cursor, err = b.client.HScan(ctx, headsKey(epoch), cursor, "", step).Result(); err != nil {
+			return nil, false, fmt.Errorf("read heads: %w", err)
+		}
+		for pair := range slices.Chunk(pairs, 2) {
+			if head, err := strconv.ParseUint(pair[1], 10, 64); err == nil { // else the listener finds that
+				heads[pair[0]] = head
+			}
+		}
+		if cursor == 0 || len(heads) > most {
+			return heads, cursor == 0, nil
+		}
+	}
+}
+
+// EventAges tells how long ago the newest event of each stream was published, by the
+// clock of Redis alone; negative: longer ago than a log is kept, or never.
+func (b *Redis) EventAges(ctx context.Context, epoch string, streamIDs ...string) ([]time.Duration, error) {
+	left := make([]*redis.DurationCmd, len(streamIDs))
+	if _, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, id := range streamIDs {
+			left[i] = p.PTTL(ctx, logKey(epoch, id))
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read ages of logs: %w", err)
+	}
+	ages := make([]time.Duration, len(left))
+	for i, l := range left {
+		if ages[i] = -1; l.Val() > 0 { // each event lets the log live for that long
+			ages[i] = max(b.Limits.TTL-l.Val(), 0)
+		}
+	}
+	return ages, nil
 }
 
 // BufferLimit says how much may wait for a client before Redis closes its

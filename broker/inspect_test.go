@@ -78,3 +78,79 @@ func TestErrorCodes(t *testing.T) {
 		}
 	}
 }
+
+func TestStanding(t *testing.T) {
+	b := open(t, localtest.Redis(t).URL())
+	ctx := t.Context()
+	if s, err := b.Standing(ctx); !errors.Is(err, ErrNoPosition) {
+		t.Errorf("a new Redis: %+v, %v", s, err)
+	}
+	p := openEpoch(t, b, nil, 1)
+	publish(t, b, p, append(moments(t, "a", 3), moments(t, "b", 2)...)...)
+	s, err := b.Standing(ctx)
+	if err != nil || s.Epoch != p.Epoch || s.Age < 0 || s.Age > time.Minute || s.Published != 5 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	heads, all, err := b.AllHeads(ctx, p.Epoch, 10)
+	if err != nil || !all || len(heads) != 2 || heads["a"] != 3 || heads["b"] != 2 {
+		t.Errorf("heads are %v, all: %t, %v", heads, all, err)
+	}
+	ages, err := b.EventAges(ctx, p.Epoch, "a", "never", "b")
+	if err != nil || len(ages) != 3 || ages[0] < 0 || ages[0] > time.Minute || ages[1] >= 0 || ages[2] < 0 {
+		t.Errorf("newest events are %v old, %v", ages, err)
+	}
+	if err := b.client.HDel(ctx, positionKey, "opened").Err(); err != nil { // opened by an older version
+		t.Fatal(err)
+	}
+	if s, err := b.Standing(ctx); err != nil || s.Age >= 0 {
+		t.Errorf("without its time: %+v, %v", s, err)
+	}
+	if err := b.client.Set(ctx, positionKey, "x", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := b.Standing(ctx); !errors.Is(err, ErrNoPosition) {
+		t.Errorf("a position of another type: %+v, %v", s, err)
+	}
+}
+
+// The heads of many streams come in steps, up to a bound.
+func TestAllHeadsIsBounded(t *testing.T) {
+	b := open(t, localtest.Redis(t).URL())
+	var pairs []any
+	for i := range 5000 {
+		pairs = append(pairs, i, i)
+	}
+	if err := b.client.HSet(t.Context(), headsKey("e"), pairs...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if heads, all, err := b.AllHeads(t.Context(), "e", 5000); err != nil || !all || len(heads) != 5000 || heads["4999"] != 4999 {
+		t.Errorf("%d, all: %t, %v", len(heads), all, err)
+	}
+	if heads, all, err := b.AllHeads(t.Context(), "e", 1500); err != nil || all || len(heads) < 1500 || len(heads) > 4000 {
+		t.Errorf("with a bound: %d, all: %t, %v", len(heads), all, err)
+	}
+}
+
+func TestLook(t *testing.T) {
+	b := open(t, localtest.Redis(t).URL())
+	for _, c := range []struct {
+		setting, value string
+		want           Condition
+	}{
+		{"maxmemory", "1", ConditionOutOfMemory},
+		{"maxmemory-policy", "allkeys-lru", ConditionOutOfMemory}, // there is nothing to evict
+		{"maxmemory", "64mb", ConditionEvictsKeys},
+		{"maxmemory-policy", "noeviction", ConditionOK},
+	} {
+		if err := b.client.ConfigSet(t.Context(), c.setting, c.value).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := b.Look(t.Context()); got != c.want || (err == nil) == got.Hinders() {
+			t.Errorf("%s %s: %q, %v, want %q", c.setting, c.value, string(got), err, string(c.want))
+		}
+	}
+	away := open(t, "redis://127.0.0.1:1")
+	if got, err := away.Look(t.Context()); got != ConditionUnreachable || err == nil {
+		t.Errorf("nobody: %q, %v", string(got), err)
+	}
+}

@@ -17,8 +17,10 @@ if kind == 'hash' then
 end
 if epoch ~= ARGV[1] or token ~= ARGV[2] then return {'conflict'} end
 
+-- When, by the clock of Redis, is for operators only.
+local opened = redis.call('TIME')[1]
 redis.call('DEL', position)
-redis.call('HSET', position, 'epoch', ARGV[3], 'token', ARGV[4], 'run', ARGV[5], 'published', '0', 'state', ARGV[6])
+redis.call('HSET', position, 'epoch', ARGV[3], 'token', ARGV[4], 'run', ARGV[5], 'published', '0', 'opened', opened, 'state', ARGV[6])
 for i = 2, 3 do redis.call('EXPIRE', KEYS[i], ARGV[7]) end
 redis.call('PUBLISH', ARGV[8], ARGV[9])
 return {'ok'}

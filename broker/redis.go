@@ -72,16 +72,34 @@ var (
 // Open prepares the client and does not connect: Redis may be away when a
 // process starts.
 func Open(c Config) (*Redis, error) {
-	o, err := c.options()
-	if err != nil {
+	b := &Redis{}
+	if err := b.open(c, b.onConnect); err != nil {
 		return nil, err
 	}
-	b := &Redis{Limits: Limits{Events: 512, Bytes: 4 << 20, TTL: time.Hour}}
+	return b, nil
+}
+
+// OpenToLook is Open for who publishes nothing, and whose user may be allowed less: no
+// command has to be.
+func OpenToLook(c Config) (*Redis, error) {
+	b := &Redis{}
+	if err := b.open(c, nil); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Redis) open(c Config, onConnect func(context.Context, *redis.Conn) error) error {
+	o, err := c.options()
+	if err != nil {
+		return err
+	}
+	b.Limits = Limits{Events: 512, Bytes: 4 << 20, TTL: time.Hour}
 	bound(o)
-	o.OnConnect = b.onConnect
+	o.OnConnect = onConnect
 	b.client = redis.NewClient(o)
 	b.suspects = newSuspects(b.client)
-	return b, nil
+	return nil
 }
 
 // bound makes a client give up in time.

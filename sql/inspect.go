@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func NewInspector(ctx context.Context, c Config) (*Inspector, error) {
 	// Behind a pooler in transaction mode prepared statements may be another client's.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	i := &Inspector{name: config.ConnConfig.RuntimeParams["application_name"]}
-	config.ConnConfig.RuntimeParams["application_name"] = "telemetra doctor"
+	config.ConnConfig.RuntimeParams["application_name"] = cmp.Or(c.ApplicationName, "telemetra doctor")
 	if i.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
@@ -250,6 +251,39 @@ SELECT current_setting('max_connections')::int - current_setting('superuser_rese
 func (i *Inspector) Connections(ctx context.Context) (c Connections, err error) {
 	err = i.pool.QueryRow(ctx, connectionsSQL, i.name).Scan(&c.Most, &c.Used, &c.Ours)
 	return c, err
+}
+
+// Load is what a server has to do.
+type Load struct {
+	Version     string
+	Standby     bool
+	Connections Connections
+	// Oldest is for how long the oldest transaction is open, of those that our role may
+	// see; 0: there is none.
+	Oldest time.Duration
+	// QueueUsed is how full the queue of notifications is, from 0 to 1.
+	QueueUsed float64
+	Place     Place
+}
+
+const loadSQL = `
+SELECT current_setting('server_version'), pg_is_in_recovery(), c.*, p.*, pg_notification_queue_usage(),
+       coalesce((SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity
+                 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()), 0)
+FROM (` + connectionsSQL + `) AS c, (` + placeSQL + `) AS p`
+
+// Load asks for all of it at once.
+func (i *Inspector) Load(ctx context.Context) (l Load, err error) {
+	var log string
+	var oldest float64
+	c := &l.Connections
+	if err := i.pool.QueryRow(ctx, loadSQL, i.name).Scan(&l.Version, &l.Standby, &c.Most, &c.Used, &c.Ours,
+		&l.Place.SystemID, &log, &l.QueueUsed, &oldest); err != nil {
+		return l, err
+	}
+	l.Oldest = seconds(oldest)
+	l.Place.Log, err = ParseLSN(log)
+	return l, err
 }
 
 func list[T any](ctx context.Context, on querier, statement string, row pgx.RowToFunc[T]) ([]T, error) {

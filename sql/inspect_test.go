@@ -95,3 +95,22 @@ func TestInspectorLeavesSessionsAlone(t *testing.T) {
 		t.Errorf("the clock is %s off, %v", off, err)
 	}
 }
+
+func TestInspectorReadsTheLoad(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	i := inspector(t, url)
+	db := open(t, config(url))
+	tx, err := db.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }() // nothing is lost with it
+	if _, err := tx.Exec(t.Context(), `SELECT 1`); err != nil {
+		t.Fatal(err)
+	}
+	l, err := i.Load(t.Context())
+	if err != nil || l.Version == "" || l.Standby || l.Connections.Most < 100 || l.Connections.Used < 2 || l.Connections.Ours < 1 ||
+		l.Oldest <= 0 || l.Oldest > time.Hour || l.QueueUsed < 0 || l.QueueUsed > 1 || l.Place.SystemID == "" || l.Place.Log == 0 {
+		t.Errorf("%+v, %v", l, err)
+	}
+}
