@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"github.com/telemetra/telemetra/deploy/local"
+	"github.com/telemetra/telemetra/deploy/local" //nolint:depguard // its proxy
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
