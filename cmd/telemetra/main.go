@@ -25,6 +25,7 @@ type cli struct {
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to the newest version."`
 	Demo     demoCmd     `cmd:"" help:"Run everything with private servers and made-up traffic."`
 	Simulate simulateCmd `cmd:"" help:"Write rows as an aggregation job would."`
+	Status   statusCmd   `cmd:"" help:"Show how listeners, gateways, apis and streams are."`
 	Doctor   doctorCmd   `cmd:"" help:"Check a deployment and say how to mend it."`
 	Soak     soakCmd     `cmd:"" help:"Write, follow, break things, and compare: is anything lost?"`
 	Bench    benchCmd    `cmd:"" help:"Measure on private servers."`

@@ -1,0 +1,264 @@
+package status
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/sql"
+)
+
+// bound is within what a sample is there, whatever answers: 1.5 s and 0.5 s, and what a
+// loaded machine adds.
+const bound = 6 * time.Second
+
+func collector(t *testing.T, postgresURL, redisURL string) *Collector {
+	t.Helper()
+	k, err := Open(t.Context(), Config{
+		Postgres: sql.Config{DatabaseURL: postgresURL, PoolMax: 5, TimeZone: "UTC"}, Redis: broker.Config{URL: redisURL}, Streams: 10,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return k
+}
+
+// deployment plays the processes.
+type deployment struct {
+	t      *testing.T
+	broker *broker.Redis
+	at     broker.Position
+	said   float64
+}
+
+func deploy(t *testing.T, redisURL string) *deployment {
+	t.Helper()
+	d := &deployment{t: t}
+	var err error
+	if d.broker, err = broker.Open(broker.Config{URL: redisURL}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.broker.Close() }) // Redis may be gone
+	if d.at, err = d.broker.OpenEpoch(t.Context(), nil, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// announce is a second later, with one event and ten frames more.
+func (d *deployment) announce() {
+	d.t.Helper()
+	d.said++
+	for _, p := range []broker.Process{
+		{ID: "l", Listener: &broker.ListenerStatus{Published: uint64(d.said)}},
+		{ID: "g", Gateway: &broker.GatewayStatus{Delivered: uint64(10 * d.said), Watched: []broker.Watched{{StreamID: "watched", Connections: 3}}}},
+	} {
+		p.Host, p.UpFor, p.Postgres, p.Redis = "h", d.said, true, broker.ConditionOK
+		if err := d.broker.Announce(d.t.Context(), &p); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+}
+
+func (d *deployment) publish(stream string, n int) {
+	d.t.Helper()
+	batch := make([]event.Pending, n)
+	for i := range batch {
+		var err error
+		if batch[i], err = event.Encode(&event.Change{ID: 1, At: time.Now(), Row: &event.Moment{StreamID: stream, MomentID: strconv.Itoa(i)}}); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	var err error
+	if d.at, err = d.broker.Publish(d.t.Context(), d.at, batch, nil); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func TestCollector(t *testing.T) {
+	t.Parallel()
+	redisURL := localtest.Redis(t).URL()
+	d := deploy(t, redisURL)
+	d.publish("quiet", 5) // before anybody looks
+	d.announce()
+	k := collector(t, localtest.Postgres(t, nil), redisURL)
+	wait(t.Context(), k.traffic.heard, bound)
+	r := NewReport(k.Sample(t.Context()))
+	if r.State != OK || len(r.Listeners) != 1 || len(r.Gateways) != 1 || r.Listeners[0].Events != nil || len(r.Missing) != 0 {
+		t.Errorf("%s %v %v: %+v", r.State, r.Reasons, r.Missing, r.Listeners)
+	}
+	if r.Redis.Epoch != d.at.Epoch || r.Redis.EpochAge == nil || *r.Redis.EpochAge > 60 || !r.Postgres.Reachable || r.Postgres.Most == 0 {
+		t.Errorf("%+v %+v", r.Redis, r.Postgres)
+	}
+	r = NewReport(k.Sample(t.Context())) // of the same announcements
+	if r.Listeners[0].Events != nil {
+		t.Error("a rate of one announcement")
+	}
+	d.announce()
+	for range 2 { // the second time nothing new was said
+		r = NewReport(k.Sample(t.Context()))
+		if l, g := r.Listeners[0], r.Gateways[0]; told(l.Events) != 1 || told(g.Frames) != 10 {
+			t.Errorf("%v events and %v frames a second", told(l.Events), told(g.Frames))
+		}
+	}
+	d.publish("quiet", 2)
+	d.publish("busy", 4)
+	var got string
+	localtest.Eventually(t, "the traffic of the streams", func() bool {
+		r = NewReport(k.Sample(t.Context()))
+		got = ""
+		for _, s := range r.Streams {
+			got += fmt.Sprintf("%s %t %d %t ", s.ID, s.Events != nil && *s.Events > 0, s.Connections, s.Age != nil)
+		}
+		return strings.HasPrefix(got, "busy true")
+	})
+	if got != "busy true 0 true quiet true 0 true watched false 3 false " {
+		t.Errorf("streams are %s", got)
+	}
+	if busy, quiet := told(r.Streams[0].Events), told(r.Streams[1].Events); !near(busy, 2*quiet) {
+		t.Errorf("4 and 2 events are %v and %v a second", busy, quiet)
+	}
+	if err := d.broker.Withdraw(t.Context(), "g"); err != nil {
+		t.Fatal(err)
+	}
+	if r = NewReport(k.Sample(t.Context())); len(r.Gateways) != 0 || r.State != Down {
+		t.Errorf("the gateway has ended: %s, %+v", r.State, r.Gateways)
+	}
+}
+
+// Once waits for a second announcement of each.
+func TestOnce(t *testing.T) {
+	t.Parallel()
+	redisURL := localtest.Redis(t).URL()
+	d := deploy(t, redisURL)
+	d.announce()
+	k := collector(t, localtest.Postgres(t, nil), redisURL)
+	done := make(chan *Sample, 1)
+	go func() { done <- k.Once(t.Context(), 10*time.Millisecond) }()
+	ticker := time.NewTicker(300 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case s := <-done:
+			if r := NewReport(s); r.State != OK || told(r.Listeners[0].Events) != 1 || told(r.Gateways[0].Frames) != 10 {
+				t.Errorf("%s %v: %+v", r.State, r.Reasons, r.Listeners)
+			}
+			return
+		case <-ticker.C:
+			d.announce()
+		}
+	}
+}
+
+// What does not answer is told within bounds, and everything is there again when it does.
+func TestServersThatAreAway(t *testing.T) {
+	t.Parallel()
+	server := localtest.Redis(t)
+	d := deploy(t, server.URL())
+	d.announce()
+	redis := localtest.Proxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(server.Port())))
+	u, err := url.Parse(localtest.Postgres(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	postgres := localtest.Proxy(t, u.Host)
+	u.Host = postgres.Addr()
+	k := collector(t, u.String(), "redis://"+redis.Addr()+"/0")
+	sample := func() *Report {
+		t.Helper()
+		d.announce()
+		asked := time.Now()
+		s := k.Sample(t.Context())
+		if took := time.Since(asked); took > bound {
+			t.Errorf("a sample took %s", took)
+		}
+		return NewReport(s)
+	}
+	localtest.Eventually(t, "all is well", func() bool { return sample().State == OK })
+
+	for _, fault := range []struct {
+		name      string
+		of        interface{ Heal() }
+		begin     func()
+		state     State
+		reason    string
+		processes int
+	}{
+		{"Postgres freezes", postgres, postgres.Freeze, Degraded, "Postgres does not answer here, though all processes reach it: no answer within 1.5s", 1},
+		{"Postgres is cut", postgres, postgres.Cut, Degraded, "Postgres does not answer here, though all processes reach it: ", 1},
+		{"Redis freezes", redis, redis.Freeze, Down, "redis is not reachable: no answer within 1.5s", 0},
+		{"Redis is cut", redis, redis.Cut, Down, "redis is not reachable: ", 0},
+	} {
+		fault.begin()
+		var r *Report
+		localtest.Eventually(t, fault.name, func() bool {
+			r = sample()
+			return r.State == fault.state && slices.ContainsFunc(r.Reasons, func(text string) bool { return strings.HasPrefix(text, fault.reason) })
+		})
+		if len(r.Listeners) != fault.processes || r.ProcessesKnown != (fault.processes > 0) {
+			t.Errorf("%s: listeners are %+v", fault.name, r.Listeners)
+		}
+		fault.of.Heal()
+		localtest.Eventually(t, "all is well after "+fault.name, func() bool {
+			r := sample()
+			return r.State == OK && len(r.Streams) == 1 && r.Streams[0].Events != nil
+		})
+	}
+}
+
+// A user who may do little is told what he does not see.
+func TestForbiddenCommands(t *testing.T) {
+	t.Parallel()
+	server := localtest.Redis(t, "--user", "looker", "on", ">hunter2", "~*", "&*", "+@all", "-set", "-info", "-pttl")
+	d := deploy(t, server.URL())
+	d.announce()
+	d.publish("busy", 1)
+	k := collector(t, localtest.Postgres(t, nil), strings.Replace(server.URL(), "redis://", "redis://looker:hunter2@", 1))
+	var r *Report
+	localtest.Eventually(t, "the processes", func() bool {
+		r = NewReport(k.Sample(t.Context()))
+		return len(r.Listeners) == 1 && len(r.Streams) == 1
+	})
+	if r.State != OK || r.Redis.Condition != broker.ConditionOK || r.Redis.Version != "" || r.Redis.Used != nil || r.Redis.Epoch != d.at.Epoch {
+		t.Errorf("%s %v: %+v", r.State, r.Reasons, r.Redis)
+	}
+	if len(r.Missing) != 2 || !strings.Contains(r.Missing[0], "condition of Redis") || !strings.Contains(r.Missing[1], "memory") {
+		t.Errorf("missing is %q", r.Missing)
+	}
+	if text := Text(r, View{}); strings.Contains(text, "hunter2") {
+		t.Errorf("a password is told:\n%s", text)
+	}
+	unknown := collector(t, localtest.Postgres(t, nil), strings.Replace(server.URL(), "redis://", "redis://looker:wrong@", 1))
+	if r := NewReport(unknown.Sample(t.Context())); r.State != Down || r.Redis.Condition != broker.ConditionUnauthorized {
+		t.Errorf("with a wrong password: %s %v", r.State, r.Reasons)
+	}
+}
+
+// What was asked ends with the context.
+func TestCollectorStops(t *testing.T) {
+	t.Parallel()
+	redis := localtest.Proxy(t, "127.0.0.1:1")
+	redis.Freeze()
+	k := collector(t, "postgres://"+redis.Addr()+"/d", "redis://"+redis.Addr())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	asked := time.Now()
+	_ = k.Once(ctx, time.Hour)
+	if took := time.Since(asked); took > bound {
+		t.Errorf("it took %s to stop", took)
+	}
+}
