@@ -20,10 +20,10 @@ ARGS ?=
 .DEFAULT_GOAL := help
 # The prerequisites below are steps in an order, also under -j.
 .NOTPARALLEL:
-.PHONY: help demo test build bench soak soak-report lint fmt clean bootstrap
+.PHONY: help demo test build bench soak soak-report compose-check lint fmt clean bootstrap
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: bootstrap build ## See it: the whole pipeline on this machine, with simulated traffic
 	bin/telemetra demo $(ARGS)
@@ -52,6 +52,13 @@ soak-report: bootstrap build ## The same, and keep what it says in deploy/SOAK.m
 	  echo 'Made by `make soak-report` at $(VERSION), everything on one machine of $(shell nproc) cores. What the faults are: `telemetra soak --help`'; \
 	  echo 'and [DESIGN.md](DESIGN.md#8-faults); what the lines mean: the [README](../README.md#break-it).'; echo; \
 	  echo '```'; echo '$$ telemetra soak $(SOAK)'; cat bin/soak.out; echo '```'; } >deploy/SOAK.md
+
+# The block of deploy/COMPOSE.md is what the check printed; the text around it stays.
+compose-check: build ## Run docker-compose.yml, break it, and keep what came of it in deploy/COMPOSE.md
+	VERSION=$(VERSION) deploy/compose-check.sh >bin/compose-check.out || { cat bin/compose-check.out; exit 1; }
+	awk '/^```$$/ { print; inside = !inside; if (inside) { print "$$ make compose-check    # at $(VERSION), $(shell nproc) cores"; \
+	  while ((getline line <"bin/compose-check.out") > 0) print line } next } !inside' deploy/COMPOSE.md >bin/COMPOSE.md
+	mv bin/COMPOSE.md deploy/COMPOSE.md
 
 lint: ## Check go.mod, go vet and golangci-lint (the first run compiles the linter)
 	go mod tidy -diff

@@ -142,6 +142,8 @@ func poolConfig(url string, least, most int32) (*pgxpool.Config, error) {
 	c.MaxConnIdleTime = 5 * time.Minute
 	c.ShouldPing = isLost
 	c.ConnConfig.ConnectTimeout = connectTimeout
+	// Else the server talks as it stores, which need not be UTF-8.
+	c.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "telemetra"
 	}

@@ -255,3 +255,31 @@ func TestSessionPoolerIsAccepted(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A database may store text in another encoding than UTF-8. Or in none: then it is
+// what the writer has sent.
+func TestTextIsUTF8WhateverIsStored(t *testing.T) {
+	for _, encoding := range []string{"LATIN1", "SQL_ASCII"} {
+		t.Run(encoding, func(t *testing.T) {
+			shared := localtest.Postgres(t, nil)
+			admin := connect(t, shared)
+			name := one[string](t, admin, "SELECT current_database()")
+			other := name + "_" + strings.ToLower(encoding)
+			// It goes with the server.
+			exec(t, admin, "CREATE DATABASE "+other+" TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING "+encoding)
+			url := strings.Replace(shared, name, other, 1)
+			if err := Migrate(t.Context(), url); err != nil {
+				t.Fatal(err)
+			}
+			exec(t, connect(t, url+"&client_encoding=UTF8"), "INSERT INTO streams (stream_id, title) VALUES ('s', 'Grüße')")
+			stream, err := open(t, config(url)).Reader(0).Stream(t.Context(), "s")
+			if err != nil || stream.Title == nil || *stream.Title != "Grüße" {
+				t.Errorf("%+v, %v", stream, err)
+			}
+			// What is asked in one message has its values in the text of the statement.
+			if _, _, err := inspector(t, url).Transactions(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

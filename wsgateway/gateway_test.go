@@ -469,6 +469,31 @@ func TestStatusWhenRedisIsCut(t *testing.T) {
 	}
 }
 
+// A client may come back here because the gateway it was at is gone, after that had
+// told it that live updates are delayed.
+func TestStatusForThoseWhoComeBack(t *testing.T) {
+	w := newWorld(t)
+	w.beat(well)
+	w.moments("s", 1, 2)
+	fresh := w.connect("s")
+	fresh.connected("new")
+	back := w.connect("s?since=" + w.id(1))
+	back.resumed(w.id(1))
+	if f := receive(t, "status", back.status); f.Data.Status != "ok" {
+		t.Errorf("got %s", f.text)
+	}
+	forgotten := w.connect("s?since=aaaaaaaaaa-1") // of another epoch
+	forgotten.connected("unknown")
+	if f := receive(t, "status", forgotten.status); f.Data.Status != "ok" {
+		t.Errorf("got %s", f.text)
+	}
+	select {
+	case f := <-fresh.status:
+		t.Errorf("a new client was told %s", f.text)
+	default: // it had its state long before
+	}
+}
+
 func TestStatusOfListeners(t *testing.T) {
 	w := newWorld(t)
 	c := w.connect("s")

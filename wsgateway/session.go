@@ -28,6 +28,7 @@ type session struct {
 	handed  atomic.Bool // is ended by us
 	greeted atomic.Bool // is told how live updates are; set under the health's lock
 	filling atomic.Bool // a stream begins with what may be much
+	back    atomic.Bool // has been here before, or at another gateway, which may have told it otherwise
 
 	mu      sync.Mutex
 	streams map[string]*subscription
@@ -69,14 +70,15 @@ func (s *session) ping(silent int64) {
 }
 
 // begin queues the first frames of a stream. Behind the first ones of all, the
-// client is told when live updates are delayed.
+// client is told when live updates are delayed; one that has come back, also when they
+// are not.
 func (s *session) begin(frames []*frame) {
 	if s.greeted.Load() {
 		s.out.begin(frames)
 		return
 	}
 	s.gateway.health.greet(func(why string) {
-		if why != "" {
+		if why != "" || s.back.Load() {
 			frames = append(frames, statusFrame(why))
 		}
 		s.greeted.Store(true)
@@ -124,6 +126,9 @@ func (s *session) add(streamID string, since *event.ID) (*subscription, *complai
 		return nil, &complaint{codeSubscribed, "the stream is subscribed to already"}
 	case most > 0 && len(s.streams) >= most:
 		return nil, &complaint{codeTooMany, fmt.Sprintf("one socket may follow %d streams", most)}
+	}
+	if since != nil {
+		s.back.Store(true)
 	}
 	sub := &subscription{session: s, since: since, hub: s.gateway.hubs.expect(streamID)}
 	s.streams[streamID] = sub

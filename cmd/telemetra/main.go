@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // for SOURCE_TIMEZONE in an image that has nothing but this binary
 
 	"github.com/alecthomas/kong"
 )
@@ -18,20 +19,21 @@ var version = "dev"
 
 // cli has a field for each command; its file is named after it.
 type cli struct {
-	Serve    serveCmd    `cmd:"" help:"Run listener, gateway and api in one process."`
-	Listener listenerCmd `cmd:"" help:"Carry committed changes from Postgres to Redis."`
-	Gateway  gatewayCmd  `cmd:"" help:"Push events to WebSocket clients."`
-	API      apiCmd      `cmd:"" name:"api" help:"Answer REST reads."`
-	Migrate  migrateCmd  `cmd:"" help:"Bring the database to the newest version."`
-	Demo     demoCmd     `cmd:"" help:"Run everything with private servers and made-up traffic."`
-	Simulate simulateCmd `cmd:"" help:"Write rows as an aggregation job would."`
-	Status   statusCmd   `cmd:"" help:"Show how listeners, gateways, apis and streams are."`
-	Doctor   doctorCmd   `cmd:"" help:"Check a deployment and say how to mend it."`
-	Soak     soakCmd     `cmd:"" help:"Write, follow, break things, and compare: is anything lost?"`
-	Bench    benchCmd    `cmd:"" help:"Measure on private servers."`
-	Floor    floorCmd    `cmd:"" name:"bench-floor" hidden:"" help:"What the bench measures against."`
-	Config   configCmd   `cmd:"" help:"Print the configuration that is in force, secrets masked."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Serve       serveCmd       `cmd:"" help:"Run listener, gateway and api in one process."`
+	Listener    listenerCmd    `cmd:"" help:"Carry committed changes from Postgres to Redis."`
+	Gateway     gatewayCmd     `cmd:"" help:"Push events to WebSocket clients."`
+	API         apiCmd         `cmd:"" name:"api" help:"Answer REST reads."`
+	Migrate     migrateCmd     `cmd:"" help:"Bring the database to the newest version."`
+	Demo        demoCmd        `cmd:"" help:"Run everything with private servers and made-up traffic."`
+	Simulate    simulateCmd    `cmd:"" help:"Write rows as an aggregation job would."`
+	Status      statusCmd      `cmd:"" help:"Show how listeners, gateways, apis and streams are."`
+	Doctor      doctorCmd      `cmd:"" help:"Check a deployment and say how to mend it."`
+	Healthcheck healthcheckCmd `cmd:"" help:"Ask the process on this machine whether it is ready."`
+	Soak        soakCmd        `cmd:"" help:"Write, follow, break things, and compare: is anything lost?"`
+	Bench       benchCmd       `cmd:"" help:"Measure on private servers."`
+	Floor       floorCmd       `cmd:"" name:"bench-floor" hidden:"" help:"What the bench measures against."`
+	Config      configCmd      `cmd:"" help:"Print the configuration that is in force, secrets masked."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
 }
 
 func main() {
