@@ -220,6 +220,8 @@ sleep 5
 
 scale 5
 sleep 5
+compose run --rm --no-deps -T api status --once >"$dir/status" 2>&1 || { cat "$dir/status" >&2; fail "telemetra status"; }
+said "telemetra status, inside" "exit code 0, see below"
 scale 2
 sleep 5
 renew
@@ -259,5 +261,7 @@ restarts=$(compose ps -qa | xargs docker inspect -f '{{.RestartCount}} {{.State.
 [ -z "$restarts" ] || fail "restarted by themselves, or out of memory: $restarts"
 compose run --rm --no-deps -T api doctor >"$dir/doctor" 2>&1 || { cat "$dir/doctor" >&2; fail "telemetra doctor"; }
 said "telemetra doctor, inside" "$(tail -1 "$dir/doctor")"
+echo
+cat "$dir/status"
 echo
 cat "$dir/soak.out"
