@@ -20,7 +20,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 # The prerequisites below are steps in an order, also under -j.
 .NOTPARALLEL:
-.PHONY: help demo test build bench soak soak-report compose-check lint fmt clean bootstrap
+.PHONY: help demo test build bench soak soak-report compose-check lint fmt clean bootstrap bootstrap-tests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ help: ## List the targets
 demo: bootstrap build ## See it: the whole pipeline on this machine, with simulated traffic
 	bin/telemetra demo $(ARGS)
 
-test: bootstrap ## Prove it: every test, against real Postgres and Redis servers
+test: bootstrap-tests ## Prove it: every test, against real Postgres and Redis servers
 	go vet ./...
 	@$(if $(RACE),,echo 'make: cgo is off (no C compiler?), testing without the race detector' >&2)
 	go test $(RACE) -run '^$$' -bench . -benchtime 1x $(HOT)
@@ -73,3 +73,7 @@ clean: ## Remove what the other targets built
 
 bootstrap:
 	./deploy/bootstrap.sh
+
+# The tests need promtool, too; who only wants to see the demo does not.
+bootstrap-tests:
+	./deploy/bootstrap.sh tests

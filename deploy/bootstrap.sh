@@ -1,8 +1,18 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need beside Go: the server programs of
-# Postgres and of Redis. Does nothing when they are there, is safe to run again,
-# and says what to do where it cannot install.
+# Postgres and of Redis, and with the argument `tests` promtool, which checks the
+# alerts. Does nothing when they are there, is safe to run again, and says what to
+# do where it cannot install.
 set -euo pipefail
+
+case "${*:-demo}" in
+  demo) for_tests=false ;;
+  tests) for_tests=true ;;
+  *)
+    echo "usage: bootstrap.sh [tests]" >&2
+    exit 2
+    ;;
+esac
 
 have_postgres() {
   local dir
@@ -16,9 +26,13 @@ have_postgres() {
 
 have_redis() { command -v redis-server >/dev/null 2>&1; }
 
+have_promtool() { ! "$for_tests" || command -v promtool >/dev/null 2>&1; }
+
 give_up() {
   echo "bootstrap: $1" >&2
-  echo "bootstrap: install PostgreSQL 13 or newer (with initdb) and redis-server, then run this again." >&2
+  local also=""
+  if "$for_tests"; then also=", and promtool, which comes with Prometheus"; fi
+  echo "bootstrap: install PostgreSQL 13 or newer (with initdb) and redis-server$also; then run this again." >&2
   exit 1
 }
 
@@ -64,11 +78,14 @@ packages=()
 if command -v apt-get >/dev/null 2>&1; then
   have_postgres || packages+=(postgresql)
   have_redis || packages+=(redis-server)
+  have_promtool || packages+=(prometheus)
   [ "${#packages[@]}" -eq 0 ] || install_apt "${packages[@]}"
 elif command -v brew >/dev/null 2>&1; then
   have_postgres || packages+=(postgresql@16)
   have_redis || packages+=(redis)
+  have_promtool || packages+=(prometheus)
   [ "${#packages[@]}" -eq 0 ] || brew install "${packages[@]}"
 fi
 have_postgres || give_up "the server programs of Postgres are missing."
 have_redis || give_up "redis-server is missing."
+have_promtool || give_up "promtool is missing."

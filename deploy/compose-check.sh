@@ -17,7 +17,8 @@ exec </dev/null
 port=${CHECK_PORT:-18080}
 base=http://127.0.0.1:$port
 dir=$(mktemp -d)
-soak= reads=
+soak=''
+reads=''
 
 export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0}
 export TELEMETRA_IMAGE=telemetra:check TELEMETRA_VERSION=${VERSION:-check}
@@ -90,7 +91,9 @@ sessions() { # of each gateway that has some, the most first
 answers() { # PATH STATUS TEXT
   local status
   status=$(curl -s -m 5 -o "$dir/answer" -w '%{http_code}' "$base$1") || true
-  [ "$status" = "$2" ] && grep -qF -- "$3" "$dir/answer" || fail "$1: $status $(head -c 300 "$dir/answer"), want $2 with $3"
+  if [ "$status" != "$2" ] || ! grep -qF -- "$3" "$dir/answer"; then
+    fail "$1: $status $(head -c 300 "$dir/answer"), want $2 with $3"
+  fi
 }
 
 # frames COMMAND…: how many live metrics frames come within four seconds.
@@ -192,7 +195,7 @@ eventually 30 "simulate has written nothing" curl -sf "$base/api/v1/streams/demo
 upgrade=(-H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==')
 events=$(frames curl -sN "$base/sse/live/demo_stream")
 sockets=$(frames curl -sN --http1.1 "${upgrade[@]}" "$base/ws/live/demo_stream")
-[ "$events" -gt 0 ] && [ "$sockets" -gt 0 ] || fail "rows of simulate in 4 s: $events as events, $sockets over a WebSocket"
+if [ "$events" -eq 0 ] || [ "$sockets" -eq 0 ]; then fail "rows of simulate in 4 s: $events as events, $sockets over a WebSocket"; fi
 said "rows of simulate, in 4 s" "$events as Server-Sent Events, $sockets over a WebSocket"
 
 if [ -e deploy/prometheus.yml ]; then
@@ -238,7 +241,7 @@ done
 
 rm "$dir/reading"
 wait "$reads"
-reads=
+reads=''
 bad=$(grep -vc '^200$' "$dir/reads" || true)
 [ "$bad" = 0 ] || fail "of $(wc -l <"$dir/reads") reads these were not 200: $(grep -v '^200$' "$dir/reads" | sort | uniq -c | paste -sd, -)"
 said "reads meanwhile" "$(wc -l <"$dir/reads") of $(wc -l <"$dir/reads") were 200"
@@ -253,7 +256,7 @@ sleep 3
 kill "$soak" || fail "the soak has ended by itself"
 status=0
 wait "$soak" || status=$?
-soak=
+soak=''
 [ "$status" = 0 ] || fail "telemetra soak: exit code $status"
 said "telemetra soak" "exit code 0"
 

@@ -5,6 +5,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 type metrics struct {
@@ -80,6 +81,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Name: "telemetra_gateway_connections", Help: "Clients that are connected, by transport: websocket, or events (Server-Sent Events).",
 	}, []string{"transport"})
 	m.websockets, m.events = connections.WithLabelValues("websocket"), connections.WithLabelValues("events")
+	for _, reason := range access.Reasons { // a series that begins with 1 shows no increase
+		m.refused.WithLabelValues(reason)
+	}
 	m.lag = f.NewHistogram(prometheus.HistogramOpts{
 		Name:    "telemetra_gateway_delivery_lag_seconds",
 		Help:    "From the writing of a row until it was given to the sockets that take it at once; an open transaction does not count. One observation for up to 64 clients, of the oldest event that went out to them together.",

@@ -145,19 +145,21 @@ type Message struct {
 
 var errBadMessage = errors.New("not a message of Telemetra")
 
-// ParseMessage reads the header of a published message.
+// ParseMessage reads the header of a published message. Processes of two versions meet
+// during an upgrade: a listener before due existed does not say it, and what a newer one
+// says behind it is not for us.
 func ParseMessage(b []byte) (Message, error) {
 	line, rest, ok := bytes.Cut(b, []byte{'\n'})
 	if !ok || len(line) > 256 {
 		return Message{}, errBadMessage
 	}
-	var field [6][]byte
+	var field [5][]byte
+	more := true
 	for i := range field {
-		var more bool
-		field[i], line, more = bytes.Cut(line, []byte{' '})
-		if more != (i < len(field)-1) {
+		if !more {
 			return Message{}, errBadMessage
 		}
+		field[i], line, more = bytes.Cut(line, []byte{' '})
 	}
 	id, err := ParseID(string(field[0]))
 	if err != nil {
@@ -170,7 +172,12 @@ func ParseMessage(b []byte) (Message, error) {
 	changeID, err1 := strconv.ParseInt(string(field[2]), 10, 64)
 	order, err2 := strconv.ParseInt(string(field[3]), 10, 64)
 	keyLen, err3 := strconv.Atoi(string(field[4]))
-	due, err4 := strconv.ParseInt(string(field[5]), 10, 64)
+	var due int64
+	var err4 error
+	if more {
+		text, _, _ := bytes.Cut(line, []byte{' '})
+		due, err4 = strconv.ParseInt(string(text), 10, 64)
+	}
 	if err1 != nil || err2 != nil || err3 != nil || err4 != nil || due < 0 || keyLen < 0 || keyLen > len(rest) {
 		return Message{}, errBadMessage
 	}

@@ -13,9 +13,11 @@ import (
 	"time"
 )
 
-// ProcessConfig says how to run this very program as a process of its own.
+// ProcessConfig says how to run telemetra as a process of its own.
 type ProcessConfig struct {
-	Args []string
+	// Program is its path; empty for this very program.
+	Program string
+	Args    []string
 	// Env goes over our own environment, of which it does not get the variables Without.
 	Env, Without []string
 	// Await is the message of the log line after which it counts as started.
@@ -32,12 +34,15 @@ type Process struct {
 	child *child
 }
 
-// StartProcess starts this program once more and waits until it has logged that it
-// is there. With the context it is stopped.
+// StartProcess starts a telemetra and waits until it has logged that it is there.
+// With the context it is stopped.
 func StartProcess(ctx context.Context, c ProcessConfig) (*Process, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("start a process: %w", err)
+	program := c.Program
+	if program == "" {
+		var err error
+		if program, err = os.Executable(); err != nil {
+			return nil, fmt.Errorf("start a process: %w", err)
+		}
 	}
 	signs := &signs{await: c.Await, seen: make(chan struct{})}
 	log := io.Writer(signs)

@@ -110,11 +110,11 @@ func (s *keySet) find(ctx context.Context, alg, id string) (jwt.VerificationKeyS
 	defer s.mu.Unlock()
 	if !s.known {
 		return found, &flaw{&Refusal{
-			Status: http.StatusServiceUnavailable, Reason: "token_keys",
+			Status: http.StatusServiceUnavailable, Reason: reasonTokenKeys,
 			Detail: "tokens cannot be checked: the keys of their issuer could not be fetched yet", RetryAfter: patience,
 		}}
 	}
-	return found, &flaw{invalid("token_signature", "the token is signed with a key that its issuer does not publish for this algorithm")}
+	return found, &flaw{invalid(reasonTokenSignature, "the token is signed with a key that its issuer does not publish for this algorithm")}
 }
 
 func (s *keySet) look(alg, id string) (found jwt.VerificationKeySet) {

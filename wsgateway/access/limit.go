@@ -78,11 +78,11 @@ func (l *Limiter) Admit(r *http.Request) (release func(), refusal *Refusal) {
 	c := &l.config
 	switch {
 	case c.HandshakesPerIP > 0 && from.IsValid() && !l.mayShake(from):
-		return nil, &Refusal{Status: http.StatusTooManyRequests, Reason: "handshakes", Detail: "too many handshakes from this address", RetryAfter: time.Second}
+		return nil, &Refusal{Status: http.StatusTooManyRequests, Reason: reasonHandshakes, Detail: "too many handshakes from this address", RetryAfter: time.Second}
 	case c.Connections > 0 && l.open >= c.Connections:
-		return nil, &Refusal{Status: http.StatusServiceUnavailable, Reason: "connections", Detail: "this gateway has as many sockets as it may", RetryAfter: 5 * time.Second}
+		return nil, &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonConnections, Detail: "this gateway has as many sockets as it may", RetryAfter: 5 * time.Second}
 	case c.ConnectionsPerIP > 0 && from.IsValid() && l.byAddress[from] >= c.ConnectionsPerIP:
-		return nil, &Refusal{Status: http.StatusTooManyRequests, Reason: "connections_per_ip", Detail: "too many sockets from this address", RetryAfter: 5 * time.Second}
+		return nil, &Refusal{Status: http.StatusTooManyRequests, Reason: reasonConnectionsPerIP, Detail: "too many sockets from this address", RetryAfter: 5 * time.Second}
 	}
 	l.open++
 	if from.IsValid() {

@@ -9,10 +9,31 @@ import (
 	"github.com/telemetra/telemetra/httpapi/problem"
 )
 
+const (
+	reasonConnections      = "connections" // as many as a process may have
+	reasonConnectionsPerIP = "connections_per_ip"
+	reasonHandshakes       = "handshakes"
+	reasonStream           = "stream" // not among those of the token
+	reasonTokenAudience    = "token_audience"
+	reasonTokenEarly       = "token_early"
+	reasonTokenExpired     = "token_expired"
+	reasonTokenIssuer      = "token_issuer"
+	reasonTokenKeys        = "token_keys" // they could not be fetched yet
+	reasonTokenMalformed   = "token_malformed"
+	reasonTokenMissing     = "token_missing"
+	reasonTokenSignature   = "token_signature"
+)
+
+// Reasons are all that a refusal can have.
+var Reasons = [...]string{
+	reasonConnections, reasonConnectionsPerIP, reasonHandshakes, reasonStream, reasonTokenAudience, reasonTokenEarly, reasonTokenExpired,
+	reasonTokenIssuer, reasonTokenKeys, reasonTokenMalformed, reasonTokenMissing, reasonTokenSignature,
+}
+
 // Refusal is why a socket is not opened, or a read not answered.
 type Refusal struct {
 	Status     int
-	Reason     string // for metrics: one of few
+	Reason     string // for metrics: one of Reasons
 	Detail     string // for the client
 	RetryAfter time.Duration
 
@@ -21,7 +42,7 @@ type Refusal struct {
 
 // Forbidden refuses a stream that the token does not allow.
 func Forbidden(streamID string) *Refusal {
-	return &Refusal{Status: http.StatusForbidden, Reason: "stream", Detail: fmt.Sprintf("the token does not allow the stream %q", streamID)}
+	return &Refusal{Status: http.StatusForbidden, Reason: reasonStream, Detail: fmt.Sprintf("the token does not allow the stream %q", streamID)}
 }
 
 // challenge is what every 401 carries.
@@ -29,7 +50,7 @@ const challenge = `Bearer realm="telemetra"`
 
 // unauthorized refuses a request without a token.
 func unauthorized(detail string) *Refusal {
-	return &Refusal{Status: http.StatusUnauthorized, Reason: "token_missing", Detail: detail, challenge: challenge}
+	return &Refusal{Status: http.StatusUnauthorized, Reason: reasonTokenMissing, Detail: detail, challenge: challenge}
 }
 
 // invalid refuses a token. The detail must be plain ASCII without quotes and

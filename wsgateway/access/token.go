@@ -214,7 +214,7 @@ func (t *Tokens) Verify(ctx context.Context, token string) (*Grant, *Refusal) {
 	case token == "":
 		return nil, unauthorized(needsHeader)
 	case len(token) > mostTokenSize:
-		return nil, invalid("token_malformed", fmt.Sprintf("the token has more than %d bytes", mostTokenSize))
+		return nil, invalid(reasonTokenMalformed, fmt.Sprintf("the token has more than %d bytes", mostTokenSize))
 	}
 	var c claims
 	parsed, err := t.parser.ParseWithClaims(token, &c, func(token *jwt.Token) (any, error) { return t.key(ctx, token) })
@@ -233,7 +233,7 @@ func (t *Tokens) Verify(ctx context.Context, token string) (*Grant, *Refusal) {
 // serve as secret.
 func (t *Tokens) key(ctx context.Context, token *jwt.Token) (any, error) {
 	if _, ok := token.Header["crit"]; ok { // RFC 7515 section 4.1.11
-		return nil, &flaw{invalid("token_malformed", "the token has the header crit, and no extension is understood")}
+		return nil, &flaw{invalid(reasonTokenMalformed, "the token has the header crit, and no extension is understood")}
 	}
 	alg := token.Method.Alg()
 	if alg == hs256 {
@@ -241,7 +241,7 @@ func (t *Tokens) key(ctx context.Context, token *jwt.Token) (any, error) {
 	}
 	kid, ok := token.Header["kid"].(string)
 	if _, given := token.Header["kid"]; given && !ok {
-		return nil, &flaw{invalid("token_malformed", "the header kid of the token is not a string")}
+		return nil, &flaw{invalid(reasonTokenMalformed, "the header kid of the token is not a string")}
 	}
 	return t.keys.find(ctx, alg, kid)
 }
@@ -258,19 +258,19 @@ func (t *Tokens) refusal(parsed *jwt.Token, err error) *Refusal {
 	}
 	switch {
 	case errors.Is(err, jwt.ErrTokenMalformed):
-		return invalid("token_malformed", "the token is malformed")
+		return invalid(reasonTokenMalformed, "the token is malformed")
 	case parsed == nil || parsed.Method == nil || !slices.Contains(t.methods, parsed.Method.Alg()):
-		return invalid("token_signature", "the algorithm of the token is not accepted; accepted are "+strings.Join(t.methods, ", "))
+		return invalid(reasonTokenSignature, "the algorithm of the token is not accepted; accepted are "+strings.Join(t.methods, ", "))
 	case errors.Is(err, jwt.ErrTokenInvalidIssuer):
-		return invalid("token_issuer", "the token is of another issuer")
+		return invalid(reasonTokenIssuer, "the token is of another issuer")
 	case errors.Is(err, jwt.ErrTokenInvalidAudience), errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
-		return invalid("token_audience", "the token is for another audience")
+		return invalid(reasonTokenAudience, "the token is for another audience")
 	case errors.Is(err, jwt.ErrTokenExpired):
-		return invalid("token_expired", "the token has expired")
+		return invalid(reasonTokenExpired, "the token has expired")
 	case errors.Is(err, jwt.ErrTokenNotValidYet):
-		return invalid("token_early", "the token is not yet valid")
+		return invalid(reasonTokenEarly, "the token is not yet valid")
 	default:
-		return invalid("token_signature", "the signature of the token is wrong")
+		return invalid(reasonTokenSignature, "the signature of the token is wrong")
 	}
 }
 
@@ -291,7 +291,7 @@ func (c claims) date(name string) (*jwt.NumericDate, error) {
 	}
 	seconds, err := strconv.ParseFloat(string(raw), 64)
 	if err != nil || seconds < 0 || seconds > latest {
-		return nil, &flaw{invalid("token_malformed", fmt.Sprintf("the claim %s is not a number of seconds from 0 to %d", name, latest))}
+		return nil, &flaw{invalid(reasonTokenMalformed, fmt.Sprintf("the claim %s is not a number of seconds from 0 to %d", name, latest))}
 	}
 	whole := int64(seconds)
 	return &jwt.NumericDate{Time: time.Unix(whole, int64((seconds-float64(whole))*1e9))}, nil
@@ -309,7 +309,7 @@ func (c claims) GetIssuedAt() (*jwt.NumericDate, error) { return c.date("iat") }
 // GetIssuer implements jwt.Claims. It is asked when AUTH_ISSUER is set.
 func (c claims) GetIssuer() (issuer string, err error) {
 	if json.Unmarshal(c["iss"], &issuer) != nil || issuer == "" {
-		return "", &flaw{invalid("token_issuer", "the token names no issuer")}
+		return "", &flaw{invalid(reasonTokenIssuer, "the token names no issuer")}
 	}
 	return issuer, nil
 }
@@ -320,7 +320,7 @@ func (c claims) GetSubject() (string, error) { return "", nil }
 // GetAudience implements jwt.Claims. It is asked when AUTH_AUDIENCE is set.
 func (c claims) GetAudience() (audience jwt.ClaimStrings, err error) {
 	if json.Unmarshal(c["aud"], &audience) != nil || len(audience) == 0 {
-		return nil, &flaw{invalid("token_audience", "the token names no audience")}
+		return nil, &flaw{invalid(reasonTokenAudience, "the token names no audience")}
 	}
 	return audience, nil
 }
@@ -328,7 +328,7 @@ func (c claims) GetAudience() (audience jwt.ClaimStrings, err error) {
 // Validate implements jwt.ClaimsValidator: JSON's null is no set of claims.
 func (c claims) Validate() error {
 	if c == nil {
-		return &flaw{invalid("token_malformed", "the token has no claims")}
+		return &flaw{invalid(reasonTokenMalformed, "the token has no claims")}
 	}
 	return nil
 }
@@ -345,11 +345,11 @@ func (c claims) grant() (*Grant, error) {
 	}
 	entries, ok := parseStreams(c["streams"])
 	if !ok {
-		return nil, &flaw{invalid("token_malformed", "the claim streams is not a list of strings")}
+		return nil, &flaw{invalid(reasonTokenMalformed, "the claim streams is not a list of strings")}
 	}
 	grant, err := newGrant(entries, expires)
 	if err != nil {
-		return nil, &flaw{invalid("token_malformed", err.Error())}
+		return nil, &flaw{invalid(reasonTokenMalformed, err.Error())}
 	}
 	return grant, nil
 }

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -140,7 +141,7 @@ func check(tb testing.TB, what string, tokens *Tokens, token, want string) (*Gra
 		}
 		return grant, nil
 	}
-	if refusal.Reason != want {
+	if refusal.Reason != want || !slices.Contains(Reasons[:], want) {
 		tb.Errorf("%s: refused for %s (%s), want %q", what, refusal.Reason, refusal.Detail, want)
 	}
 	if refusal.Status == http.StatusUnauthorized && !description.MatchString(refusal.Detail) && refusal.Reason != "token_missing" {
