@@ -68,6 +68,9 @@ func (c *Cache) Close() error {
 	return c.client.Close()
 }
 
+// Ping asks whether the cache answers.
+func (c *Cache) Ping(ctx context.Context) error { return c.client.Ping(ctx).Err() }
+
 // Get returns a value, or nil when there is none.
 func (c *Cache) Get(ctx context.Context, key string) (*Cached, error) {
 	text, err := c.client.Get(ctx, cachePrefix+key).Bytes()

@@ -70,7 +70,10 @@ type ListenerStatus struct {
 	Lag float64 `json:"lag_seconds"`
 	// PositionAge is how long ago a look came to its end, all that it saw published.
 	PositionAge float64 `json:"position_age_seconds"`
-	// Backlog is how many changes the position does not have yet, at most.
+	// Fault is why it cannot publish; "" when it can.
+	Fault string `json:"fault,omitempty"`
+	// Backlog is how many changes were given a number since the last complete look and are
+	// not published, at most.
 	Backlog     int64  `json:"backlog"`
 	Published   uint64 `json:"published"`    // events, in all
 	Conflicts   uint64 `json:"conflicts"`    // batches that a twin had published, in all

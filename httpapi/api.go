@@ -81,7 +81,7 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 			suspected: make(chan struct{}, 1),
 		},
 	}
-	a.registerRung(reg)
+	reg.MustRegister(rungCollector{a})
 	return a, nil
 }
 
@@ -115,6 +115,7 @@ func (a *API) probe(ctx context.Context) error {
 			return nil
 		}
 		a.ladder.postgres.done(err != nil)
+		a.probeCache(ctx)
 		a.probed.Store(true)
 		select {
 		case <-ctx.Done():
@@ -123,6 +124,16 @@ func (a *API) probe(ctx context.Context) error {
 		case <-a.ladder.suspected:
 		}
 	}
+}
+
+// probeCache finds out the same of the cache.
+func (a *API) probeCache(ctx context.Context) {
+	if !a.ladder.caching.allow() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, redisPatience)
+	defer cancel()
+	a.ladder.caching.done(a.ladder.cache.Ping(ctx) != nil)
 }
 
 // Ready tells why a load balancer should send nobody, or nil: an API is of use

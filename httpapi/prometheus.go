@@ -11,18 +11,25 @@ type metrics struct {
 	forgotten   prometheus.Counter
 }
 
-// registerRung tells what answers can come from.
-func (a *API) registerRung(reg prometheus.Registerer) {
+// rungCollector tells what answers can come from, as it is when it is asked.
+type rungCollector struct{ api *API }
+
+var rungDesc = prometheus.NewDesc("telemetra_api_rung",
+	"What reads can be answered from: 1 for the rung that holds, 0 for all others. cache: all is well; postgres: Redis is away; stale: Postgres is away; none: nothing.",
+	[]string{"rung"}, nil)
+
+// Describe is of prometheus.Collector.
+func (rungCollector) Describe(out chan<- *prometheus.Desc) { out <- rungDesc }
+
+// Collect is of prometheus.Collector.
+func (c rungCollector) Collect(out chan<- prometheus.Metric) {
+	holds := c.api.rung()
 	for _, name := range rungs {
-		promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "telemetra_api_rung", ConstLabels: prometheus.Labels{"rung": name},
-			Help: "What reads can be answered from: 1 for the rung that holds, 0 for all others. cache: all is well; postgres: Redis is away; stale: Postgres is away; none: nothing.",
-		}, func() float64 {
-			if a.rung() == name {
-				return 1
-			}
-			return 0
-		})
+		value := 0.0
+		if name == holds {
+			value = 1
+		}
+		out <- prometheus.MustNewConstMetric(rungDesc, prometheus.GaugeValue, value, name)
 	}
 }
 

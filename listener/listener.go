@@ -133,11 +133,13 @@ func (l *Listener) Run(ctx context.Context) error {
 func (l *Listener) Ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.cannot()
+}
+
+// cannot is Ready. l.mu is held.
+func (l *Listener) cannot() error {
 	switch f := l.fault(); f.part {
 	case "":
-		if l.hanging.Load() {
-			return errors.New("waiting for Postgres, which has brought nothing for a second")
-		}
 		return nil
 	case partStarting:
 		return errors.New("starting")
@@ -146,6 +148,17 @@ func (l *Listener) Ready() error {
 	default:
 		return errors.New("cannot publish because of " + f.part + "; the log says why")
 	}
+}
+
+// Started tells why no position has been adopted yet, or nil: from then on each row that is
+// written is an event.
+func (l *Listener) Started() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.status.checkpoint.Epoch == "" {
+		return errors.New("starting")
+	}
+	return nil
 }
 
 // fault is what kept the last drain from publishing, or would keep the next one
@@ -159,6 +172,15 @@ func (l *Listener) fault() fault {
 
 // warnFor is how long a new epoch is worth a warning.
 const warnFor = time.Minute
+
+// Hangs tells that a look waits for Postgres, which may sort a backlog, wait for a lock, or
+// have lost the connection, or "".
+func (l *Listener) Hangs() string {
+	if !l.hanging.Load() {
+		return ""
+	}
+	return "the listener waits for Postgres, which has brought nothing for a second"
+}
 
 // Warning tells that a new epoch had to be opened lately, and for which of the
 // reasons in reset.go, or "".

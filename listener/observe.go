@@ -2,6 +2,7 @@ package listener
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/telemetra/telemetra/broker"
@@ -15,16 +16,19 @@ func (l *Listener) observe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, observeEvery)
 	defer cancel()
 	o, err := l.db.Observe(ctx)
-	if err == nil { // else what was known holds, and its age grows
-		l.mu.Lock()
-		l.status.observed = o
-		l.mu.Unlock()
-		l.metrics.queue.Set(o.QueueUsed)
-		l.metrics.oldest.Set(o.OldestTransaction.Seconds())
+	l.metrics.age.Set(l.Status().PositionAge)
+	if err != nil { // nobody must take what was for what is
+		l.metrics.queue.Set(math.NaN())
+		l.metrics.oldest.Set(math.NaN())
+		l.metrics.backlog.Set(math.NaN())
+		return
 	}
-	s := l.Status()
-	l.metrics.age.Set(s.PositionAge)
-	l.metrics.backlog.Set(float64(s.Backlog))
+	l.mu.Lock()
+	l.status.observed = o
+	l.mu.Unlock()
+	l.metrics.queue.Set(o.QueueUsed)
+	l.metrics.oldest.Set(o.OldestTransaction.Seconds())
+	l.metrics.backlog.Set(float64(l.Status().Backlog))
 }
 
 // Status tells how the listener is.
@@ -32,8 +36,13 @@ func (l *Listener) Status() broker.ListenerStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &l.status
+	fault := ""
+	if err := l.cannot(); err != nil {
+		fault = err.Error()
+	}
 	out := broker.ListenerStatus{
-		ID: l.id, Lag: l.lag().Seconds(), PositionAge: time.Since(s.lookedAt).Seconds(),
+		Fault: fault,
+		ID:    l.id, Lag: l.lag().Seconds(), PositionAge: time.Since(s.lookedAt).Seconds(),
 		Backlog:   max(s.observed.Numbered-max(s.numbered, s.passed), 0),
 		Published: s.published, Conflicts: s.conflicts, Epoch: s.checkpoint.Epoch,
 	}

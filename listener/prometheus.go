@@ -70,9 +70,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		return f.NewGauge(prometheus.GaugeOpts{Name: "telemetra_listener_" + name, Help: help})
 	}
 	m.age = gauge("position_age_seconds", "Since a look for changes last came to its end, and all that it saw was published.")
-	m.backlog = gauge("backlog_changes", "Changes that were given a number and are not published, at most; those of open transactions count.")
-	m.queue = gauge("notification_queue_ratio", "How full Postgres' queue of notifications is, from 0 to 1; when it is full, writers cannot commit.")
-	m.oldest = gauge("oldest_transaction_seconds", "For how long the oldest transaction of the Postgres server is open, of those that the role may see.")
+	m.backlog = gauge("backlog_changes", "Changes that were given a number since the last complete look and are not published, at most; NaN while Postgres cannot be asked.")
+	m.queue = gauge("notification_queue_ratio", "How full Postgres' queue of notifications is, from 0 to 1; when it is full, writers cannot commit. NaN while Postgres cannot be asked.")
+	m.oldest = gauge("oldest_transaction_seconds", "For how long the oldest transaction of the Postgres server is open, of those that the role may see; NaN while Postgres cannot be asked.")
 	drains := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "telemetra_listener_drains_total", Help: "Looks for changes, by cause.",
 	}, []string{"cause"})

@@ -267,9 +267,7 @@ type Load struct {
 }
 
 const loadSQL = `
-SELECT current_setting('server_version'), pg_is_in_recovery(), c.*, p.*, pg_notification_queue_usage(),
-       coalesce((SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity
-                 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()), 0)
+SELECT current_setting('server_version'), pg_is_in_recovery(), c.*, p.*, pg_notification_queue_usage(), ` + oldestSQL + `
 FROM (` + connectionsSQL + `) AS c, (` + placeSQL + `) AS p`
 
 // Load asks for all of it at once.

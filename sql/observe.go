@@ -17,10 +17,13 @@ type Observation struct {
 	OldestTransaction time.Duration
 }
 
-const observeSQL = `
-SELECT coalesce(pg_sequence_last_value(to_regclass('telemetra.change_id_seq')), 0), pg_notification_queue_usage(),
-       coalesce((SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity
+const (
+	// oldestSQL is for how long the oldest transaction is open, in seconds.
+	oldestSQL = `coalesce((SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity
                  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()), 0)`
+	observeSQL = `
+SELECT coalesce(pg_sequence_last_value(to_regclass('telemetra.change_id_seq')), 0), pg_notification_queue_usage(), ` + oldestSQL
+)
 
 // Observe looks at what Postgres keeps of its own accord.
 func (db *DB) Observe(ctx context.Context) (o Observation, err error) {

@@ -31,7 +31,8 @@ type Watch struct {
 	log zerolog.Logger
 	up  prometheus.Gauge
 
-	away atomic.Bool // when it was last looked at
+	looked atomic.Bool
+	away   atomic.Bool // when it was last looked at
 }
 
 // NewWatch prepares the one watch of a process; Run starts it.
@@ -39,8 +40,9 @@ func (db *DB) NewWatch(log zerolog.Logger, reg prometheus.Registerer) *Watch {
 	return &Watch{db: db, log: log.With().Str("component", "postgres").Logger(), up: newMetrics(reg, db.Pool).up}
 }
 
-// Up tells whether Postgres gave a sign when it was last asked for one.
-func (w *Watch) Up() bool { return !w.away.Load() }
+// Up tells whether Postgres gave a sign when it was last asked for one; before that it has
+// given none.
+func (w *Watch) Up() bool { return w.looked.Load() && !w.away.Load() }
 
 // Run looks until the context ends.
 func (w *Watch) Run(ctx context.Context) error {
@@ -72,6 +74,7 @@ func (w *Watch) look(ctx context.Context) {
 	case !away && before:
 		w.log.Info().Msg("postgres is back")
 	}
+	w.looked.Store(true)
 	w.up.Set(1)
 	if away {
 		w.up.Set(0)

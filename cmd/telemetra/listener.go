@@ -12,6 +12,6 @@ func (c *listenerCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.addListener()
+	p.http.ready("listener", p.addListener().Ready)
 	return p.run(ctx)
 }

@@ -37,7 +37,16 @@ func (c *serveCmd) build(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.addListener()
+	l := p.addListener()
+	// Gateway and api go on without it, and it is every replica's: a process is to be sent
+	// traffic once its rows are events.
+	p.http.ready("listener", l.Started)
+	p.http.warn(func() string {
+		if err := l.Ready(); err != nil {
+			return "listener: " + err.Error()
+		}
+		return ""
+	})
 	if err := errors.Join(p.addGateway(c.Gateway), p.addAPI(c.API)); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
@@ -46,12 +55,13 @@ func (c *serveCmd) build(ctx context.Context) (*process, error) {
 }
 
 // addListener makes the process carry changes to Redis.
-func (p *process) addListener() {
+func (p *process) addListener() *listener.Listener {
 	l := listener.New(p.db, p.redis, p.log, p.registry)
 	p.serve("listener", l.Run)
 	p.told.listener = l.Status
-	p.http.ready("listener", l.Ready)
 	p.http.warn(l.Warning)
+	p.http.warn(l.Hangs)
+	return l
 }
 
 // addGateway makes the process serve clients.

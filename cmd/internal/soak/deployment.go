@@ -224,7 +224,8 @@ func (d *deployment) awaitReady(ctx context.Context) error {
 			default:
 			}
 			status, body, err := m.get(ctx, "/readyz")
-			if err == nil && status == http.StatusOK {
+			// A listener that waits may have lost its connection without knowing it yet.
+			if err == nil && status == http.StatusOK && !strings.Contains(body, "waits for Postgres") {
 				break
 			}
 			if ctx.Err() != nil {

@@ -305,6 +305,9 @@ func listenerOf(common Process, p *Seen) Listener {
 	l := Listener{
 		Process: common, Lag: finite(s.Lag), PositionAge: finite(s.PositionAge), Backlog: max(s.Backlog, 0), Epoch: clean(s.Epoch),
 	}
+	if s.Fault != "" && l.Ready { // a process that is more than a listener is ready all the same
+		l.Ready, l.Why = false, "listener: "+clean(s.Fault)
+	}
 	if s.PublishedAt > 0 { // both by the clock of its host
 		l.Published = new(finite(float64(p.At-s.PublishedAt)/1000) + common.Silent)
 	}

@@ -97,6 +97,9 @@ func TestVerdict(t *testing.T) {
 			"no listener is running: nothing is published",
 			"listener listener-1/11, listener-2/12 have said nothing for 20s",
 		}},
+		"a process is ready whose listener cannot publish": {func(s *Sample) { s.process(t, "listener-1").Listener.Fault = "cannot publish" }, Degraded, []string{
+			"listener listener-1/11 is not ready: listener: cannot publish",
+		}},
 		"a listener is not ready": {func(s *Sample) { s.process(t, "listener-1").NotReady = "listener: starting" }, Degraded, []string{
 			"listener listener-1/11 is not ready: listener: starting",
 		}},
