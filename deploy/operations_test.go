@@ -151,7 +151,7 @@ func TestAlertsAreComplete(t *testing.T) {
 			t.Errorf("%s has the severity %q", a.Alert, s)
 		}
 		anchor := strings.ToLower(a.Alert)
-		if a.Annotations["summary"] == "" || a.Annotations["description"] == "" || a.Annotations["runbook"] != "deploy/RUNBOOK.md#"+anchor {
+		if a.Annotations["summary"] == "" || a.Annotations["description"] == "" || a.Annotations["runbook_url"] != "deploy/RUNBOOK.md#"+anchor {
 			t.Errorf("%s has not all annotations: %v", a.Alert, a.Annotations)
 		}
 		if !slices.Contains(runbook, anchor) {
@@ -166,7 +166,7 @@ func TestAlertsAreComplete(t *testing.T) {
 			t.Errorf("RUNBOOK.md has the section %s, and there is no such alert", heading)
 		}
 	}
-	name := regexp.MustCompile(`^(deployment|instance|route|type):[a-z_]+:[a-z0-9_]+$`)
+	name := regexp.MustCompile(`^(deployment|instance|role|route|type):[a-z_]+:[a-z0-9_]+$`)
 	for _, r := range recorded {
 		if !name.MatchString(r.Record) || !recordings[r.Record] {
 			t.Errorf("%s has a test: %v", r.Record, recordings[r.Record])
@@ -423,8 +423,15 @@ func (k opsKnown) labels(expr parser.Expr) map[string]bool {
 	case *parser.SubqueryExpr:
 		return k.labels(n.Expr)
 	case *parser.AggregateExpr:
+		if n.Without {
+			maps.Copy(out, k.labels(n.Expr))
+		}
 		for _, l := range n.Grouping {
-			out[l] = true
+			if n.Without {
+				delete(out, l)
+			} else {
+				out[l] = true
+			}
 		}
 	case *parser.Call:
 		for _, arg := range n.Args {
@@ -456,6 +463,9 @@ func opsCheckAlerts(t *testing.T, known opsKnown) {
 	for _, r := range recorded {
 		m := opsMetric{}
 		for l := range known.check(t, r.Record, r.Expr) {
+			m[l] = nil
+		}
+		for l := range r.Labels {
 			m[l] = nil
 		}
 		known[r.Record] = m
