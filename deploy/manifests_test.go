@@ -252,13 +252,7 @@ func TestKubernetes(t *testing.T) {
 		}
 	}
 	opsCheckScalers(t, c)
-	for _, rule := range c.ingresses["telemetra"].Spec.Rules {
-		for _, p := range rule.HTTP.Paths {
-			if s := c.services[p.Backend.Service.Name]; s == nil || s.Spec.Ports[0].Name != p.Backend.Service.Port.Name {
-				t.Errorf("%s leads to %+v", p.Path, p.Backend.Service)
-			}
-		}
-	}
+	opsCheckIngress(t, c)
 	for _, job := range opsYAML[opsPrometheus](t, "prometheus.yml").Jobs {
 		for _, dns := range job.DNS {
 			for _, name := range dns.Names {
@@ -344,6 +338,55 @@ func opsCheckScalers(t *testing.T, c opsCluster) {
 			}
 			if !slices.ContainsFunc(opsTable(t), func(r opsRow) bool { return r.name == m.Pods.Metric.Name && r.kind == "gauge" }) {
 				t.Errorf("%s goes by %s, which there is not", name, m.Pods.Metric.Name)
+			}
+		}
+	}
+}
+
+// opsRoute is the service that an ingress sends a path to, or "". The longest path wins, and
+// a prefix is one of whole segments.
+func opsRoute(paths []networkingv1.HTTPIngressPath, path string) (service string) {
+	longest := -1
+	for _, p := range paths {
+		prefix := strings.TrimSuffix(p.Path, "/")
+		exact := *p.PathType == networkingv1.PathTypeExact
+		matches := path == p.Path || !exact && (path == prefix || strings.HasPrefix(path, prefix+"/"))
+		switch length := len(p.Path); {
+		case !matches:
+		case exact:
+			return p.Backend.Service.Name
+		case length > longest:
+			longest, service = length, p.Backend.Service.Name
+		}
+	}
+	return service
+}
+
+// opsCheckIngress looks whether what the processes serve is reached from outside, and
+// nothing that is for operators.
+func opsCheckIngress(t *testing.T, c opsCluster) {
+	t.Helper()
+	rules := c.ingresses["telemetra"].Spec.Rules
+	if len(rules) != 1 {
+		t.Fatalf("the ingress has %d rules", len(rules))
+	}
+	paths := rules[0].HTTP.Paths
+	for _, p := range paths {
+		if s := c.services[p.Backend.Service.Name]; s == nil || s.Spec.Ports[0].Name != p.Backend.Service.Port.Name {
+			t.Errorf("%s leads to %+v", p.Path, p.Backend.Service)
+		}
+	}
+	for service, reached := range map[string][]string{
+		"telemetra-api": {
+			"/", "/docs", "/docs/swagger-ui.css", "/redoc", "/redoc/start.js", "/openapi.json", "/asyncapi.yaml", "/console", "/console/",
+			"/console/main.js", "/api/v1/health", "/api/v1/streams", "/api/v1/streams/demo_stream/metrics",
+		},
+		"telemetra-gateway": {"/ws/live", "/ws/live/demo_stream", "/sse/live/demo_stream"},
+		"":                  {"/metrics", "/debug", "/debug/pprof/", "/readyz", "/health", "/consoles", "/anything"},
+	} {
+		for _, path := range reached {
+			if got := opsRoute(paths, path); got != service {
+				t.Errorf("the ingress sends %s to %q, not to %q", path, got, service)
 			}
 		}
 	}

@@ -5,7 +5,6 @@ package deploy
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -151,7 +150,7 @@ func TestAlertsAreComplete(t *testing.T) {
 			t.Errorf("%s has the severity %q", a.Alert, s)
 		}
 		anchor := strings.ToLower(a.Alert)
-		if a.Annotations["summary"] == "" || a.Annotations["description"] == "" || a.Annotations["runbook"] != "deploy/RUNBOOK.md#"+anchor {
+		if a.Annotations["summary"] == "" || a.Annotations["description"] == "" || a.Annotations["runbook_url"] != "deploy/RUNBOOK.md#"+anchor {
 			t.Errorf("%s has not all annotations: %v", a.Alert, a.Annotations)
 		}
 		if !slices.Contains(runbook, anchor) {
@@ -166,7 +165,7 @@ func TestAlertsAreComplete(t *testing.T) {
 			t.Errorf("RUNBOOK.md has the section %s, and there is no such alert", heading)
 		}
 	}
-	name := regexp.MustCompile(`^(deployment|instance|route|type):[a-z_]+:[a-z0-9_]+$`)
+	name := regexp.MustCompile(`^(deployment|instance|role|route|type):[a-z_]+:[a-z0-9_]+$`)
 	for _, r := range recorded {
 		if !name.MatchString(r.Record) || !recordings[r.Record] {
 			t.Errorf("%s has a test: %v", r.Record, recordings[r.Record])
@@ -423,8 +422,15 @@ func (k opsKnown) labels(expr parser.Expr) map[string]bool {
 	case *parser.SubqueryExpr:
 		return k.labels(n.Expr)
 	case *parser.AggregateExpr:
+		if n.Without {
+			maps.Copy(out, k.labels(n.Expr))
+		}
 		for _, l := range n.Grouping {
-			out[l] = true
+			if n.Without {
+				delete(out, l)
+			} else {
+				out[l] = true
+			}
 		}
 	case *parser.Call:
 		for _, arg := range n.Args {
@@ -456,6 +462,9 @@ func opsCheckAlerts(t *testing.T, known opsKnown) {
 	for _, r := range recorded {
 		m := opsMetric{}
 		for l := range known.check(t, r.Record, r.Expr) {
+			m[l] = nil
+		}
+		for l := range r.Labels {
 			m[l] = nil
 		}
 		known[r.Record] = m
@@ -507,164 +516,6 @@ func opsCheckSeries(t *testing.T, known opsKnown) {
 					t.Errorf("%s: %s has no label %s", test.Name, series, l.Name)
 				}
 			})
-		}
-	}
-}
-
-// opsDashboard is what the tests look at in the dashboard.
-type opsDashboard struct {
-	UID        string
-	Panels     []opsPanel
-	Templating struct {
-		List []struct{ Name, Type, Definition string }
-	}
-	Annotations struct {
-		List []struct{ Name, Expr, TitleFormat string }
-	}
-}
-
-type opsPanel struct {
-	ID                       int
-	Type, Title, Description string
-	Datasource               struct{ UID string }
-	GridPos                  struct{ H, W, X, Y int }
-	Targets                  []struct{ RefID, Expr, LegendFormat string }
-	FieldConfig              struct {
-		Defaults struct{ Unit string }
-	}
-}
-
-func opsCheckDashboard(t *testing.T, known opsKnown) {
-	t.Helper()
-	var d opsDashboard
-	if err := json.Unmarshal([]byte(opsRead(t, "grafana/dashboards/telemetra.json")), &d); err != nil {
-		t.Fatal(err)
-	}
-	ids, titles, taken := map[int]bool{}, map[string]bool{}, map[[2]int]string{}
-	variable := regexp.MustCompile(`\{\{\s*(\w+)\s*\}\}`)
-	query := func(where, expr, format string) {
-		result := known.check(t, where, expr)
-		for _, m := range variable.FindAllStringSubmatch(format, -1) {
-			if !result[m[1]] {
-				t.Errorf("%s: there is no label %s for the legend of %s", where, m[1], expr)
-			}
-		}
-	}
-	shown := ""
-	for _, p := range d.Panels {
-		if ids[p.ID] || titles[p.Title] || p.Title == "" {
-			t.Errorf("panel %d %q: its id or title is there twice", p.ID, p.Title)
-		}
-		ids[p.ID], titles[p.Title] = true, true
-		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
-			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
-				if other := taken[[2]int{x, y}]; other != "" || x >= 24 {
-					t.Fatalf("%s lies over %s", p.Title, other)
-				}
-				taken[[2]int{x, y}] = p.Title
-			}
-		}
-		if p.Type == "row" {
-			continue
-		}
-		if p.Description == "" || p.FieldConfig.Defaults.Unit == "" || p.Datasource.UID != "${datasource}" || len(p.Targets) == 0 {
-			t.Errorf("%s has not all: %+v", p.Title, p)
-		}
-		for _, target := range p.Targets {
-			if target.LegendFormat == "" {
-				t.Errorf("%s: no legend for %s", p.Title, target.Expr)
-			}
-			query(p.Title, target.Expr, target.LegendFormat)
-			shown += target.Expr + "\n"
-		}
-	}
-	values := regexp.MustCompile(`^label_values\((.*), (\w+)\)$`)
-	for _, v := range d.Templating.List {
-		if m := values.FindStringSubmatch(v.Definition); v.Type == "query" && (m == nil || !known.check(t, v.Name, m[1])[m[2]]) {
-			t.Errorf("the variable %s is made of %q", v.Name, v.Definition)
-		}
-	}
-	for _, a := range d.Annotations.List {
-		if a.Expr != "" {
-			query(a.Name, a.Expr, a.TitleFormat)
-		}
-	}
-	for _, m := range opsTable(t) {
-		if !strings.Contains(shown, m.name) && !strings.Contains(shown, strings.TrimPrefix(m.name, "telemetra_")) {
-			t.Errorf("no panel shows %s", m.name)
-		}
-	}
-}
-
-// opsRow is a line of the README's table of metrics.
-type opsRow struct {
-	name, kind string
-	labels     map[string][]string // with all values, where there is a list of them
-}
-
-func opsTable(t *testing.T) (rows []opsRow) {
-	t.Helper()
-	_, section, _ := strings.Cut(opsRead(t, "../README.md"), "\n## Watch it\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	label := regexp.MustCompile("`([a-z_]+)`(?: \\(([^)]*)\\))?")
-	for line := range strings.Lines(section) {
-		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-		if len(cells) != 4 || !strings.HasPrefix(line, "| `telemetra_") {
-			continue
-		}
-		r := opsRow{name: strings.Trim(cells[0], " `"), kind: strings.TrimSpace(cells[1]), labels: map[string][]string{}}
-		for _, m := range label.FindAllStringSubmatch(cells[2], -1) {
-			r.labels[m[1]] = nil
-			if m[2] != "" {
-				r.labels[m[1]] = slices.Sorted(slices.Values(strings.Split(m[2], ", ")))
-			}
-		}
-		rows = append(rows, r)
-	}
-	if len(rows) == 0 {
-		t.Fatal("README.md has no table of metrics under Watch it")
-	}
-	return rows
-}
-
-// opsCheckREADME compares the README's table with what there is, both ways.
-func opsCheckREADME(t *testing.T, families map[string]*dto.MetricFamily) {
-	t.Helper()
-	documented := map[string]bool{}
-	for _, row := range opsTable(t) {
-		if documented[row.name] {
-			t.Errorf("%s is there twice", row.name)
-		}
-		documented[row.name] = true
-		f, ok := families[row.name]
-		if !ok {
-			t.Errorf("the binary has no metric %s", row.name)
-			continue
-		}
-		if kind := strings.ToLower(f.GetType().String()); kind != row.kind {
-			t.Errorf("%s is a %s", row.name, kind)
-		}
-		values := map[string]map[string]bool{}
-		for _, m := range f.GetMetric() {
-			for _, l := range m.GetLabel() {
-				if values[l.GetName()] == nil {
-					values[l.GetName()] = map[string]bool{}
-				}
-				values[l.GetName()][l.GetValue()] = true
-			}
-		}
-		if got, want := slices.Sorted(maps.Keys(row.labels)), slices.Sorted(maps.Keys(values)); !slices.Equal(got, want) {
-			t.Errorf("%s has the labels %v, the table says %v", row.name, want, got)
-		}
-		for l, listed := range row.labels {
-			if there := slices.Sorted(maps.Keys(values[l])); !slices.Contains(append(opsOpen, "route"), l) && !slices.Equal(listed, there) {
-				t.Errorf("%s has the %s %v, the table says %v", row.name, l, there, listed)
-			}
-		}
-	}
-	for name := range families {
-		if strings.HasPrefix(name, "telemetra_") && !documented[name] {
-			t.Errorf("the README does not name %s", name)
 		}
 	}
 }
