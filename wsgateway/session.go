@@ -211,8 +211,9 @@ func (s *session) leave() {
 }
 
 const (
-	// reconnectWithin spreads the clients of a gateway that goes away.
-	reconnectWithin = 2 * time.Second
+	// reconnectWithin spreads the clients of a gateway that goes away, so that all are back within
+	// two seconds.
+	reconnectWithin = 1800 * time.Millisecond
 	// leaveWithin is how long a client may take for what was written before.
 	leaveWithin = 2 * time.Second
 )
