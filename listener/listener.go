@@ -155,8 +155,11 @@ func (l *Listener) cannot() error {
 func (l *Listener) Started() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.status.checkpoint.Epoch == "" {
+	switch {
+	case l.status.fault.part == partStarting:
 		return errors.New("starting")
+	case l.status.checkpoint.Epoch == "":
+		return l.cannot()
 	}
 	return nil
 }

@@ -588,6 +588,10 @@ func TestTwinsRaceForAnEpoch(t *testing.T) {
 		}
 		b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ($1, 's', now())`, fmt.Sprint("race/", n))
 		localtest.Eventually(t, "the row", func() bool { return len(b.log()) > 0 })
+		localtest.Eventually(t, "both in the epoch", func() bool { // else the next loss meets one of the last epoch
+			p, err := b.broker.Position(t.Context())
+			return err == nil && first.Status().Epoch == p.Epoch && second.Status().Epoch == p.Epoch
+		})
 	}
 	b.ready(first)
 	b.ready(second)

@@ -190,8 +190,10 @@ func settleChapters(t *testing.T, databaseURL string, w *witness, clients map[st
 		head := w.of[id].lastID()
 		localtest.Eventually(t, "the last event of "+id, func() bool { return r.lastID() == head })
 		all := chapters(t, r)
-		if len(all) != want {
-			t.Errorf("%s: began %d times, want %d", id, len(all), want)
+		// A gateway that does not reach Postgres yet begins an epoch with what the log has, and
+		// again with the whole state.
+		if got := len(epochsOf(all)); got != want || len(all) > 2*want {
+			t.Errorf("%s: began %d times in %d epochs, want %d epochs", id, len(all), got, want)
 		}
 		checkChapters(t, id, all)
 		last := all[len(all)-1]
@@ -267,6 +269,19 @@ func inTable(rows map[mark]bool, m mark) bool {
 		}
 	}
 	return false
+}
+
+// epochsOf are the epochs that chapters are of.
+func epochsOf(all []chapter) map[string]bool {
+	epochs := make(map[string]bool)
+	for _, c := range all {
+		for _, f := range slices.Concat(c.state, c.live) {
+			if id, err := event.ParseID(f.ID); err == nil {
+				epochs[id.Epoch] = true
+			}
+		}
+	}
+	return epochs
 }
 
 // mostVersions is how often writers update a row.
