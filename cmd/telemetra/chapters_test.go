@@ -187,8 +187,7 @@ func settleChapters(t *testing.T, databaseURL string, w *witness, clients map[st
 	for id, r := range clients {
 		rows := table(t.Context(), t, conn, id)
 		total += len(rows)
-		head := w.of[id].lastID()
-		localtest.Eventually(t, "the last event of "+id, func() bool { return r.lastID() == head })
+		localtest.Eventually(t, "all that was published on "+id, func() bool { return upToDate(t, r, w.of[id]) })
 		all := chapters(t, r)
 		// A gateway that does not reach Postgres yet begins an epoch with what the log has, and
 		// again with the whole state.
@@ -209,6 +208,25 @@ func settleChapters(t *testing.T, databaseURL string, w *witness, clients map[st
 		}
 	}
 	t.Logf("%d rows of %d streams in %d chapters compared", total, len(clients), want)
+}
+
+// upToDate tells whether a client has what was published: the last event, or a state of the
+// last epoch that has what it was not given, because it was committed when the state was read.
+func upToDate(t *testing.T, r, published *record) bool {
+	t.Helper()
+	newest := published.lastID()
+	if r.lastID() == newest {
+		return true
+	}
+	all := chapters(t, r)
+	last := all[len(all)-1]
+	if len(last.state) == 0 {
+		return false
+	}
+	head, err1 := event.ParseID(newest)
+	begin, err2 := event.ParseID(last.state[len(last.state)-1].ID)
+	return err1 == nil && err2 == nil && begin.Epoch == head.Epoch &&
+		len(unseen(marks(t, slices.Concat(last.state, last.live)), since(t, last, published.all()))) == 0
 }
 
 // since returns the rows that were published after a chapter's state, in their newest
