@@ -70,11 +70,8 @@ func number(digits string) int64 {
 // Look tells how Redis is for who wants to publish, as Watch does. The error is what it
 // answers when that is not well.
 func (b *Redis) Look(ctx context.Context) (Condition, error) {
-	m, err := b.probe(ctx)
-	if err == nil && m.mayEvict() {
-		return ConditionEvictsKeys, nil
-	}
-	return ConditionOf(err), err
+	_, c, err := b.look(ctx)
+	return c, err
 }
 
 // Standing is where the publication stands, for who looks from outside.

@@ -57,13 +57,9 @@ func (w *Watch) Run(ctx context.Context) error {
 func (w *Watch) look(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, dependencyTimeout)
 	defer cancel()
-	memory, err := w.redis.probe(bounded)
+	memory, c, err := w.redis.look(bounded)
 	if ctx.Err() != nil {
 		return // that is no fault of Redis
-	}
-	c := ConditionOf(err)
-	if err == nil && memory.mayEvict() {
-		c = ConditionEvictsKeys
 	}
 	before := w.redis.Condition()
 	w.redis.condition.Store(&c)
@@ -94,6 +90,15 @@ type memory struct {
 
 func (m *memory) mayEvict() bool {
 	return m.most > 0 && m.policy != "" && m.policy != "noeviction"
+}
+
+// look finds out which condition holds.
+func (b *Redis) look(ctx context.Context) (memory, Condition, error) {
+	m, err := b.probe(ctx)
+	if err == nil && m.mayEvict() {
+		return m, ConditionEvictsKeys, nil
+	}
+	return m, ConditionOf(err), err
 }
 
 // probe asks for a write that never happens, because its key is never there:

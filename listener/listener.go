@@ -69,8 +69,6 @@ type status struct {
 	numbered    int64  // newest change that a look which came to its end had to publish
 	passed      int64  // newest change of the newest batch
 	observed    sql.Observation
-	published   uint64 // events
-	conflicts   uint64 // batches
 	resetAt     time.Time
 	resetWhy    string // reason of the newest epoch that this listener has opened, unless it was the first
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/broker/event"
 )
 
 // observeEvery is how often a listener looks at what it tells of itself and of Postgres.
@@ -44,7 +45,10 @@ func (l *Listener) Status() broker.ListenerStatus {
 		Fault: fault,
 		ID:    l.id, Lag: l.lag().Seconds(), PositionAge: time.Since(s.lookedAt).Seconds(),
 		Backlog:   max(s.observed.Numbered-max(s.numbered, s.passed), 0),
-		Published: s.published, Conflicts: s.conflicts, Epoch: s.checkpoint.Epoch,
+		Conflicts: broker.Total(l.metrics.conflicts), Epoch: s.checkpoint.Epoch,
+	}
+	for kind := event.KindMetrics; kind <= event.KindViewers; kind++ {
+		out.Published += broker.Total(l.metrics.published[kind])
 	}
 	if !s.publishedAt.IsZero() {
 		out.PublishedAt = s.publishedAt.UnixMilli()

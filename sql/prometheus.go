@@ -6,11 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-type metrics struct {
-	up prometheus.Gauge
-}
-
-func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool) *metrics {
+// register adds what the pool tells of itself, and whether Postgres is up.
+func register(reg prometheus.Registerer, pool *pgxpool.Pool, up func() bool) {
 	f := promauto.With(reg)
 	const prefix = "telemetra_postgres_"
 	connections := func(state string, n func(*pgxpool.Stat) int32) {
@@ -34,9 +31,12 @@ func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool) *metrics {
 	f.NewCounterFunc(prometheus.CounterOpts{
 		Name: prefix + "pool_wait_seconds_total", Help: "Time that was waited for connections of the pool.",
 	}, func() float64 { return pool.Stat().EmptyAcquireWaitTime().Seconds() })
-	return &metrics{
-		up: f.NewGauge(prometheus.GaugeOpts{
-			Name: prefix + "up", Help: "Whether Postgres has given this process a sign within the last seconds: 1 or 0.",
-		}),
-	}
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: prefix + "up", Help: "Whether Postgres has given this process a sign within the last seconds: 1 or 0.",
+	}, func() float64 {
+		if up() {
+			return 1
+		}
+		return 0
+	})
 }

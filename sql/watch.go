@@ -29,7 +29,6 @@ const (
 type Watch struct {
 	db  *DB
 	log zerolog.Logger
-	up  prometheus.Gauge
 
 	looked atomic.Bool
 	away   atomic.Bool // when it was last looked at
@@ -37,7 +36,9 @@ type Watch struct {
 
 // NewWatch prepares the one watch of a process; Run starts it.
 func (db *DB) NewWatch(log zerolog.Logger, reg prometheus.Registerer) *Watch {
-	return &Watch{db: db, log: log.With().Str("component", "postgres").Logger(), up: newMetrics(reg, db.Pool).up}
+	w := &Watch{db: db, log: log.With().Str("component", "postgres").Logger()}
+	register(reg, db.Pool, w.Up)
+	return w
 }
 
 // Up tells whether Postgres gave a sign when it was last asked for one; before that it has
@@ -75,10 +76,6 @@ func (w *Watch) look(ctx context.Context) {
 		w.log.Info().Msg("postgres is back")
 	}
 	w.looked.Store(true)
-	w.up.Set(1)
-	if away {
-		w.up.Set(0)
-	}
 }
 
 func (w *Watch) ping(ctx context.Context, within time.Duration) error {

@@ -163,8 +163,8 @@ func (h *health) tell(now time.Time) {
 		return
 	}
 	h.told = why
-	h.gateway.metrics.degraded.Set(0)
 	if why == "" {
+		h.gateway.metrics.degraded.Set(0)
 		h.gateway.log.Info().Msg("live updates are in time")
 	} else {
 		h.gateway.metrics.degraded.Set(1)

@@ -300,10 +300,11 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 	o.times++
 	o.epochs += t.epochs
 	o.silence = max(o.silence, t.silence)
-	if over := t.silence - s.allowed(f, mended.Sub(t.began)); over > 0 {
+	over := t.silence - s.allowed(f, mended.Sub(t.began))
+	if over > 0 {
 		s.miss(f, &t, over)
 	}
-	o.over = max(o.over, t.silence-s.allowed(f, mended.Sub(t.began)))
+	o.over = max(o.over, over)
 	if f.told {
 		o.untold += len(s.followers) - t.told
 		o.told = max(o.told, t.last)
