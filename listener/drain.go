@@ -25,8 +25,8 @@ const (
 	// before each look, until it publishes a batch itself.
 	headStart = 100 * time.Millisecond
 
-	// busy is how many changes make a drain one of many: then notifications
-	// only cost the writers time, and the next look waits for a batch to gather.
+	// busy is how many changes make a drain one of many: then wake-ups only cost
+	// the writers time, and the next look waits for a batch to gather.
 	busy        = 4
 	leastGather = 2 * time.Millisecond
 	gatherARow  = 50 * time.Microsecond
@@ -116,7 +116,7 @@ func (l *Listener) drain(ctx context.Context) (n int, err error) {
 	began := time.Now()
 	n, err = l.publishChanges(ctx)
 	if err == nil {
-		err = l.gate(ctx, n >= busy)
+		err = l.wantWakeUps(ctx, n < busy && !l.second)
 	}
 	var fromRedis *redisError
 	switch {
@@ -126,7 +126,7 @@ func (l *Listener) drain(ctx context.Context) (n int, err error) {
 	case errors.Is(err, broker.ErrConflict):
 		l.current, l.second = nil, true
 		l.metrics.conflicts.Inc()
-		return 0, nil
+		return 0, l.wantWakeUps(ctx, false)
 	case !errors.As(err, &fromRedis):
 		l.dropDrainer()
 	}
@@ -136,20 +136,20 @@ func (l *Listener) drain(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// gate keeps writers from notifying while the listener is busy anyway. Opening it
-// comes before the looks of an idle listener, which find who went by meanwhile.
-func (l *Listener) gate(ctx context.Context, shut bool) (err error) {
-	if shut == l.shut {
+// wantWakeUps has writers notify unless the listener is busy, or second, and looks again
+// anyway. It comes before the looks of an idle listener, which find who went by meanwhile.
+func (l *Listener) wantWakeUps(ctx context.Context, want bool) (err error) {
+	if want == l.wants {
 		return nil
 	}
 	l.startReading()
 	defer l.stopReading()
-	if shut {
-		l.shut, err = l.drainer.ShutGate(ctx)
+	if want {
+		l.wants, err = l.drainer.WantWakeUps(ctx)
 		return err
 	}
-	l.shut = false
-	return l.drainer.OpenGate(ctx)
+	l.wants = false
+	return l.drainer.DeclineWakeUps(ctx)
 }
 
 // publishChanges is one reading of Postgres.
@@ -318,6 +318,6 @@ func (l *Listener) dropDrainer() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = l.drainer.Close(ctx)       // it is given up for an error that is reported
-	l.drainer, l.shut = nil, false // the gate was the session's
+	_ = l.drainer.Close(ctx)        // it is given up for an error that is reported
+	l.drainer, l.wants = nil, false // the lock was the session's
 }

@@ -35,7 +35,7 @@ type Listener struct {
 	// Of the drain loop alone:
 
 	drainer *sql.Drainer
-	shut    bool             // the drainer's session holds the gate of notifications
+	wants   bool             // the drainer's session has writers notify
 	current *broker.Position // nil: has to be adopted
 	at      sql.Position     // what current.State says, or newer
 	seen    uint64           // the highest token ever met

@@ -143,11 +143,18 @@ func TestReplicationIsCaptured(t *testing.T) {
 	}
 }
 
-// listen returns a function that counts the notifications since its last call.
-// They come in the order of the commits, so one of its own marks the end.
+// listen waits to be woken, and returns a function that counts the notifications since
+// its last call. They come in the order of the commits, so one of its own marks the end.
 func listen(tb testing.TB, url string) func() int {
 	tb.Helper()
 	conn := connect(tb, url)
+	exec(tb, conn, wantWakeUpsSQL)
+	return count(tb, conn)
+}
+
+// count is listen on a connection that need not wait to be woken.
+func count(tb testing.TB, conn *pgx.Conn) func() int {
+	tb.Helper()
 	exec(tb, conn, `LISTEN telemetra`)
 	exec(tb, conn, `LISTEN mark`)
 	return func() (n int) {
@@ -249,43 +256,59 @@ func TestCommitBesideAnotherDoesNotWaitToNotify(t *testing.T) {
 	}
 }
 
-func TestShutGateMakesWritersSkipTheNotification(t *testing.T) {
+func TestWritersNotifyWhenSomebodyWaits(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
-	notified := listen(t, url)
+	addViewers(t, conn, 1) // the first one of a session takes long, and looks old for that
+	notified := count(t, connect(t, url))
 	r, second := newReader(t, config(url)), newReader(t, config(url))
-	shut := func(r *reader, want bool) {
+	want := func(r *reader) {
 		t.Helper()
-		if got, err := r.d.ShutGate(t.Context()); err != nil || got != want {
-			t.Fatalf("shut gate: got %t, %v, want %t", got, err, want)
+		if ok, err := r.d.WantWakeUps(t.Context()); err != nil || !ok {
+			t.Fatalf("want wake-ups: got %t, %v", ok, err)
 		}
 	}
-	shut(r, true)
-	shut(second, false)
-	addViewers(t, conn, 1)
-	if got, want := notified(), 0; got != want {
-		t.Errorf("shut: got %d notifications, want %d", got, want)
+	writes := func(when string, want int) {
+		t.Helper()
+		addViewers(t, conn, 1)
+		if got := notified(); got != want {
+			t.Errorf("%s: got %d notifications, want %d", when, got, want)
+		}
 	}
-	if err := r.d.OpenGate(t.Context()); err != nil {
+	localtest.Eventually(t, "nobody waits, and nobody is told", func() bool { // a machine may stand still for a millisecond
+		addViewers(t, conn, 1)
+		return notified() == 0
+	})
+	want(r)
+	writes("one waits", 1)
+	want(second)
+	writes("two wait", 1)
+	if err := r.d.DeclineWakeUps(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	addViewers(t, conn, 2)
-	if got, want := notified(), 1; got != want {
-		t.Errorf("open: got %d notifications, want %d", got, want)
-	}
-	if got, want := len(r.drain(t)), 2; got != want {
-		t.Errorf("got %d changes, want %d", got, want)
-	}
-	// A session that ends leaves the gate open.
-	shut(second, true)
+	writes("the other one waits", 1)
 	if err := second.d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	localtest.Eventually(t, "the gate is open", func() bool {
-		addViewers(t, conn, 3)
-		return notified() == 1
+	localtest.Eventually(t, "the lock of a session that has ended is gone", func() bool {
+		addViewers(t, conn, 1)
+		return notified() == 0
 	})
+	// Who writes later in a transaction may commit when somebody waits again.
+	exec(t, conn, `BEGIN`)
+	exec(t, conn, `SELECT pg_sleep(0.002)`)
+	addViewers(t, conn, 1)
+	if left := one[int](t, conn, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()`); left != 0 {
+		t.Errorf("a writer holds %d advisory locks before it commits, want none", left)
+	}
+	exec(t, conn, `COMMIT`)
+	if got, want := notified(), 1; got != want {
+		t.Errorf("an old transaction: got %d notifications, want %d", got, want)
+	}
+	if left := one[int](t, conn, `SELECT count(*) FROM telemetra.wakeups`); left != 0 {
+		t.Errorf("%d wake-ups are left, want none", left)
+	}
 }
 
 func TestAsynchronousCommitIsRaised(t *testing.T) {

@@ -137,30 +137,27 @@ func (db *DB) Drainer(ctx context.Context) (*Drainer, error) {
 // PID is the backend's process id, for DB.Working.
 func (d *Drainer) PID() uint32 { return d.conn.PgConn().PID() }
 
-// gateSQL is the lock that a transaction tries for before it notifies; see
-// telemetra.wake.
-const gateSQL = `((x'74656c65'::bigint << 32) | 'telemetra.change_id_seq'::regclass::oid::bigint)`
-
+// The lock of those who wait to be woken; writers try for it, see telemetra.stamp.
 const (
-	shutGateSQL = `SELECT pg_try_advisory_lock(` + gateSQL + `)`
-	openGateSQL = `SELECT pg_advisory_unlock(` + gateSQL + `)`
+	wantWakeUpsSQL    = `SELECT pg_try_advisory_lock_shared(8387229064097787508)`
+	declineWakeUpsSQL = `SELECT pg_advisory_unlock_shared(8387229064097787508)`
 )
 
-// ShutGate makes writers go by without a NOTIFY, until OpenGate or the end of
-// the session: whoever reads all the time need not be woken. False: somebody
-// else holds the gate.
-func (d *Drainer) ShutGate(ctx context.Context) (shut bool, err error) {
-	if err := d.conn.QueryRow(ctx, shutGateSQL).Scan(&shut); err != nil {
-		return false, fmt.Errorf("shut gate: %w", err)
+// WantWakeUps makes writers notify, until DeclineWakeUps or the end of the session. Any
+// number of sessions may want that. What was committed before must be looked for
+// afterwards. False: a writer was asking right now, so try again.
+func (d *Drainer) WantWakeUps(ctx context.Context) (wanted bool, err error) {
+	if err := d.conn.QueryRow(ctx, wantWakeUpsSQL).Scan(&wanted); err != nil {
+		return false, fmt.Errorf("want wake-ups: %w", err)
 	}
-	return shut, nil
+	return wanted, nil
 }
 
-// OpenGate lets writers notify again. What was committed without must be looked
-// for afterwards.
-func (d *Drainer) OpenGate(ctx context.Context) error {
-	if _, err := d.conn.Exec(ctx, openGateSQL); err != nil {
-		return fmt.Errorf("open gate: %w", err)
+// DeclineWakeUps lets writers go by without a NOTIFY, which is what makes an insert
+// cheap: who reads all the time need not be woken.
+func (d *Drainer) DeclineWakeUps(ctx context.Context) error {
+	if _, err := d.conn.Exec(ctx, declineWakeUpsSQL); err != nil {
+		return fmt.Errorf("decline wake-ups: %w", err)
 	}
 	return nil
 }

@@ -39,9 +39,9 @@ func (i *Inspector) ChangeColumns(ctx context.Context) ([]ChangeColumn, error) {
 	return list(ctx, i.pool, columnsSQL, pgx.RowToStructByPos[ChangeColumn])
 }
 
-// Trigger is a trigger of ours on a captured table.
+// Trigger is a trigger of ours.
 type Trigger struct {
-	Table, Name string
+	Table, Name string // the table with its schema
 	// Enabled is pg_trigger.tgenabled: A always, O unless the session replicates,
 	// R only then, D never. "": there is no such trigger.
 	Enabled        string
@@ -49,18 +49,20 @@ type Trigger struct {
 }
 
 const triggersSQL = `
-SELECT tab, want.name, coalesce(t.tgenabled::text, ''), coalesce(n.nspname || '.' || p.proname, ''), want.runs
-FROM ` + capturedSQL + `
-CROSS JOIN (VALUES
-    ('zz_telemetra_insert', 'telemetra.stamp'),
-    ('zz_telemetra_update', 'telemetra.stamp_update'),
-    ('zz_telemetra_wake', 'telemetra.wake')) AS want (name, runs)
-LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = want.name AND NOT t.tgisinternal
+SELECT want.tab, want.name, coalesce(t.tgenabled::text, ''), coalesce(n.nspname || '.' || p.proname, ''), want.runs
+FROM (
+    SELECT 'public.' || tab, c.oid, name, runs
+    FROM ` + capturedSQL + `
+    CROSS JOIN (VALUES ('zz_telemetra_insert', 'telemetra.stamp'), ('zz_telemetra_update', 'telemetra.stamp_update')) AS on_rows (name, runs)
+    UNION ALL
+    SELECT 'telemetra.wakeups', to_regclass('telemetra.wakeups'), 'zz_telemetra_wake', 'telemetra.wake'
+) AS want (tab, oid, name, runs)
+LEFT JOIN pg_trigger t ON t.tgrelid = want.oid AND t.tgname = want.name AND NOT t.tgisinternal
 LEFT JOIN pg_proc p ON p.oid = t.tgfoid
 LEFT JOIN pg_namespace n ON n.oid = p.pronamespace
-ORDER BY tab, want.name`
+ORDER BY want.tab, want.name`
 
-// Triggers reads the triggers that each captured table should have.
+// Triggers reads the triggers of captured tables, and the one that notifies.
 func (i *Inspector) Triggers(ctx context.Context) ([]Trigger, error) {
 	return list(ctx, i.pool, triggersSQL, pgx.RowToStructByPos[Trigger])
 }

@@ -32,7 +32,7 @@ func TestInspectorFindsWhatMigrationsMake(t *testing.T) {
 		}
 	}
 	triggers, err := i.Triggers(t.Context())
-	if err != nil || len(triggers) != 3*len(captured) {
+	if err != nil || len(triggers) != 2*len(captured)+1 {
 		t.Fatalf("%d triggers, %v", len(triggers), err)
 	}
 	for _, tr := range triggers {

@@ -126,7 +126,7 @@ func TestRepairPutsBackWhatWasTakenAway(t *testing.T) {
 	before, stamp := catalog(t, conn, false), stampOf(t, conn)
 	for _, damage := range []string{
 		`DROP TRIGGER zz_telemetra_update ON streams`,
-		`ALTER TABLE moments DISABLE TRIGGER zz_telemetra_wake`,
+		`ALTER TABLE telemetra.wakeups DISABLE TRIGGER zz_telemetra_wake`,
 		`ALTER TABLE moments ENABLE TRIGGER zz_telemetra_insert`,
 		`DROP FUNCTION telemetra.stamp CASCADE`,
 		`ALTER TABLE chat_summary_minute ALTER change_xid DROP DEFAULT`,

@@ -106,17 +106,14 @@ func (db *DB) TerminateSessions(ctx context.Context, application string) (n int,
 	return n, nil
 }
 
-// MuteWakeUps takes the triggers that notify away from the captured tables, or gives
-// them back.
+// MuteWakeUps takes the trigger that notifies away, or gives it back.
 func (db *DB) MuteWakeUps(ctx context.Context, mute bool) error {
 	how := "ENABLE ALWAYS"
 	if mute {
 		how = "DISABLE"
 	}
-	for _, table := range [...]string{"streams", "chat_summary_minute", "moments", "viewer_timeseries"} {
-		if _, err := db.Pool.Exec(ctx, `ALTER TABLE public.`+table+` `+how+` TRIGGER zz_telemetra_wake`); err != nil {
-			return fmt.Errorf("%s the wake-up of %s: %w", how, table, err)
-		}
+	if _, err := db.Pool.Exec(ctx, `ALTER TABLE telemetra.wakeups `+how+` TRIGGER zz_telemetra_wake`); err != nil {
+		return fmt.Errorf("%s the wake-up: %w", how, err)
 	}
 	return nil
 }

@@ -94,7 +94,7 @@ func (d *doctor) triggers(ctx context.Context) verdict {
 			found = append(found, fmt.Sprintf("%s has no %s", t.Table, t.Name))
 		case t.Runs != t.WantRuns:
 			found = append(found, fmt.Sprintf("%s of %s runs %s", t.Name, t.Table, t.Runs))
-			remedy = fmt.Sprintf("run: DROP TRIGGER %s ON public.%s, then: telemetra migrate repair", t.Name, t.Table)
+			remedy = fmt.Sprintf("run: DROP TRIGGER %s ON %s, then: telemetra migrate repair", t.Name, t.Table)
 		case t.Enabled != "A":
 			found = append(found, fmt.Sprintf("%s of %s %s", t.Name, t.Table, misfires[t.Enabled]))
 		}

@@ -22,17 +22,17 @@ func TestDamagedCapture(t *testing.T) {
 		damage string
 		want
 	}{
-		{`DROP TRIGGER zz_telemetra_update ON streams`, want{"triggers", Failed, "streams has no zz_telemetra_update", "telemetra migrate repair"}},
-		{`ALTER TABLE moments DISABLE TRIGGER zz_telemetra_wake`, want{"triggers", Failed, "zz_telemetra_wake of moments is disabled", "telemetra migrate repair"}},
+		{`DROP TRIGGER zz_telemetra_update ON streams`, want{"triggers", Failed, "public.streams has no zz_telemetra_update", "telemetra migrate repair"}},
+		{`ALTER TABLE telemetra.wakeups DISABLE TRIGGER zz_telemetra_wake`, want{"triggers", Failed, "zz_telemetra_wake of telemetra.wakeups is disabled", "telemetra migrate repair"}},
 		{`ALTER TABLE moments ENABLE TRIGGER zz_telemetra_insert`, want{"triggers", Failed, "does not run for rows that replication brings", "telemetra migrate repair"}},
 		{`ALTER TABLE viewer_timeseries ENABLE REPLICA TRIGGER zz_telemetra_update`, want{"triggers", Failed, "runs only for rows that replication brings", "telemetra migrate repair"}},
 		{
-			`DROP TRIGGER zz_telemetra_wake ON streams;
-			 CREATE TRIGGER zz_telemetra_wake BEFORE UPDATE ON streams FOR EACH ROW EXECUTE FUNCTION telemetra.stamp();
-			 ALTER TABLE streams ENABLE ALWAYS TRIGGER zz_telemetra_wake`,
-			want{"triggers", Failed, "zz_telemetra_wake of streams runs telemetra.stamp", "DROP TRIGGER zz_telemetra_wake ON public.streams"},
+			`DROP TRIGGER zz_telemetra_update ON streams;
+			 CREATE TRIGGER zz_telemetra_update BEFORE UPDATE ON streams FOR EACH ROW EXECUTE FUNCTION telemetra.stamp();
+			 ALTER TABLE streams ENABLE ALWAYS TRIGGER zz_telemetra_update`,
+			want{"triggers", Failed, "zz_telemetra_update of public.streams runs telemetra.stamp", "DROP TRIGGER zz_telemetra_update ON public.streams"},
 		},
-		{`DROP FUNCTION telemetra.wake CASCADE`, want{"triggers", Failed, "chat_summary_minute has no zz_telemetra_wake; moments has no", "telemetra migrate repair"}},
+		{`DROP FUNCTION telemetra.wake CASCADE`, want{"triggers", Failed, "telemetra.wakeups has no zz_telemetra_wake", "telemetra migrate repair"}},
 
 		{`ALTER TABLE moments ALTER change_xid DROP DEFAULT`, want{"change columns", Failed, "moments.change_xid has no default", "telemetra migrate repair"}},
 		{
