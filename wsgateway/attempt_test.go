@@ -91,40 +91,37 @@ func TestPartsOfWrites(t *testing.T) {
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
+	var idle []*outbox
 	for i, payload := range payloads {
-		var idle []*outbox
 		for n, o := range outboxes {
 			for !o.hasRoom() {
 				tellFull()
 				<-tick.C
 			}
-			claimed, err := o.push(newFrame(append([]byte{'a' + byte(n)}, payload...)))
+			f := newFrame(append([]byte{'a' + byte(n)}, payload...))
+			claimed, err := o.push(f)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if claimed {
+			if claimed { // it waits for a while, so that several frames go together
+				o.mu.Lock()
+				o.add(f, false)
+				o.mu.Unlock()
 				idle = append(idle, o)
 			}
 		}
-		if len(idle) > 0 && i%5 == 0 { // others wait for a while, so that several frames go together
-			flush(idle...)
-			continue
+		if len(idle) > 0 && i%5 == 0 {
+			flush(nil, idle...)
+			idle = nil
 		}
-		for _, o := range idle {
-			o.mu.Lock()
-			o.writing = false
-			o.mu.Unlock()
-		}
+	}
+	if len(idle) > 0 {
+		flush(nil, idle...)
 	}
 	select {
 	case <-full:
 	default:
 		t.Error("the sockets took all at once: nothing was tested")
-	}
-	for _, o := range outboxes {
-		o.mu.Lock()
-		o.start()
-		o.mu.Unlock()
 	}
 	readers.Wait()
 }
@@ -157,7 +154,7 @@ func TestFlushWaitsForNobody(t *testing.T) {
 			idle = append(idle, o)
 		}
 	}
-	flush(idle...)
+	flush(f, idle...)
 	for _, c := range []net.Conn{firstThere, secondThere} {
 		if err := c.SetReadDeadline(time.Now().Add(takeWithin / 2)); err != nil {
 			t.Fatal(err)
@@ -191,7 +188,7 @@ func TestAttemptsAllocateNothing(t *testing.T) {
 		if err != nil || !idle {
 			t.Fatalf("%t, %v", idle, err)
 		}
-		if rest := o.write(a); rest != nil {
+		if rest := o.write(a, f); rest != nil {
 			t.Fatal("the socket did not take it")
 		}
 	})

@@ -325,19 +325,22 @@ func (h *hub) deliver(m *event.Message) {
 			continue
 		}
 		n++
-		if s.session.queue(f) {
+		must, err := s.out.push(f)
+		if must {
 			if idle == nil {
 				idle = make([]*outbox, 0, flushTogether)
 			}
-			idle = append(idle, s.session.out)
+			idle = append(idle, s.out)
+		} else if err != nil {
+			s.out.tooSlow(err)
 		}
 		if len(idle) == flushTogether {
-			flush(idle...)
+			flush(f, idle...)
 			idle = nil
 		}
 	}
 	if len(idle) > 0 {
-		flush(idle...)
+		flush(f, idle...)
 	}
 	h.gateway.metrics.delivered.Add(float64(n))
 }

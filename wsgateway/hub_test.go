@@ -181,7 +181,8 @@ func BenchmarkFanout(b *testing.B) {
 	}
 	defer func() { _ = null.Close() }()
 	for range clients {
-		h.clients[&subscription{session: newSession(g, discard{null: null}), hub: h}] = struct{}{}
+		s := newSession(g, discard{null: null})
+		h.clients[&subscription{session: s, out: s.out, hub: h}] = struct{}{}
 	}
 	p, err := event.Encode(new(metric(1, 1)))
 	if err != nil {

@@ -56,8 +56,9 @@ func newOutbox(conn net.Conn, writers *sync.WaitGroup, m *metrics) *outbox {
 	return &outbox{Conn: conn, raw: rawOf(conn), writers: writers, metrics: m}
 }
 
-// push queues a frame. It never blocks. idle means that the caller must see to it that
-// the outbox is written; an error, that the client is gone or is to be closed.
+// push takes a frame. It never blocks. idle means that nobody writes, and that the caller
+// must see to it that the frame is written, which is not queued then: see flush. An error
+// means that the client is gone or is to be closed.
 func (o *outbox) push(f *frame) (idle bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -67,9 +68,13 @@ func (o *outbox) push(f *frame) (idle bool, err error) {
 	if o.queue.liveEvents > mostQueued || o.queue.liveBytes+o.writes > mostQueuedBytes {
 		return false, errTooSlow
 	}
-	o.add(f, false)
 	o.ended = o.ended || f.last
-	return o.claim(), nil
+	if !o.writing { // and so nothing is queued
+		o.writing, o.writes = true, len(f.wire)
+		return true, nil
+	}
+	o.add(f, false)
+	return false, nil
 }
 
 // begin queues what a stream begins with. It never blocks.
@@ -104,13 +109,14 @@ func (o *outbox) hasRoom() bool {
 func (o *outbox) Write(p []byte) (int, error) {
 	wire := append([]byte(nil), p...)
 	blame(wire)
-	idle, err := o.push(&frame{wire: wire, raw: true})
+	f := &frame{wire: wire, raw: true}
+	idle, err := o.push(f)
 	if err != nil {
 		o.tooSlow(err)
 		return 0, err
 	}
 	if idle {
-		flush(o)
+		flush(f, o)
 	}
 	return len(p), nil
 }
@@ -124,33 +130,27 @@ func (o *outbox) tooSlow(err error) {
 	}
 }
 
-// claim tells whether the caller is the one who must see to the writing. o.mu is held.
-func (o *outbox) claim() bool {
-	idle := !o.writing && o.queue.live > 0
-	o.writing = o.writing || idle
-	return idle
-}
-
-// start makes sure that somebody writes. o.mu is held.
+// start makes sure that somebody writes what is queued. o.mu is held.
 func (o *outbox) start() {
-	if o.claim() {
-		flush(o)
+	if !o.writing && o.queue.live > 0 {
+		o.writing = true
+		flush(nil, o)
 	}
 }
 
-// flush writes outboxes that were idle, by one goroutine, and waits for no client but
-// the last.
-func flush(outboxes ...*outbox) {
+// flush writes a frame, and what is queued behind it, to outboxes that were idle, by one
+// goroutine, and waits for no client but the last. Without a frame it writes what is queued.
+func flush(f *frame, outboxes ...*outbox) {
 	last := outboxes[len(outboxes)-1]
 	last.writers.Go(func() {
 		a, _ := attempts.Get().(*attempt)
 		a.oldest = 0
 		for _, o := range outboxes[:len(outboxes)-1] {
-			if rest := o.write(a); len(rest) > 0 {
+			if rest := o.write(a, f); len(rest) > 0 {
 				o.writers.Go(func() { o.wait(rest) })
 			}
 		}
-		rest := last.write(a)
+		rest := last.write(a, f)
 		if a.oldest > 0 {
 			late := time.Since(time.UnixMicro(a.oldest))
 			last.metrics.lag.Observe(max(late, 0).Seconds()) // of two clocks
@@ -162,14 +162,16 @@ func flush(outboxes ...*outbox) {
 	})
 }
 
-// write empties the queue for as long as the socket takes everything at once. It
-// returns what it has not taken, for wait.
-func (o *outbox) write(a *attempt) (rest net.Buffers) {
-	for {
-		entries := o.take(a.entries[:0])
-		if len(entries) == 0 {
-			return nil
-		}
+// write writes a frame, if there is one, and empties the queue, for as long as the socket
+// takes everything at once. It returns what it has not taken, for wait.
+func (o *outbox) write(a *attempt, f *frame) (rest net.Buffers) {
+	entries := a.entries[:0]
+	if f != nil {
+		entries = append(entries, entry{frame: f})
+	} else {
+		entries = o.take(entries)
+	}
+	for len(entries) > 0 {
 		rest, err := a.write(o.raw, entries, o.encoding)
 		if err != nil {
 			o.fail(err)
@@ -177,7 +179,9 @@ func (o *outbox) write(a *attempt) (rest net.Buffers) {
 		if len(rest) > 0 {
 			return rest
 		}
+		entries = o.take(a.entries[:0])
 	}
+	return nil
 }
 
 // wait writes what the socket has not taken at once, and empties the queue.

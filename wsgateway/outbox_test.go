@@ -48,7 +48,7 @@ func (c *counting) Close() error {
 func queued(o *outbox, f *frame) error {
 	idle, err := o.push(f)
 	if idle {
-		flush(o)
+		flush(f, o)
 	}
 	return err
 }

@@ -88,16 +88,11 @@ func (s *session) begin(frames []*frame) {
 
 // push queues a frame, and closes a client that does not take what waits.
 func (s *session) push(f *frame) {
-	if s.queue(f) {
-		flush(s.out)
-	}
-}
-
-// queue is push, but for the writing: true means that the caller must see to that.
-func (s *session) queue(f *frame) (idle bool) {
 	idle, err := s.out.push(f)
+	if idle {
+		flush(f, s.out)
+	}
 	s.out.tooSlow(err)
-	return idle
 }
 
 // complaint is why something that a client has asked for is not done.
@@ -130,7 +125,7 @@ func (s *session) add(streamID string, since *event.ID) (*subscription, *complai
 	if since != nil {
 		s.back.Store(true)
 	}
-	sub := &subscription{session: s, since: since, hub: s.gateway.hubs.expect(streamID)}
+	sub := &subscription{session: s, out: s.out, since: since, hub: s.gateway.hubs.expect(streamID)}
 	s.streams[streamID] = sub
 	return sub, nil
 }

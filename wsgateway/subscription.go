@@ -7,6 +7,7 @@ import (
 // subscription is one stream that a session follows. Its hub guards what may change.
 type subscription struct {
 	session *session
+	out     *outbox // the session's: an event touches no more of a client than that
 	hub     *hub
 	since   *event.ID // where the client was before; nil: nowhere
 
