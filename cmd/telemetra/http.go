@@ -46,12 +46,13 @@ func (c *httpConfig) validate() error {
 
 // Bounds against clients that are slow or mean.
 const (
-	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 15 * time.Second
-	writeTimeout      = 30 * time.Second
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 16 << 10
-	shutdownTimeout   = 5 * time.Second
+	// readTimeout is for the header and for all: there are no bodies, and with one deadline
+	// for both net/http sets one less for each request.
+	readTimeout     = 5 * time.Second
+	writeTimeout    = 30 * time.Second
+	idleTimeout     = 2 * time.Minute
+	maxHeaderBytes  = 16 << 10
+	shutdownTimeout = 5 * time.Second
 )
 
 // httpServer is the one HTTP server of a process.
@@ -95,7 +96,7 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 	s := &httpServer{Router: router.New(log, registry, origins.CORS), listener: l}
 	s.server = &http.Server{
 		Handler:           s.Router,
-		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: stdlog.New(debugWriter{log}, "", 0),
 	}
