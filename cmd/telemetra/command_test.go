@@ -65,6 +65,8 @@ func TestWrongBenchFlagsAreNamed(t *testing.T) {
 		{"--rounds=0", "--rounds is 0; allowed are 1 to 100"},
 		{"fanout --round=11m", "--round is 11m; allowed are 100ms to 10m"},
 		{"latency --duration=0s", "--duration is 0s; allowed are 1s to 1h"},
+		{"latency --rate=20001", "--rate is 20001; allowed are 1 to 20000"},
+		{"latency --clients=-1", "--clients is -1; allowed are 1 to 20000"},
 		{"--latency-duration=2h", "--latency-duration is 2h; allowed are 1s to 1h"},
 		{"all --rest-history=1", "--rest-history is 1; allowed are 100000 to 100000000"},
 		{"fanout --burst=1", "--burst is 1; allowed are 2 to 64"},
