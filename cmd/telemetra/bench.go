@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"reflect"
 
 	"github.com/alecthomas/kong"
 
@@ -12,11 +13,11 @@ import (
 type benchCmd struct {
 	Config bench.Config `embed:""`
 
-	All         bench.All         `cmd:"" default:"withargs" help:"All of them."`
+	All         bench.All         `cmd:"" default:"withargs" help:"All of them; each flag of a bench behind its name."`
 	Latency     bench.Latency     `cmd:"" help:"From the INSERT until the frame is in the client."`
 	Fanout      bench.Fanout      `cmd:"" help:"CPU time of a gateway for a frame, against a bare write."`
 	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures."`
-	Connections bench.Connections `cmd:"" help:"Memory of an idle client."`
+	Connections bench.Connections `cmd:"" help:"Memory and CPU time of an idle client."`
 	Storm       bench.Storm       `cmd:"" help:"Many clients that come at the same time."`
 	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
 	Rest        bench.Rest        `cmd:"" help:"Reads, against a bare handler, and of many rows."`
@@ -26,7 +27,7 @@ type benchCmd struct {
 // Run measures on private servers what was chosen.
 func (c *benchCmd) Run(ctx context.Context, command *kong.Context, out output) error {
 	benches := c.All.Benches()
-	if one, ok := command.Selected().Target.Addr().Interface().(bench.Bench); ok {
+	if one, ok := reflect.TypeAssert[bench.Bench](command.Selected().Target.Addr()); ok {
 		benches = []bench.Bench{one}
 	}
 	c.Config.Version = version

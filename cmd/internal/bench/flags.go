@@ -22,7 +22,9 @@ type All struct {
 
 // Benches are those that All measures, in their order.
 func (a *All) Benches() []Bench {
-	return []Bench{&a.Latency, &a.Fanout, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog}
+	return []Bench{
+		&a.Latency, &a.Fanout, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog,
+	}
 }
 
 // Validate names the flag that cannot work, its value, and what is allowed.

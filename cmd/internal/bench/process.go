@@ -10,7 +10,10 @@ import (
 )
 
 // process is a telemetra that runs beside the bench.
-type process struct{ *local.Process }
+type process struct {
+	*local.Process
+	command string
+}
 
 // start runs a command of this very program on a free port and waits until it
 // publishes.
@@ -103,7 +106,7 @@ func (b *bench) startWith(ctx context.Context, message string, env []string, arg
 	if err != nil {
 		return nil, err
 	}
-	return &process{p}, nil
+	return &process{p, args[0]}, nil
 }
 
 // stop ends the process and returns the most memory that it has used, in bytes.
