@@ -22,6 +22,7 @@ type benchCmd struct {
 	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
 	Rest        bench.Rest        `cmd:"" help:"Reads, against a bare handler, and of many rows."`
 	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`
+	Start       bench.Start       `cmd:"" help:"Until a process is ready."`
 }
 
 // Run measures on private servers what was chosen.

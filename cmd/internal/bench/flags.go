@@ -18,12 +18,13 @@ type All struct {
 	Stuck       Stuck       `embed:"" prefix:"stuck-"`
 	Rest        Rest        `embed:"" prefix:"rest-"`
 	Backlog     Backlog     `embed:"" prefix:"backlog-"`
+	Start       Start       `embed:"" prefix:"start-"`
 }
 
 // Benches are those that All measures, in their order.
 func (a *All) Benches() []Bench {
 	return []Bench{
-		&a.Latency, &a.Fanout, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog,
+		&a.Latency, &a.Fanout, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog, &a.Start,
 	}
 }
 
