@@ -74,6 +74,8 @@ func TestWrongBenchFlagsAreNamed(t *testing.T) {
 		{"storm --rate=0", "--rate is 0; allowed are 1 to 10000"},
 		{"stuck --clients=0", "--clients is 0; allowed are 1 to 10000"},
 		{"backlog --rows=999", "--rows is 999; allowed are 1000 to 100000000"},
+		{"throughput --probe=1ms", "--probe is 1ms; allowed are 1s to 10m"},
+		{"throughput --from=99", "--from is 99; allowed are 100 to 200000"},
 		{"start --rate=1", "unknown flag --rate"},
 		{"fanout --latency-duration=5s", "unknown flag --latency-duration"},
 		{"everything", "unexpected argument everything"},

@@ -12,6 +12,7 @@ import (
 type All struct {
 	Latency     Latency     `embed:"" prefix:"latency-"`
 	Fanout      Fanout      `embed:"" prefix:"fanout-"`
+	Throughput  Throughput  `embed:"" prefix:"throughput-"`
 	Writers     Writers     `embed:"" prefix:"writers-"`
 	Connections Connections `embed:"" prefix:"connections-"`
 	Storm       Storm       `embed:"" prefix:"storm-"`
@@ -24,7 +25,7 @@ type All struct {
 // Benches are those that All measures, in their order.
 func (a *All) Benches() []Bench {
 	return []Bench{
-		&a.Latency, &a.Fanout, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog, &a.Start,
+		&a.Latency, &a.Fanout, &a.Throughput, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog, &a.Start,
 	}
 }
 

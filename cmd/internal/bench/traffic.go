@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync/atomic"
@@ -21,6 +22,7 @@ type traffic struct {
 	writers  int // connections that write
 	warmUp   time.Duration
 	duration time.Duration // behind the warm-up
+	patience time.Duration // for the last frames; 0: deliverWithin
 }
 
 func (t *traffic) String() string {
@@ -123,7 +125,7 @@ func (p *passage) write(ctx context.Context, b *bench) error {
 		return err
 	}
 	p.achieved = min(float64(p.rate), float64(rows)/time.Since(began).Seconds())
-	_, err = poll(ctx, lookEvery, deliverWithin, func() (bool, error) { return p.come.Load() >= p.expected, nil })
+	_, err = poll(ctx, lookEvery, cmp.Or(p.patience, deliverWithin), func() (bool, error) { return p.come.Load() >= p.expected, nil })
 	return err
 }
 
