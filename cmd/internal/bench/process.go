@@ -25,14 +25,14 @@ func (b *bench) start(ctx context.Context, command string, env ...string) (*proc
 var unlimited = []string{"WS_MAX_CONNECTIONS_PER_IP=0", "WS_MAX_HANDSHAKES_PER_IP=0"}
 
 // startServe runs all in one process, for clients of streams that there are.
-func (b *bench) startServe(ctx context.Context, db *sql.DB, clients, streams int) (*process, error) {
+func (b *bench) startServe(ctx context.Context, db *sql.DB, clients, streams int, env ...string) (*process, error) {
 	if err := allowSockets(clients); err != nil {
 		return nil, err
 	}
 	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: manyStreams(streams)}); err != nil {
 		return nil, err
 	}
-	return b.start(ctx, "serve", unlimited...)
+	return b.start(ctx, "serve", append(env, unlimited...)...)
 }
 
 // pipeline is a listener, and a gateway alone in its process, over a database with
