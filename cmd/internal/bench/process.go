@@ -102,6 +102,9 @@ func (b *bench) startFloor(ctx context.Context, name string, content []byte, env
 // startWith runs this very program and waits until it logs a message.
 func (b *bench) startWith(ctx context.Context, message string, env []string, args ...string) (*process, error) {
 	env = append([]string{"DATABASE_URL=" + b.url, "REDIS_URL=" + b.redis.URL(), "DRAIN_PERIOD=0"}, env...)
+	if b.config.Profile != "" {
+		env = append(env, "DEBUG=1")
+	}
 	p, err := local.StartProcess(ctx, local.ProcessConfig{Args: args, Env: env, Await: message})
 	if err != nil {
 		return nil, err
