@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/mattn/go-isatty"
 	"github.com/schollz/progressbar/v3"
@@ -17,6 +18,7 @@ type progress struct {
 	begun    int // steps
 	most     int
 	bar      *progressbar.ProgressBar // nil without a terminal, and until the steps are known
+	stop     func()                   // ends the drawing of the bar
 }
 
 func newProgress(out io.Writer) *progress {
@@ -38,7 +40,27 @@ func (p *progress) announce(steps int) {
 	if p.terminal {
 		p.bar = progressbar.NewOptions(steps, progressbar.OptionSetWriter(p.out), progressbar.OptionSetWidth(30),
 			progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(true), progressbar.OptionClearOnFinish())
+		p.stop = redraw(p.bar)
 	}
+}
+
+// redraw lets the time go on also while a step takes long. stop ends that.
+func redraw(bar *progressbar.ProgressBar) (stop func()) {
+	stopping, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-stopping:
+				return
+			case <-ticker.C:
+				_ = bar.RenderBlank() // it is only looked at
+			}
+		}
+	}()
+	return func() { close(stopping); <-stopped }
 }
 
 // step says what is measured now: what was before is done.
@@ -55,6 +77,7 @@ func (p *progress) step(what string) {
 // end takes the bar away.
 func (p *progress) end() {
 	if p.bar != nil {
+		p.stop()
 		_ = p.bar.Finish() // it is only looked at
 		p.bar = nil
 	}
