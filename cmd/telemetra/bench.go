@@ -3,17 +3,38 @@ package main
 import (
 	"context"
 	"os"
+	"reflect"
+
+	"github.com/alecthomas/kong"
 
 	"github.com/telemetra/telemetra/cmd/internal/bench"
 )
 
 type benchCmd struct {
-	Bench bench.Config `embed:""`
+	Config bench.Config `embed:""`
+
+	All         bench.All         `cmd:"" default:"withargs" help:"All but steady; each flag of a bench behind its name."`
+	Latency     bench.Latency     `cmd:"" help:"From the INSERT until the frame is in the client."`
+	Fanout      bench.Fanout      `cmd:"" help:"CPU time of a gateway for a frame, against a bare write."`
+	Throughput  bench.Throughput  `cmd:"" help:"The highest rate of rows that reach their clients in time."`
+	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures."`
+	Connections bench.Connections `cmd:"" help:"Memory and CPU time of an idle client."`
+	Storm       bench.Storm       `cmd:"" help:"Many clients that come at the same time."`
+	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
+	Rest        bench.Rest        `cmd:"" help:"Reads, against a bare handler, and of many rows."`
+	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`
+	Start       bench.Start       `cmd:"" help:"Until a process is ready."`
+	Steady      bench.Steady      `cmd:"" help:"What a serve holds that runs for long."`
 }
 
-// Run measures on private servers.
-func (c *benchCmd) Run(ctx context.Context, out output) error {
-	return bench.Run(ctx, c.Bench, out, os.Stderr)
+// Run measures on private servers what was chosen.
+func (c *benchCmd) Run(ctx context.Context, command *kong.Context, out output) error {
+	benches := c.All.Benches()
+	if one, ok := reflect.TypeAssert[bench.Bench](command.Selected().Target.Addr()); ok {
+		benches = []bench.Bench{one}
+	}
+	c.Config.Version = version
+	return bench.Run(ctx, c.Config, benches, out, os.Stderr)
 }
 
 // floorCmd has what the bench measures against.
