@@ -12,7 +12,7 @@ TEST_P ?= 2
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 # Where a benchmark guards a hot path. `make test` runs each once, so that they cannot rot.
-HOT := ./broker/event ./wsgateway
+HOT := ./broker/event ./broker ./sql ./wsgateway ./httpapi ./httpapi/router
 
 # Options of the command that demo and bench run: make demo ARGS='--help'
 ARGS ?=
