@@ -20,7 +20,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 # The prerequisites below are steps in an order, also under -j.
 .NOTPARALLEL:
-.PHONY: help demo test build bench soak soak-report compose-check lint fmt clean bootstrap bootstrap-tests
+.PHONY: help demo test build bench bench-compare soak soak-report compose-check lint fmt clean bootstrap bootstrap-tests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ build: ## Build bin/telemetra
 
 bench: bootstrap build ## Measure it on this machine
 	bin/telemetra bench $(ARGS)
+
+bench-compare: bootstrap ## Compare Go benchmarks: BASE=HEAD~1 HEAD=<the working tree> BENCH=. COUNT=10
+	deploy/bench-compare.sh
 
 # What make soak does, unless ARGS says otherwise.
 SOAK := --duration 10m --rate 300 --clients 200 --faults all
