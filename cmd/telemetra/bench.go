@@ -4,16 +4,33 @@ import (
 	"context"
 	"os"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/telemetra/telemetra/cmd/internal/bench"
 )
 
 type benchCmd struct {
-	Bench bench.Config `embed:""`
+	Config bench.Config `embed:""`
+
+	All         bench.All         `cmd:"" default:"withargs" help:"All of them."`
+	Latency     bench.Latency     `cmd:"" help:"From the INSERT until the frame is in the client."`
+	Fanout      bench.Fanout      `cmd:"" help:"CPU time of a gateway for a frame, against a bare write."`
+	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures."`
+	Connections bench.Connections `cmd:"" help:"Memory of an idle client."`
+	Storm       bench.Storm       `cmd:"" help:"Many clients that come at the same time."`
+	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
+	Rest        bench.Rest        `cmd:"" help:"Reads, against a bare handler, and of many rows."`
+	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`
 }
 
-// Run measures on private servers.
-func (c *benchCmd) Run(ctx context.Context, out output) error {
-	return bench.Run(ctx, c.Bench, out, os.Stderr)
+// Run measures on private servers what was chosen.
+func (c *benchCmd) Run(ctx context.Context, command *kong.Context, out output) error {
+	benches := c.All.Benches()
+	if one, ok := command.Selected().Target.Addr().Interface().(bench.Bench); ok {
+		benches = []bench.Bench{one}
+	}
+	c.Config.Version = version
+	return bench.Run(ctx, c.Config, benches, out, os.Stderr)
 }
 
 // floorCmd has what the bench measures against.

@@ -60,6 +60,30 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 	}
 }
 
+func TestWrongBenchFlagsAreNamed(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"--rounds=0", "--rounds is 0; allowed are 1 to 100"},
+		{"fanout --round=11m", "--round is 11m; allowed are 100ms to 10m"},
+		{"latency --duration=0s", "--duration is 0s; allowed are 1s to 1h"},
+		{"--latency-duration=2h", "--latency-duration is 2h; allowed are 1s to 1h"},
+		{"all --rest-history=1", "--rest-history is 1; allowed are 100000 to 100000000"},
+		{"fanout --burst=1", "--burst is 1; allowed are 2 to 64"},
+		{"connections --connections=1", "--connections is 1; allowed are 100 to 100000"},
+		{"storm --rate=0", "--rate is 0; allowed are 1 to 10000"},
+		{"stuck --clients=0", "--clients is 0; allowed are 1 to 10000"},
+		{"backlog --rows=999", "--rows is 999; allowed are 1000 to 100000000"},
+		{"fanout --latency-duration=5s", "unknown flag --latency-duration"},
+		{"everything", "unexpected argument everything"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			code, out, stderr := command(t, nil, append([]string{"bench"}, strings.Fields(c.args)...)...)
+			if code != 2 || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit code %d, said %q %q, want %q", code, out, stderr, c.want)
+			}
+		})
+	}
+}
+
 func TestConfigMasksSecrets(t *testing.T) {
 	code, out, stderr := command(t, map[string]string{
 		"CACHE_REDIS_URL": "rediss://:hunter2@cache", "DATABASE_REPLICA_URL": "postgres://me:hunter2@replica/db",

@@ -2,15 +2,25 @@ package bench
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/telemetra/telemetra/sql"
 )
 
-// backlog measures how long a listener takes for what was written while none
+// Backlog measures how long a listener takes for what was written while none
 // was running, and how much memory.
-func backlog(ctx context.Context, b *bench) ([]Figure, error) {
+type Backlog struct {
+	Rows int `default:"1000000" help:"Rows that wait for the listener."`
+}
+
+func (*Backlog) name() string { return "backlog" }
+
+// Validate names the flag that cannot work, its value, and what is allowed.
+func (m *Backlog) Validate() error { return within("rows", m.Rows, 1000, 100_000_000) }
+
+func (m *Backlog) measure(ctx context.Context, b *bench) (*Report, error) {
+	b.steps(2)
+	b.step("write %s rows", count(m.Rows))
 	db, err := open(ctx, b.url, 2)
 	if err != nil {
 		return nil, err
@@ -27,9 +37,10 @@ func backlog(ctx context.Context, b *bench) ([]Figure, error) {
 	if _, err := first.stop(); err != nil {
 		return nil, err
 	}
-	if err := sql.BulkSummaries(ctx, db.Pool, "bench_1", b.config.Rows); err != nil {
+	if err := sql.BulkSummaries(ctx, db.Pool, "bench_1", m.Rows); err != nil {
 		return nil, err
 	}
+	b.step("publish them")
 	began := time.Now()
 	l, err := b.start(ctx, "listener")
 	if err != nil {
@@ -37,7 +48,7 @@ func backlog(ctx context.Context, b *bench) ([]Figure, error) {
 	}
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
-	for n := 0; n < b.config.Rows; {
+	for n := 0; n < m.Rows; {
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -52,11 +63,12 @@ func backlog(ctx context.Context, b *bench) ([]Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("backlog of %d rows", b.config.Rows)
-	return []Figure{
-		{Name: name + ": time", Value: took.Seconds(), Unit: "s"},
-		{Name: name + ": rate", Value: float64(b.config.Rows) / took.Seconds(), Unit: "rows/s"},
-		atMost(name+": most memory of the listener", float64(memory)/(1<<20), 64, "MiB"),
+	rate, mib := float64(m.Rows)/took.Seconds(), float64(memory)/(1<<20)
+	return &Report{
+		Rows: []Row{{count(m.Rows) + " rows", []Value{{"time", took.Seconds(), "s"}, {"rate", rate, "rows/s"}, {"most memory", mib, "MiB"}}}},
+		Targets: []Target{
+			atMost("most memory of the listener", mib, 64, "MiB"),
+		},
 	}, nil
 }
 

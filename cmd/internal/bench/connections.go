@@ -8,7 +8,6 @@ import (
 
 // The load of the figure of connections.
 const (
-	idleConnections = 5000
 	// warmConnections are there before: they pay for what all share.
 	warmConnections = 50
 	// pingInterval is short so that each connection has been pinged, and has
@@ -22,10 +21,19 @@ const (
 	stillWithin = 0.005
 )
 
-// connections measures the memory that a gateway holds for a client which has got
+// Connections measures the memory that a gateway holds for a client which has got
 // its state and is idle.
-func connections(ctx context.Context, b *bench) ([]Figure, error) {
-	p, err := b.startPipeline(ctx, idleConnections+warmConnections, stateRows(), "DEBUG=1", fmt.Sprintf("WS_HEARTBEAT_INTERVAL=%.0f", pingInterval.Seconds()))
+type Connections struct {
+	Connections int `default:"5000" help:"Clients that are idle."`
+}
+
+func (*Connections) name() string { return "connections" }
+
+// Validate names the flag that cannot work, its value, and what is allowed.
+func (m *Connections) Validate() error { return within("connections", m.Connections, 100, 100_000) }
+
+func (m *Connections) measure(ctx context.Context, b *bench) (*Report, error) {
+	p, err := b.startPipeline(ctx, m.Connections+warmConnections, stateRows(), "DEBUG=1", fmt.Sprintf("WS_HEARTBEAT_INTERVAL=%.0f", pingInterval.Seconds()))
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +42,10 @@ func connections(ctx context.Context, b *bench) ([]Figure, error) {
 	var clients sockets
 	defer clients.close()
 	var held [2]memory
-	for i, n := range []int{warmConnections, idleConnections} {
+	report := &Report{}
+	b.steps(len(held))
+	for i, n := range []int{warmConnections, m.Connections} {
+		b.step("connect %s clients, and let the memory come to rest", count(n))
 		if err := clients.connect(ctx, p.gateway.Addr, livePath, n); err != nil {
 			return nil, err
 		}
@@ -47,13 +58,17 @@ func connections(ctx context.Context, b *bench) ([]Figure, error) {
 		if held[i], err = settledMemory(ctx, p.gateway); err != nil {
 			return nil, err
 		}
-		_, _ = fmt.Fprintf(b.log, "%d connections: %.1f MiB resident, %.1f MiB of it in use by heap and stacks\n",
-			len(clients.all), held[i].resident/(1<<20), held[i].inUse/(1<<20)) // progress
+		report.Rows = append(report.Rows, Row{count(len(clients.all)) + " connections", []Value{
+			{"resident", held[i].resident / (1 << 20), "MiB"}, {"heap and stacks in use", held[i].inUse / (1 << 20), "MiB"},
+		}})
 	}
-	return []Figure{
-		atMost("connections: memory per idle connection", (held[1].resident-held[0].resident)/idleConnections/(1<<10), 12, "KiB"),
-		{Name: "connections: heap and stacks in use per connection", Value: (held[1].inUse - held[0].inUse) / idleConnections / (1 << 10), Unit: "KiB"},
-	}, nil
+	n := float64(m.Connections)
+	each := memory{(held[1].resident - held[0].resident) / n, (held[1].inUse - held[0].inUse) / n}
+	report.Rows = append(report.Rows, Row{"a connection", []Value{
+		{"resident", each.resident / (1 << 10), "KiB"}, {"heap and stacks in use", each.inUse / (1 << 10), "KiB"},
+	}})
+	report.Targets = []Target{atMost("memory of an idle connection", each.resident/(1<<10), 12, "KiB")}
+	return report, nil
 }
 
 // memory is what a process holds, in bytes.

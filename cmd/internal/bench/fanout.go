@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -9,23 +10,32 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// The load of the figures of fan-out. The rate leaves both cores idle between two
-// events, so that frames come one at a time; bursts come as much more rarely as
-// they are larger.
-const (
-	fanoutClients = 1000
-	fanoutRate    = 10 // frames a second for each client
-	fanoutBurst   = 8
-	fanoutRounds  = 5
-)
-
-// fanout measures the CPU time of a gateway for a frame that is delivered, against
+// Fanout measures the CPU time of a gateway for a frame that is delivered, against
 // a process that only writes the same bytes to as many sockets at the same rate:
 // for frames that come alone, and for those of transactions with several rows, of
-// which some wait for one socket. The sides take turns.
-func fanout(ctx context.Context, b *bench) ([]Figure, error) {
+// which some wait for one socket. The sides take turns. The rate leaves both cores
+// idle between two events, so that frames come one at a time; bursts come as much
+// more rarely as they are larger.
+type Fanout struct {
+	Clients int `default:"1000" help:"Clients of one stream."`
+	Rate    int `default:"10" help:"Frames a second for each client."`
+	Burst   int `default:"8" help:"Rows of a transaction with several."`
+}
+
+func (*Fanout) name() string { return "fanout" }
+
+// Validate names the flag that cannot work, its value, and what is allowed.
+func (m *Fanout) Validate() error {
+	return cmp.Or(
+		within("clients", m.Clients, 1, 50_000),
+		within("rate", m.Rate, 1, 1000),
+		within("burst", m.Burst, 2, 64),
+	)
+}
+
+func (m *Fanout) measure(ctx context.Context, b *bench) (*Report, error) {
 	// No pings meanwhile: they are not what is compared.
-	p, err := b.startPipeline(ctx, 2*fanoutClients, stateRows(), "WS_HEARTBEAT_INTERVAL=3600")
+	p, err := b.startPipeline(ctx, 2*m.Clients, stateRows(), "WS_HEARTBEAT_INTERVAL=3600")
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +47,7 @@ func fanout(ctx context.Context, b *bench) ([]Figure, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read a frame: %w", err)
 	}
-	floor, err := b.startFloor(ctx, "frames", frame, nil, "--sockets="+strconv.Itoa(fanoutClients))
+	floor, err := b.startFloor(ctx, "frames", frame, nil, "--sockets="+strconv.Itoa(m.Clients))
 	if err != nil {
 		return nil, err
 	}
@@ -51,46 +61,49 @@ func fanout(ctx context.Context, b *bench) ([]Figure, error) {
 	var ours, bare sockets
 	defer ours.close()
 	defer bare.close()
-	if err := bare.connect(ctx, floor.Addr, "", fanoutClients); err != nil {
+	if err := bare.connect(ctx, floor.Addr, "", m.Clients); err != nil {
 		return nil, err
 	}
-	if err := ours.connect(ctx, gateway.Addr, livePath, fanoutClients); err != nil {
+	if err := ours.connect(ctx, gateway.Addr, livePath, m.Clients); err != nil {
 		return nil, err
 	}
 	if err := ours.need(ctx, "frames of the state", state, stateFrames, deliverWithin); err != nil {
 		return nil, err
 	}
-	return b.compareFanout(ctx,
+	return m.compare(ctx, b,
 		&side{name: "floor", process: floor, clients: &bare, burst: 1, send: func(context.Context, int) error {
 			_, err := trigger.conn.Write([]byte{'\n'})
 			return err
 		}},
 		&side{name: "gateway", process: gateway, clients: &ours, burst: 1, send: rows.write},
-		&side{name: fmt.Sprintf("gateway in bursts of %d", fanoutBurst), process: gateway, clients: &ours, burst: fanoutBurst, send: rows.write},
+		&side{name: fmt.Sprintf("gateway in bursts of %d", m.Burst), process: gateway, clients: &ours, burst: m.Burst, send: rows.write},
 	)
 }
 
-// compareFanout lets the sides take turns, and compares the medians of their
-// rounds.
-func (b *bench) compareFanout(ctx context.Context, floor, single, bursts *side) (figures []Figure, err error) {
+// compare lets the sides take turns, and compares the medians of their rounds.
+func (m *Fanout) compare(ctx context.Context, b *bench, floor, single, bursts *side) (*Report, error) {
 	sides := []*side{floor, single, bursts}
-	for range fanoutRounds {
+	b.steps(b.config.Rounds * len(sides))
+	for range b.config.Rounds {
 		for _, s := range sides {
-			if err := s.round(ctx, b.config.Round); err != nil {
+			b.step("%s", s.name)
+			if err := s.round(ctx, m.Rate, b.config.Round); err != nil {
 				return nil, fmt.Errorf("%s: %w", s.name, err)
 			}
 		}
 	}
+	report := &Report{}
 	for _, s := range sides {
-		_, _ = fmt.Fprintf(b.log, "%s: %.1f µs/frame a round\n", s.name, s.micros) // progress
-		figures = append(figures, Figure{Name: "fanout: CPU per frame, " + s.name, Value: median(s.micros), Unit: "µs"})
+		report.Rows = append(report.Rows, Row{s.name, append(spread("CPU per frame", s.micros, "µs"),
+			Value{"÷ floor", median(s.micros) / median(floor.micros), ""})})
 	}
 	clients := single.clients
-	return append(figures,
-		atMost("fanout: CPU per delivered frame ÷ floor", median(single.micros)/median(floor.micros), 1.15, ""),
-		atMost(fmt.Sprintf("fanout: CPU per frame in bursts of %d ÷ floor", fanoutBurst), median(bursts.micros)/median(floor.micros), 0.6, ""),
-		atLeast("fanout: frames delivered ÷ expected", float64(clients.come)/float64(clients.due*int64(len(clients.all))), 1),
-	), nil
+	report.Targets = []Target{
+		atMost("CPU per frame ÷ floor", median(single.micros)/median(floor.micros), 1.15, ""),
+		atMost(fmt.Sprintf("CPU per frame in bursts of %d ÷ floor", m.Burst), median(bursts.micros)/median(floor.micros), 0.6, ""),
+		atLeast("frames delivered ÷ expected", float64(clients.come)/float64(clients.due*int64(len(clients.all))), 1, ""),
+	}
+	return report, nil
 }
 
 // side is a process that writes frames to clients.
@@ -104,13 +117,13 @@ type side struct {
 }
 
 // round has frames written at the rate, and waits for the last.
-func (s *side) round(ctx context.Context, d time.Duration) error {
+func (s *side) round(ctx context.Context, rate int, d time.Duration) error {
 	pid, had := s.process.PID(), s.clients.come
 	before, err := cpuTime(pid)
 	if err != nil {
 		return err
 	}
-	every := time.Duration(s.burst) * time.Second / fanoutRate
+	every := time.Duration(s.burst) * time.Second / time.Duration(rate)
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for range max(1, int(d/every)) {

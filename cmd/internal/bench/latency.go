@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,10 +25,26 @@ const (
 	warmUp         = 2 * time.Second
 )
 
-// latency measures from just before an INSERT is sent until its frame is in the
+// Latency measures from just before an INSERT is sent until its frame is in the
 // client: alone, and beside a transaction that has inserted many rows, stays open
 // and rolls back.
-func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
+type Latency struct {
+	Duration time.Duration `default:"20s" help:"How long each case is measured."`
+	Rows     int           `default:"1000000" help:"Rows of the open transaction beside which latency is measured."`
+}
+
+func (*Latency) name() string { return "latency" }
+
+// Validate names the flag that cannot work, its value, and what is allowed.
+func (m *Latency) Validate() error {
+	return cmp.Or(
+		within("duration", m.Duration, time.Second, time.Hour),
+		within("rows", m.Rows, 1000, 100_000_000),
+	)
+}
+
+func (m *Latency) measure(ctx context.Context, b *bench) (*Report, error) {
+	b.steps(3)
 	db, err := open(ctx, b.url, 8)
 	if err != nil {
 		return nil, err
@@ -41,35 +58,39 @@ func latency(ctx context.Context, b *bench) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	alone, err := b.measureLatency(ctx, db, serve.Addr, b.config.Duration)
+	b.step("alone")
+	alone, err := b.measureLatency(ctx, db, serve.Addr, m.Duration)
 	if err != nil {
 		return nil, err
 	}
+	beside := fmt.Sprintf("beside an open transaction of %s rows", count(m.Rows))
+	b.step("write %s rows", count(m.Rows))
 	tx, err := db.Pool.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := sql.BulkSummaries(ctx, tx, streams[0].StreamID, b.config.Rows); err != nil {
+	if err := sql.BulkSummaries(ctx, tx, streams[0].StreamID, m.Rows); err != nil {
 		return nil, err
 	}
+	b.step("%s", beside)
 	rolledBack := make(chan error, 1)
-	time.AfterFunc(b.config.Duration/2, func() { rolledBack <- tx.Rollback(ctx) })
-	beside, err := b.measureLatency(ctx, db, serve.Addr, b.config.Duration)
+	time.AfterFunc(m.Duration/2, func() { rolledBack <- tx.Rollback(ctx) })
+	busy, err := b.measureLatency(ctx, db, serve.Addr, m.Duration)
 	if err := errors.Join(err, <-rolledBack); err != nil {
 		return nil, err
 	}
 	if _, err := serve.stop(); err != nil {
 		return nil, err
 	}
-	return []Figure{
-		atMost("latency p50", alone.ms(50), 3, "ms"),
-		atMost("latency p99", alone.ms(99), 20, "ms"),
-		{Name: "latency p99.9", Value: alone.ms(99.9), Unit: "ms"},
-		{Name: "latency max", Value: alone.ms(100), Unit: "ms"},
-		{Name: fmt.Sprintf("latency p99 beside an open transaction of %d rows", b.config.Rows), Value: beside.ms(99), Unit: "ms"},
-		atMost("latency p99 beside ÷ alone", beside.ms(99)/alone.ms(99), 2, ""),
-		atLeast("frames delivered ÷ expected",
-			float64(alone.received.Load()+beside.received.Load())/float64(alone.expected+beside.expected), 1),
+	return &Report{
+		Rows: []Row{{"alone", percentiles(alone.histogram)}, {beside, percentiles(busy.histogram)}},
+		Targets: []Target{
+			atMost("p50", ms(alone.histogram, 50), 3, "ms"),
+			atMost("p99", ms(alone.histogram, 99), 20, "ms"),
+			atMost("p99 beside ÷ alone", ms(busy.histogram, 99)/ms(alone.histogram, 99), 2, ""),
+			atLeast("frames delivered ÷ expected",
+				float64(alone.received.Load()+busy.received.Load())/float64(alone.expected+busy.expected), 1, ""),
+		},
 	}, nil
 }
 
@@ -81,11 +102,6 @@ func (b *bench) measureLatency(ctx context.Context, db *sql.DB, address string, 
 		return nil, err
 	}
 	return l, l.write(ctx, db, streams, d+warmUp)
-}
-
-// ms is a percentile in milliseconds.
-func (l *latencyRun) ms(percentile float64) float64 {
-	return float64(l.histogram.ValueAtQuantile(percentile)) / 1000
 }
 
 func streamRows() []sql.StreamRow {

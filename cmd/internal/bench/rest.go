@@ -1,10 +1,12 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -16,17 +18,33 @@ import (
 const (
 	restStreams     = 100_000
 	restConnections = 16
-	restRounds      = 5
 	databaseRate    = 100 // requests a second that Postgres must answer
 	listRate        = 20
 	settleWithin    = 10 * time.Second
 )
 
-// rest measures reads: from the cache against a bare handler that writes the same
+// Rest measures reads: from the cache against a bare handler that writes the same
 // bytes, and from Postgres with many rows. The servers have one core each time,
 // the load the other.
-func rest(ctx context.Context, b *bench) (figures []Figure, err error) {
-	if err := b.loadHistory(ctx); err != nil {
+type Rest struct {
+	History  int           `default:"10000000" help:"Rows that are read of, in 100000 streams."`
+	Duration time.Duration `default:"20s" help:"How long latencies are measured."`
+}
+
+func (*Rest) name() string { return "rest" }
+
+// Validate names the flag that cannot work, its value, and what is allowed.
+func (m *Rest) Validate() error {
+	return cmp.Or(
+		within("history", m.History, restStreams, 100_000_000),
+		within("duration", m.Duration, time.Second, time.Hour),
+	)
+}
+
+func (m *Rest) measure(ctx context.Context, b *bench) (*Report, error) {
+	b.steps(1 + 2*2*b.config.Rounds + 3)
+	b.step("write %s rows", count(m.History))
+	if err := b.loadHistory(ctx, m.History); err != nil {
 		return nil, err
 	}
 	listener, err := b.start(ctx, "listener")
@@ -52,18 +70,21 @@ func rest(ctx context.Context, b *bench) (figures []Figure, err error) {
 
 	cached := &load{address: api.Addr, connections: restConnections, status: http.StatusOK, request: always(getRequest(path, ""))}
 	bare := &load{address: floor.Addr, connections: restConnections, status: http.StatusOK, request: always(getRequest(path, ""))}
-	some, rate, err := b.compareReads(ctx, fmt.Sprintf("cached read of %d bytes", len(body)), cached, bare, 0.6)
+	report := &Report{}
+	rate, err := b.compareReads(ctx, report, fmt.Sprintf("cached read of %s bytes", count(len(body))), cached, bare, 0.6)
 	if err != nil {
 		return nil, err
 	}
-	figures = append(figures, some...)
 	unchanged := &load{address: api.Addr, connections: restConnections, status: http.StatusNotModified, request: always(getRequest(path, "If-None-Match: "+etag+"\r\n"))}
 	bareUnchanged := &load{address: floor.Addr, connections: restConnections, status: http.StatusNotModified, request: always(getRequest(path, "If-None-Match: "+floorETag+"\r\n"))}
-	if some, _, err = b.compareReads(ctx, "304", unchanged, bareUnchanged, 0.8); err != nil {
+	if _, err := b.compareReads(ctx, report, "304", unchanged, bareUnchanged, 0.8); err != nil {
 		return nil, err
 	}
-	figures = append(figures, some...)
+	return report, m.pace(ctx, b, report, api.Addr, cached.request, rate/2)
+}
 
+// pace measures latencies at rates that leave the servers time.
+func (m *Rest) pace(ctx context.Context, b *bench, report *Report, address string, cached func(int) []byte, cachedRate float64) error {
 	rng := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // the same reads each time
 	for _, paced := range []struct {
 		name    string
@@ -71,25 +92,24 @@ func rest(ctx context.Context, b *bench) (figures []Figure, err error) {
 		rate    float64
 		target  float64
 	}{
-		{fmt.Sprintf("cached read at %.0f requests/s", rate/2), cached.request, rate / 2, 5},
-		{fmt.Sprintf("metrics from Postgres, %d rows", b.config.History), func(int) []byte {
+		{fmt.Sprintf("cached read at %s requests/s", number(math.Trunc(cachedRate))), cached, cachedRate, 5},
+		{fmt.Sprintf("metrics from Postgres, %s rows", count(m.History)), func(int) []byte {
 			return getRequest("/api/v1/streams/"+sql.HistoryStream(1+rng.IntN(restStreams))+"/metrics?limit=100", "")
 		}, databaseRate, 50},
-		{fmt.Sprintf("list of 50 of %d streams, %d rows", restStreams, b.config.History), func(int) []byte {
+		{fmt.Sprintf("list of 50 of %s streams", count(restStreams)), func(int) []byte {
 			return getRequest(fmt.Sprintf("/api/v1/streams?limit=50&offset=%d", rng.IntN(restStreams)), "")
 		}, listRate, 50},
 	} {
-		l := &load{address: api.Addr, connections: restConnections, status: http.StatusOK, request: locked(paced.request)}
-		h, err := l.pace(ctx, paced.rate, b.config.Duration)
+		b.step("%s", paced.name)
+		l := &load{address: address, connections: restConnections, status: http.StatusOK, request: locked(paced.request)}
+		h, err := l.pace(ctx, paced.rate, m.Duration)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", paced.name, err)
+			return fmt.Errorf("%s: %w", paced.name, err)
 		}
-		ms := func(q float64) float64 { return float64(h.ValueAtQuantile(q)) / 1000 }
-		figures = append(figures,
-			Figure{Name: paced.name + ": p50", Value: ms(50), Unit: "ms"},
-			atMost(paced.name+": p99", ms(99), paced.target, "ms"))
+		report.Rows = append(report.Rows, Row{paced.name, percentiles(h)})
+		report.Targets = append(report.Targets, atMost(paced.name+": p99", ms(h, 99), paced.target, "ms"))
 	}
-	return figures, nil
+	return nil
 }
 
 func always(request []byte) func(int) []byte { return func(int) []byte { return request } }
@@ -105,7 +125,7 @@ func locked(f func(int) []byte) func(int) []byte {
 }
 
 // loadHistory makes the database anew, with many rows.
-func (b *bench) loadHistory(ctx context.Context) error {
+func (b *bench) loadHistory(ctx context.Context, rows int) error {
 	if err := b.postgres.CreateDatabase(ctx, "history"); err != nil {
 		return err
 	}
@@ -113,18 +133,13 @@ func (b *bench) loadHistory(ctx context.Context) error {
 	if err := (&sql.Migrator{URL: b.url}).Tables(ctx); err != nil {
 		return err
 	}
-	began := time.Now()
-	if err := sql.WriteHistory(ctx, b.url, restStreams, b.config.History/restStreams); err != nil {
+	if err := sql.WriteHistory(ctx, b.url, restStreams, rows/restStreams); err != nil {
 		return err
 	}
 	if err := sql.Migrate(ctx, b.url); err != nil {
 		return err
 	}
-	if err := sql.Analyze(ctx, b.url); err != nil {
-		return err
-	}
-	_, _ = fmt.Fprintf(b.log, "%d rows loaded in %.0f s\n", b.config.History, time.Since(began).Seconds()) // progress
-	return nil
+	return sql.Analyze(ctx, b.url)
 }
 
 // warm asks until the answer comes from the cache.
@@ -151,23 +166,24 @@ func warm(ctx context.Context, address, path string) (body []byte, etag string, 
 }
 
 // compareReads alternates between the two servers, and compares the medians of
-// their rates.
-func (b *bench) compareReads(ctx context.Context, name string, ours, bare *load, target float64) ([]Figure, float64, error) {
+// their rates. It returns that of ours.
+func (b *bench) compareReads(ctx context.Context, report *Report, name string, ours, bare *load, target float64) (float64, error) {
 	var rates [2][]float64
-	for range restRounds {
+	sides := []string{name, name + ", bare handler"}
+	for range b.config.Rounds {
 		for side, l := range []*load{ours, bare} {
+			b.step("%s", sides[side])
 			rate, err := l.saturate(ctx, b.config.Round)
 			if err != nil {
-				return nil, 0, fmt.Errorf("%s: %w", name, err)
+				return 0, fmt.Errorf("%s: %w", sides[side], err)
 			}
 			rates[side] = append(rates[side], rate)
 		}
 	}
-	_, _ = fmt.Fprintf(b.log, "%s: ours %.0f, bare %.0f requests/s a round\n", name, rates[0], rates[1]) // progress
+	for side, rounds := range rates {
+		report.Rows = append(report.Rows, Row{sides[side], spread("rate", rounds, "requests/s")})
+	}
 	r, f := median(rates[0]), median(rates[1])
-	return []Figure{
-		{Name: name, Value: r, Unit: "requests/s"},
-		{Name: name + ": bare handler", Value: f, Unit: "requests/s"},
-		atLeast(name+" ÷ bare handler", r/f, target),
-	}, r, nil
+	report.Targets = append(report.Targets, atLeast(name+" ÷ bare handler", r/f, target, ""))
+	return r, nil
 }

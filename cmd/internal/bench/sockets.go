@@ -247,14 +247,14 @@ func (ss *sockets) need(ctx context.Context, what string, k kind, n int64, withi
 
 // allowSockets tells whether this process, and so one that it starts, may open
 // that many sockets. Go has raised the soft limit to the hard one already.
-func allowSockets(n uint64) error {
+func allowSockets(n int) error {
 	const others = 100 // files of the program itself
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	if limit.Cur < n+others {
-		return fmt.Errorf("a process may open %d files; %d are needed: raise the hard limit (ulimit -Hn)", limit.Cur, n+others)
+	if needed := uint64(n + others); limit.Cur < needed { //nolint:gosec // it is positive
+		return fmt.Errorf("a process may open %d files; %d are needed: raise the hard limit (ulimit -Hn)", limit.Cur, needed)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,19 +14,30 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// The load of the figure of a storm.
 const (
-	stormClients = 2000
-	stormAtOnce  = 500 // handshakes under way
-	stormRate    = 200 // events a second
-	stormWithin  = 60 * time.Second
+	stormAtOnce = 500 // handshakes under way
+	stormWithin = 60 * time.Second
 )
 
-// storm measures what a gateway and Postgres do when many clients of one stream come
+// Storm measures what a gateway and Postgres do when many clients of one stream come
 // at the same time while events flow: until when the last of them has the state and
 // follows, how often the state was read, and whether each has got all.
-func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
-	p, err := b.startPipeline(ctx, stormClients, stateRows())
+type Storm struct {
+	Clients int `default:"2000" help:"Clients that come at the same time."`
+	Rate    int `default:"200" help:"Events a second meanwhile."`
+}
+
+func (*Storm) name() string { return "storm" }
+
+// Validate names the flag that cannot work, its value, and what is allowed.
+func (m *Storm) Validate() error {
+	return cmp.Or(within("clients", m.Clients, 1, 50_000), within("rate", m.Rate, 1, 10_000))
+}
+
+func (m *Storm) measure(ctx context.Context, b *bench) (*Report, error) {
+	b.steps(2)
+	b.step("connect %s clients", count(m.Clients))
+	p, err := b.startPipeline(ctx, m.Clients, stateRows())
 	if err != nil {
 		return nil, err
 	}
@@ -36,20 +48,20 @@ func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
 	writing, stopWriting := context.WithCancel(ctx)
 	defer stopWriting()
 	ended := make(chan error, 1)
-	go func() { ended <- writeAt(writing, p.db, stormRate, &written) }()
+	go func() { ended <- writeAt(writing, p.db, m.Rate, &written) }()
 
 	var followers []*follower
 	var clients sockets
 	defer clients.close()
 	clients.atOnce = stormAtOnce
-	added := make(chan *follower, stormClients)
+	added := make(chan *follower, m.Clients)
 	clients.looks = func() func(kind, []byte) {
 		f := &follower{}
 		added <- f
 		return f.look
 	}
 	began := time.Now()
-	if err := clients.connect(ctx, p.gateway.Addr, livePath, stormClients); err != nil {
+	if err := clients.connect(ctx, p.gateway.Addr, livePath, m.Clients); err != nil {
 		return nil, err
 	}
 	if err := clients.need(ctx, "frames of the state", state, stateFrames, stormWithin); err != nil {
@@ -63,6 +75,7 @@ func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
 	if err := <-ended; err != nil {
 		return nil, err
 	}
+	b.step("check what each has got")
 	close(added)
 	for f := range added {
 		followers = append(followers, f)
@@ -75,11 +88,17 @@ func storm(ctx context.Context, b *bench) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return []Figure{
-		atMost(fmt.Sprintf("storm: until each of %d clients has the state and follows, at %d events/s", stormClients, stormRate), took.Seconds(), 5, "s"),
-		atMost("storm: reads of the state from Postgres", all["telemetra_gateway_state_reads_total"], 3, ""),
-		{Name: "storm: events that newer ones stood for", Value: all["telemetra_gateway_frames_conflated_total"], Unit: ""},
-		atLeast("storm: clients that have got all, in order, ÷ expected", float64(right)/stormClients, 1),
+	reads := all["telemetra_gateway_state_reads_total"]
+	return &Report{
+		Rows: []Row{{fmt.Sprintf("%s clients, %s events/s", count(m.Clients), count(m.Rate)), []Value{
+			{"until all follow", took.Seconds(), "s"}, {"reads of the state", reads, ""},
+			{"events conflated", all["telemetra_gateway_frames_conflated_total"], ""},
+		}}},
+		Targets: []Target{
+			atMost("until each client has the state and follows", took.Seconds(), 5, "s"),
+			atMost("reads of the state from Postgres", reads, 3, ""),
+			atLeast("clients that have got all, in order, ÷ expected", float64(right)/float64(m.Clients), 1, ""),
+		},
 	}, nil
 }
 

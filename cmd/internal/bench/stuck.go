@@ -10,13 +10,10 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// The load of the figures of stuck clients.
 const (
-	stuckClients = 1000
 	// stuckBacklog is how many moments of 1 KiB each of them gets at first: more than
 	// the system holds for a client that takes nothing.
 	stuckBacklog = 700
-	stuckRounds  = 5
 	// stuckFor is how long latencies are measured in a round. Clients that take
 	// nothing are closed after 10 s.
 	stuckFor     = 4 * time.Second
@@ -25,37 +22,52 @@ const (
 	deliveredWithin = time.Minute
 )
 
-// stuck measures what clients that take nothing cost the others: the latency of 100
-// clients alone and beside 1,000 that read nothing, in turns.
-func stuck(ctx context.Context, b *bench) (figures []Figure, err error) {
-	p, err := b.startPipeline(ctx, stuckClients+latencyClients, &sql.JobRows{Streams: streamRows()})
+// Stuck measures what clients that take nothing cost the others: the latency of 100
+// clients alone and beside those that read nothing, in turns.
+type Stuck struct {
+	Clients int `default:"1000" help:"Clients that read nothing."`
+}
+
+func (*Stuck) name() string { return "stuck" }
+
+// Validate names the flag that cannot work, its value, and what is allowed.
+func (m *Stuck) Validate() error { return within("clients", m.Clients, 1, 10_000) }
+
+func (m *Stuck) measure(ctx context.Context, b *bench) (*Report, error) {
+	p, err := b.startPipeline(ctx, m.Clients+latencyClients, &sql.JobRows{Streams: streamRows()})
 	if err != nil {
 		return nil, err
 	}
 	defer p.stop()
 
 	var alone, beside []float64
-	for round := range stuckRounds {
+	b.steps(2 * b.config.Rounds)
+	for round := range b.config.Rounds {
+		b.step("alone")
 		l, err := b.measureLatency(ctx, p.db, p.gateway.Addr, stuckFor)
 		if err != nil {
 			return nil, err
 		}
-		alone = append(alone, l.ms(99))
-		if l, err = b.besideStuck(ctx, p, round); err != nil {
+		alone = append(alone, ms(l.histogram, 99))
+		b.step("beside %s stuck clients", count(m.Clients))
+		if l, err = m.beside(ctx, b, p, round); err != nil {
 			return nil, err
 		}
-		beside = append(beside, l.ms(99))
+		beside = append(beside, ms(l.histogram, 99))
 	}
-	_, _ = fmt.Fprintf(b.log, "p99 alone: %.1f ms a round, beside %d stuck clients: %.1f\n", alone, stuckClients, beside) // progress
 	closed, err := closedStuck(ctx, p.gateway)
 	if err != nil {
 		return nil, err
 	}
-	return []Figure{
-		{Name: "stuck: latency p99 alone", Value: median(alone), Unit: "ms"},
-		{Name: fmt.Sprintf("stuck: latency p99 beside %d stuck clients", stuckClients), Value: median(beside), Unit: "ms"},
-		atMost("stuck: p99 beside ÷ alone", median(beside)/median(alone), 1.2, ""),
-		atLeast("stuck: stuck clients closed ÷ expected", closed/(stuckClients*stuckRounds), 1),
+	return &Report{
+		Rows: []Row{
+			{"alone", spread("p99", alone, "ms")},
+			{fmt.Sprintf("beside %s stuck clients", count(m.Clients)), spread("p99", beside, "ms")},
+		},
+		Targets: []Target{
+			atMost("p99 beside ÷ alone", median(beside)/median(alone), 1.2, ""),
+			atLeast("stuck clients closed ÷ expected", closed/float64(m.Clients*b.config.Rounds), 1, ""),
+		},
 	}, nil
 }
 
@@ -81,17 +93,17 @@ func delivered(ctx context.Context, gateway *process) error {
 	return err
 }
 
-// besideStuck connects clients that take nothing, measures beside them, and waits
+// beside connects clients that take nothing, measures beside them, and waits
 // until they are closed.
-func (b *bench) besideStuck(ctx context.Context, p *pipeline, round int) (*latencyRun, error) {
-	conns := make([]net.Conn, 0, stuckClients)
+func (m *Stuck) beside(ctx context.Context, b *bench, p *pipeline, round int) (*latencyRun, error) {
+	conns := make([]net.Conn, 0, m.Clients)
 	defer func() {
 		for _, c := range conns {
 			_ = c.Close() // the gateway has closed it
 		}
 	}()
 	streams := streamRows()
-	for i := range stuckClients {
+	for i := range m.Clients {
 		s, err := dial(ctx, p.gateway.Addr, "")
 		if err != nil {
 			return nil, err
@@ -128,7 +140,7 @@ func (b *bench) besideStuck(ctx context.Context, p *pipeline, round int) (*laten
 	// The others have gone, so that whoever is left is stuck.
 	_, err = poll(ctx, 100*time.Millisecond, closedWithin, func() (bool, error) {
 		closed, err := closedStuck(ctx, p.gateway)
-		return closed >= float64(stuckClients*(round+1)), err
+		return closed >= float64(m.Clients*(round+1)), err
 	})
 	return l, err
 }

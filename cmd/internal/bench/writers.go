@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,12 +12,18 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-const writerRounds = 5
-
-// writers measures what capture costs those who write: inserts a second, one a
+// Writers measures what capture costs those who write: inserts a second, one a
 // transaction, into a captured table and into the same table without our
 // columns, index and triggers, in turns.
-func writers(ctx context.Context, b *bench) ([]Figure, error) {
+type Writers struct{}
+
+func (*Writers) name() string { return "writers" }
+
+// Validate has no flag to look at.
+func (*Writers) Validate() error { return nil }
+
+func (*Writers) measure(ctx context.Context, b *bench) (*Report, error) {
+	b.steps(4)
 	plain, err := b.plainDatabase(ctx)
 	if err != nil {
 		return nil, err
@@ -28,7 +33,7 @@ func writers(ctx context.Context, b *bench) ([]Figure, error) {
 			return nil, err
 		}
 	}
-	var figures []Figure
+	report := &Report{}
 	for _, listening := range []bool{false, true} {
 		suffix := ", no listener"
 		if listening {
@@ -43,41 +48,32 @@ func writers(ctx context.Context, b *bench) ([]Figure, error) {
 			writers int
 			target  float64
 		}{{8, 0.9}, {32, 0.75}} {
-			some, err := b.compareWriters(ctx, at.writers, at.target, plain, suffix)
-			if err != nil {
+			if err := b.compareWriters(ctx, report, at.writers, at.target, plain, suffix); err != nil {
 				return nil, err
 			}
-			figures = append(figures, some...)
 		}
 	}
-	return figures, nil
+	return report, nil
 }
 
 // compareWriters alternates between the two tables, and compares the medians.
-func (b *bench) compareWriters(ctx context.Context, n int, target float64, plain, suffix string) ([]Figure, error) {
+func (b *bench) compareWriters(ctx context.Context, report *Report, n int, target float64, plain, suffix string) error {
+	name := fmt.Sprintf("%d writers%s", n, suffix)
+	b.step("%s", name)
 	var rates [2][]float64
-	for range writerRounds {
+	for range b.config.Rounds {
 		for side, url := range []string{plain, b.url} {
 			rate, err := b.insertRate(ctx, url, n)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			rates[side] = append(rates[side], rate)
 		}
 	}
-	_, _ = fmt.Fprintf(b.log, "%d writers%s: plain %.0f, captured %.0f inserts/s a round\n", n, suffix, rates[0], rates[1]) // progress
 	p, c := median(rates[0]), median(rates[1])
-	name := fmt.Sprintf("%d writers%s", n, suffix)
-	return []Figure{
-		{Name: name + ": plain", Value: p, Unit: "inserts/s"},
-		{Name: name + ": captured", Value: c, Unit: "inserts/s"},
-		atLeast(name+": captured ÷ plain", c/p, target),
-	}, nil
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
+	report.Rows = append(report.Rows, Row{name, []Value{{"plain", p, "inserts/s"}, {"captured", c, "inserts/s"}}})
+	report.Targets = append(report.Targets, atLeast(name+": captured ÷ plain", c/p, target, ""))
+	return nil
 }
 
 func (b *bench) plainDatabase(ctx context.Context) (url string, err error) {
