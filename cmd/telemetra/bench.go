@@ -21,6 +21,7 @@ type benchCmd struct {
 	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
 	Rest        bench.Rest        `cmd:"" help:"Reads, against a bare handler, and of many rows."`
 	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`
+	Peer        bench.Peer        `cmd:"" help:"CPU time, latency and memory beside a Centrifugo, which make bench-peer installs. Not one of all."`
 }
 
 // Run measures on private servers what was chosen.
