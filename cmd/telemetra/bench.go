@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"reflect"
 
 	"github.com/alecthomas/kong"
 
@@ -12,22 +13,24 @@ import (
 type benchCmd struct {
 	Config bench.Config `embed:""`
 
-	All         bench.All         `cmd:"" default:"withargs" help:"All of them."`
+	All         bench.All         `cmd:"" default:"withargs" help:"All of them; each flag of a bench behind its name."`
 	Latency     bench.Latency     `cmd:"" help:"From the INSERT until the frame is in the client."`
 	Fanout      bench.Fanout      `cmd:"" help:"CPU time of a gateway for a frame, against a bare write."`
+	Throughput  bench.Throughput  `cmd:"" help:"The highest rate of rows that reach their clients in time."`
 	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures."`
-	Connections bench.Connections `cmd:"" help:"Memory of an idle client."`
+	Connections bench.Connections `cmd:"" help:"Memory and CPU time of an idle client."`
 	Storm       bench.Storm       `cmd:"" help:"Many clients that come at the same time."`
 	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
 	Rest        bench.Rest        `cmd:"" help:"Reads, against a bare handler, and of many rows."`
 	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`
+	Start       bench.Start       `cmd:"" help:"Until a process is ready."`
 	Peer        bench.Peer        `cmd:"" help:"CPU time, latency and memory beside a Centrifugo, which make bench-peer installs. Not one of all."`
 }
 
 // Run measures on private servers what was chosen.
 func (c *benchCmd) Run(ctx context.Context, command *kong.Context, out output) error {
 	benches := c.All.Benches()
-	if one, ok := command.Selected().Target.Addr().Interface().(bench.Bench); ok {
+	if one, ok := reflect.TypeAssert[bench.Bench](command.Selected().Target.Addr()); ok {
 		benches = []bench.Bench{one}
 	}
 	c.Config.Version = version

@@ -65,6 +65,8 @@ func TestWrongBenchFlagsAreNamed(t *testing.T) {
 		{"--rounds=0", "--rounds is 0; allowed are 1 to 100"},
 		{"fanout --round=11m", "--round is 11m; allowed are 100ms to 10m"},
 		{"latency --duration=0s", "--duration is 0s; allowed are 1s to 1h"},
+		{"latency --rate=20001", "--rate is 20001; allowed are 1 to 20000"},
+		{"latency --clients=-1", "--clients is -1; allowed are 1 to 20000"},
 		{"--latency-duration=2h", "--latency-duration is 2h; allowed are 1s to 1h"},
 		{"all --rest-history=1", "--rest-history is 1; allowed are 100000 to 100000000"},
 		{"fanout --burst=1", "--burst is 1; allowed are 2 to 64"},
@@ -72,6 +74,9 @@ func TestWrongBenchFlagsAreNamed(t *testing.T) {
 		{"storm --rate=0", "--rate is 0; allowed are 1 to 10000"},
 		{"stuck --clients=0", "--clients is 0; allowed are 1 to 10000"},
 		{"backlog --rows=999", "--rows is 999; allowed are 1000 to 100000000"},
+		{"throughput --probe=1ms", "--probe is 1ms; allowed are 1s to 10m"},
+		{"throughput --from=99", "--from is 99; allowed are 100 to 200000"},
+		{"start --rate=1", "unknown flag --rate"},
 		{"fanout --latency-duration=5s", "unknown flag --latency-duration"},
 		{"everything", "unexpected argument everything"},
 	} {

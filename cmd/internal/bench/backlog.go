@@ -67,6 +67,7 @@ func (m *Backlog) measure(ctx context.Context, b *bench) (*Report, error) {
 	return &Report{
 		Rows: []Row{{count(m.Rows) + " rows", []Value{{"time", took.Seconds(), "s"}, {"rate", rate, "rows/s"}, {"most memory", mib, "MiB"}}}},
 		Targets: []Target{
+			atLeast("rate", rate, 20_000, "rows/s"),
 			atMost("most memory of the listener", mib, 64, "MiB"),
 		},
 	}, nil

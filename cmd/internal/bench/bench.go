@@ -79,6 +79,16 @@ type bench struct {
 	redis    *local.Redis
 	// url is a migrated database.
 	url string
+
+	began time.Time // a whole minute
+	rows  int       // that have got a number
+}
+
+// numbers gives numbers to rows, and returns the first.
+func (b *bench) numbers(rows int) int {
+	first := b.rows + 1
+	b.rows += rows
+	return first
 }
 
 // steps announces how many steps a bench has.
@@ -91,7 +101,7 @@ func (b *bench) step(what string, args ...any) { b.progress.step(fmt.Sprintf(wha
 func measureOne(ctx context.Context, c Config, m Bench, p *progress) (report *Report, err error) {
 	p.begin(m.name())
 	defer p.end()
-	b := &bench{config: c, progress: p}
+	b := &bench{config: c, progress: p, began: time.Now().Truncate(time.Minute)}
 	b.postgres, err = local.StartPostgres(ctx, local.PostgresConfig{Settings: map[string]string{
 		"max_connections": "200", "shared_buffers": "1GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h",
 	}})
@@ -117,6 +127,18 @@ func measureOne(ctx context.Context, c Config, m Bench, p *progress) (report *Re
 // open opens a database of the bench for its own statements.
 func open(ctx context.Context, url string, connections int32) (*sql.DB, error) {
 	return sql.Open(ctx, sql.Config{DatabaseURL: url, PoolMin: 0, PoolMax: connections, TimeZone: "UTC"})
+}
+
+// pause waits, or ends with the context.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
 }
 
 // poll asks every so often until the answer is yes, or time is up.

@@ -76,7 +76,7 @@ func (b *bench) startCentrifugo(ctx context.Context, program string) (*process, 
 		return nil, err
 	}
 	p.Addr = address
-	return &process{p}, nil
+	return &process{p, "centrifugo"}, nil
 }
 
 // publisher publishes the same JSON again and again by the HTTP API of Centrifugo.

@@ -13,6 +13,8 @@ const (
 	// pingInterval is short so that each connection has been pinged, and has
 	// answered, when it is measured.
 	pingInterval = 10 * time.Second
+	// idleFor is how long CPU time is measured: each connection is pinged twice.
+	idleFor = 2 * pingInterval
 	// rssSettles bounds how long the memory may take to come to rest, of which
 	// stillFor readings within stillWithin of each other are the sign.
 	rssSettles  = 60 * time.Second
@@ -22,7 +24,7 @@ const (
 )
 
 // Connections measures the memory that a gateway holds for a client which has got
-// its state and is idle.
+// its state and is idle, and the CPU time that it takes.
 type Connections struct {
 	Connections int `default:"5000" help:"Clients that are idle."`
 }
@@ -42,8 +44,9 @@ func (m *Connections) measure(ctx context.Context, b *bench) (*Report, error) {
 	var clients sockets
 	defer clients.close()
 	var held [2]memory
+	var cpu [2]float64
 	report := &Report{}
-	b.steps(len(held))
+	b.steps(2 * len(held))
 	for i, n := range []int{warmConnections, m.Connections} {
 		b.step("connect %s clients, and let the memory come to rest", count(n))
 		if err := clients.connect(ctx, p.gateway.Addr, livePath, n); err != nil {
@@ -58,17 +61,39 @@ func (m *Connections) measure(ctx context.Context, b *bench) (*Report, error) {
 		if held[i], err = settledMemory(ctx, p.gateway); err != nil {
 			return nil, err
 		}
+		b.step("let them be idle")
+		if cpu[i], err = idleCPU(ctx, p.gateway); err != nil {
+			return nil, err
+		}
 		report.Rows = append(report.Rows, Row{count(len(clients.all)) + " connections", []Value{
-			{"resident", held[i].resident / (1 << 20), "MiB"}, {"heap and stacks in use", held[i].inUse / (1 << 20), "MiB"},
+			{"resident", held[i].resident / (1 << 20), "MiB"},
+			{"heap and stacks in use", held[i].inUse / (1 << 20), "MiB"},
+			{"CPU a second", cpu[i], "µs"},
 		}})
 	}
 	n := float64(m.Connections)
 	each := memory{(held[1].resident - held[0].resident) / n, (held[1].inUse - held[0].inUse) / n}
 	report.Rows = append(report.Rows, Row{"a connection", []Value{
-		{"resident", each.resident / (1 << 10), "KiB"}, {"heap and stacks in use", each.inUse / (1 << 10), "KiB"},
+		{"resident", each.resident / (1 << 10), "KiB"},
+		{"heap and stacks in use", each.inUse / (1 << 10), "KiB"},
+		{"CPU a second", (cpu[1] - cpu[0]) / n, "µs"},
 	}})
-	report.Targets = []Target{atMost("memory of an idle connection", each.resident/(1<<10), 12, "KiB")}
+	report.Targets = []Target{atMost("memory of an idle connection", each.resident/(1<<10), 10, "KiB")}
 	return report, nil
+}
+
+// idleCPU is the time that a process takes in a second, in microseconds.
+func idleCPU(ctx context.Context, p *process) (float64, error) {
+	began := time.Now()
+	before, err := cpuTime(p.PID())
+	if err != nil {
+		return 0, err
+	}
+	if err := pause(ctx, idleFor); err != nil {
+		return 0, err
+	}
+	after, err := cpuTime(p.PID())
+	return float64((after - before).Microseconds()) / time.Since(began).Seconds(), err
 }
 
 // memory is what a process holds, in bytes.

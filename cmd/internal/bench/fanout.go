@@ -99,7 +99,7 @@ func (m *Fanout) compare(ctx context.Context, b *bench, floor, single, bursts *s
 	}
 	clients := single.clients
 	report.Targets = []Target{
-		atMost("CPU per frame ÷ floor", median(single.micros)/median(floor.micros), 1.15, ""),
+		atMost("CPU per frame ÷ floor", median(single.micros)/median(floor.micros), 1.10, ""),
 		atMost(fmt.Sprintf("CPU per frame in bursts of %d ÷ floor", m.Burst), median(bursts.micros)/median(floor.micros), 0.6, ""),
 		atLeast("frames delivered ÷ expected", float64(clients.come)/float64(clients.due*int64(len(clients.all))), 1, ""),
 	}

@@ -12,17 +12,21 @@ import (
 type All struct {
 	Latency     Latency     `embed:"" prefix:"latency-"`
 	Fanout      Fanout      `embed:"" prefix:"fanout-"`
+	Throughput  Throughput  `embed:"" prefix:"throughput-"`
 	Writers     Writers     `embed:"" prefix:"writers-"`
 	Connections Connections `embed:"" prefix:"connections-"`
 	Storm       Storm       `embed:"" prefix:"storm-"`
 	Stuck       Stuck       `embed:"" prefix:"stuck-"`
 	Rest        Rest        `embed:"" prefix:"rest-"`
 	Backlog     Backlog     `embed:"" prefix:"backlog-"`
+	Start       Start       `embed:"" prefix:"start-"`
 }
 
 // Benches are those that All measures, in their order.
 func (a *All) Benches() []Bench {
-	return []Bench{&a.Latency, &a.Fanout, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog}
+	return []Bench{
+		&a.Latency, &a.Fanout, &a.Throughput, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog, &a.Start,
+	}
 }
 
 // Validate names the flag that cannot work, its value, and what is allowed.

@@ -1,37 +1,36 @@
 package bench
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/lxzan/gws"
 
 	"github.com/telemetra/telemetra/sql"
 )
 
-// The load of the latency figure.
-const (
-	latencyStreams = 10
-	latencyClients = 100
-	latencyRate    = 100 // inserts a second
-	warmUp         = 2 * time.Second
-)
-
-// Latency measures from just before an INSERT is sent until its frame is in the
-// client: alone, and beside a transaction that has inserted many rows, stays open
-// and rolls back.
+// Latency measures from just before an INSERT is sent until its frame has been read
+// by the client, in cases that load different parts: few rows, alone and beside a
+// transaction that has inserted many rows, stays open and rolls back; many rows;
+// many rows in one transaction; many clients.
 type Latency struct {
 	Duration time.Duration `default:"20s" help:"How long each case is measured."`
 	Rows     int           `default:"1000000" help:"Rows of the open transaction beside which latency is measured."`
+
+	Rate    int `placeholder:"N" help:"Rows a second, each in a transaction of its own. With this flag or one of the next two, only this case is measured."`
+	Streams int `placeholder:"N" help:"Streams that the rows are of."`
+	Clients int `placeholder:"N" help:"Clients, spread over the streams."`
 }
+
+const (
+	warmUp = 2 * time.Second
+	// mostRows bounds what a load writes, and keeps the times of.
+	mostRows = 50_000_000
+)
+
+// usual is the load of a deployment with little to do.
+var usual = traffic{rate: 100, batch: 1, streams: 10, clients: 100, writers: 8, warmUp: warmUp}
 
 func (*Latency) name() string { return "latency" }
 
@@ -40,209 +39,112 @@ func (m *Latency) Validate() error {
 	return cmp.Or(
 		within("duration", m.Duration, time.Second, time.Hour),
 		within("rows", m.Rows, 1000, 100_000_000),
+		within("rate", cmp.Or(m.Rate, usual.rate), 1, 20_000),
+		within("streams", cmp.Or(m.Streams, usual.streams), 1, 10_000),
+		within("clients", cmp.Or(m.Clients, usual.clients), 1, 20_000),
 	)
 }
 
 func (m *Latency) measure(ctx context.Context, b *bench) (*Report, error) {
-	b.steps(3)
 	db, err := open(ctx, b.url, 8)
 	if err != nil {
 		return nil, err
 	}
 	defer db.Close()
-	streams := streamRows()
-	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: streams}); err != nil {
-		return nil, err
+	if m.Rate != 0 || m.Streams != 0 || m.Clients != 0 {
+		return m.measureOne(ctx, b, db)
 	}
-	serve, err := b.start(ctx, "serve")
+	busy := &traffic{rate: 2000, batch: 1, streams: 50, clients: 100, writers: 32, warmUp: warmUp, duration: m.Duration}
+	many := &traffic{rate: 50, batch: 1, streams: 1, clients: 1000, writers: 8, warmUp: warmUp, duration: m.Duration}
+	large := bulk{rows: 10_000, streams: 100}
+	serve, err := b.startServe(ctx, db, many.clients, large.streams)
 	if err != nil {
 		return nil, err
 	}
-	b.step("alone")
-	alone, err := b.measureLatency(ctx, db, serve.Addr, m.Duration)
+	defer func() { _, _ = serve.stop() }() // the measurement is over
+	b.steps(2 + b.config.Rounds + 3)
+
+	report := &Report{}
+	for _, c := range []struct {
+		load *traffic
+		p99  float64
+	}{{busy, 50}, {many, 25}} {
+		b.step("%s", c.load)
+		p, err := c.load.run(ctx, b, serve)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.load, err)
+		}
+		report.Rows = append(report.Rows, Row{c.load.String(), p.values()})
+		report.Targets = append(report.Targets,
+			atLeast(c.load.String()+": rate ÷ asked for", p.achieved/float64(c.load.rate), 0.98, ""),
+			atMost(c.load.String()+": p99", p.p99(), c.p99, "ms"),
+			atLeast(c.load.String()+": delivered ÷ expected", p.delivered(), 1, ""))
+	}
+	var last []float64
+	for range b.config.Rounds {
+		b.step("%s", large)
+		took, err := large.run(ctx, b, db, serve.Addr)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", large, err)
+		}
+		last = append(last, took)
+	}
+	report.Rows = append(report.Rows, Row{large.String(), spread("last frame after COMMIT", last, "ms")})
+	report.Targets = append(report.Targets, atMost(large.String()+": last frame", median(last), 400, "ms"))
+	return report, m.compareBusy(ctx, b, report, db, serve)
+}
+
+// measureOne measures the case of the flags.
+func (m *Latency) measureOne(ctx context.Context, b *bench, db *sql.DB) (*Report, error) {
+	t := usual
+	t.rate, t.streams, t.clients = cmp.Or(m.Rate, t.rate), cmp.Or(m.Streams, t.streams), cmp.Or(m.Clients, t.clients)
+	t.writers, t.duration = 32, m.Duration
+	serve, err := b.startServe(ctx, db, t.clients, t.streams)
 	if err != nil {
 		return nil, err
 	}
-	beside := fmt.Sprintf("beside an open transaction of %s rows", count(m.Rows))
+	defer func() { _, _ = serve.stop() }() // the measurement is over
+	b.steps(1)
+	b.step("%s", &t)
+	p, err := t.run(ctx, b, serve)
+	if err != nil {
+		return nil, err
+	}
+	return &Report{Rows: []Row{{t.String(), p.values()}}}, nil
+}
+
+// compareBusy measures the usual load, alone and beside the open transaction. What
+// that leaves in the table is why it comes last; it is told first.
+func (m *Latency) compareBusy(ctx context.Context, b *bench, report *Report, db *sql.DB, serve *process) error {
+	t := usual
+	t.duration = m.Duration
+	b.step("%s", &t)
+	alone, err := t.run(ctx, b, serve)
+	if err != nil {
+		return err
+	}
 	b.step("write %s rows", count(m.Rows))
 	tx, err := db.Pool.Begin(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := sql.BulkSummaries(ctx, tx, streams[0].StreamID, m.Rows); err != nil {
-		return nil, err
+	if err := sql.BulkSummaries(ctx, tx, manyStreams(1)[0].StreamID, m.Rows); err != nil {
+		return errors.Join(err, tx.Rollback(ctx))
 	}
-	b.step("%s", beside)
+	besideName := fmt.Sprintf("the same beside an open transaction of %s rows", count(m.Rows))
+	b.step("%s", besideName)
 	rolledBack := make(chan error, 1)
 	time.AfterFunc(m.Duration/2, func() { rolledBack <- tx.Rollback(ctx) })
-	busy, err := b.measureLatency(ctx, db, serve.Addr, m.Duration)
+	beside, err := t.run(ctx, b, serve)
 	if err := errors.Join(err, <-rolledBack); err != nil {
-		return nil, err
+		return err
 	}
-	if _, err := serve.stop(); err != nil {
-		return nil, err
-	}
-	return &Report{
-		Rows: []Row{{"alone", percentiles(alone.histogram)}, {beside, percentiles(busy.histogram)}},
-		Targets: []Target{
-			atMost("p50", ms(alone.histogram, 50), 3, "ms"),
-			atMost("p99", ms(alone.histogram, 99), 20, "ms"),
-			atMost("p99 beside ÷ alone", ms(busy.histogram, 99)/ms(alone.histogram, 99), 2, ""),
-			atLeast("frames delivered ÷ expected",
-				float64(alone.received.Load()+busy.received.Load())/float64(alone.expected+busy.expected), 1, ""),
-		},
-	}, nil
-}
-
-func (b *bench) measureLatency(ctx context.Context, db *sql.DB, address string, d time.Duration) (*latencyRun, error) {
-	l := &latencyRun{histogram: hdrhistogram.New(1, 60_000_000, 3)}
-	defer l.close()
-	streams := streamRows()
-	if err := l.connect(address, streams); err != nil {
-		return nil, err
-	}
-	return l, l.write(ctx, db, streams, d+warmUp)
-}
-
-func streamRows() []sql.StreamRow {
-	rows := make([]sql.StreamRow, latencyStreams)
-	for i := range rows {
-		rows[i] = sql.StreamRow{StreamID: fmt.Sprintf("bench_%d", i+1), Title: "bench", IsLive: true, At: time.Now()}
-	}
-	return rows
-}
-
-// latencyRun is shared by the writer and the clients.
-type latencyRun struct {
-	conns    []*gws.Conn
-	readers  sync.WaitGroup
-	ready    sync.WaitGroup
-	sent     sync.Map // number of the insert to when it was sent
-	received atomic.Int64
-	expected int64
-
-	mu        sync.Mutex
-	histogram *hdrhistogram.Histogram // microseconds
-}
-
-func (l *latencyRun) connect(address string, streams []sql.StreamRow) error {
-	for i := range latencyClients {
-		l.ready.Add(1)
-		conn, _, err := gws.NewClient(&latencyClient{run: l}, &gws.ClientOption{ //nolint:bodyclose // the answer to an upgrade has no body
-			Addr: "ws://" + address + "/ws/live/" + streams[i%len(streams)].StreamID,
-		})
-		if err != nil {
-			return fmt.Errorf("connect client %d: %w", i+1, err)
-		}
-		l.conns = append(l.conns, conn)
-		l.readers.Go(conn.ReadLoop)
-	}
-	l.ready.Wait()
+	report.Rows = append([]Row{{t.String(), alone.values()}, {besideName, beside.values()}}, report.Rows...)
+	report.Targets = append([]Target{
+		atMost(t.String()+": p50", ms(alone.histogram, 50), 1.8, "ms"),
+		atMost(t.String()+": p99", alone.p99(), 6, "ms"),
+		atMost("the same beside an open transaction: p99 ÷ alone", beside.p99()/alone.p99(), 2, ""),
+		atLeast("delivered ÷ expected", min(alone.delivered(), beside.delivered()), 1, ""),
+	}, report.Targets...)
 	return nil
-}
-
-func (l *latencyRun) close() {
-	for _, c := range l.conns {
-		_ = c.NetConn().Close() // the measurement is over
-	}
-	l.readers.Wait()
-}
-
-// write inserts at a fixed rate, each row in a transaction of its own, and waits
-// for the last frames.
-func (l *latencyRun) write(ctx context.Context, db *sql.DB, streams []sql.StreamRow, d time.Duration) error {
-	tick := time.NewTicker(time.Second / latencyRate)
-	defer tick.Stop()
-	began := time.Now()
-	var wg sync.WaitGroup
-	var failed atomic.Pointer[error]
-	for number := 1; time.Since(began) < d; number++ {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		}
-		counted := time.Since(began) > warmUp
-		if counted {
-			l.expected += latencyClients / latencyStreams
-		}
-		wg.Go(func() {
-			rows := sql.JobRows{Summaries: []sql.SummaryRow{summary(streams[number%len(streams)].StreamID, number)}}
-			if counted {
-				l.sent.Store(number, time.Now())
-			}
-			if err := sql.WriteJob(ctx, db.Pool, &rows); err != nil {
-				failed.Store(&err)
-			}
-		})
-	}
-	wg.Wait()
-	if err := failed.Load(); err != nil {
-		return *err
-	}
-	const patience = 5 * time.Second
-	for deadline := time.Now().Add(patience); l.received.Load() < l.expected; {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%d of %d frames have not come within %s", l.expected-l.received.Load(), l.expected, patience)
-		}
-		<-tick.C
-	}
-	return nil
-}
-
-// summary is a typical row; its chat_count is the number of the insert.
-func summary(streamID string, number int) sql.SummaryRow {
-	at := time.Now().Truncate(time.Minute)
-	return sql.SummaryRow{
-		StreamID: streamID, WindowStart: at, WindowEnd: at.Add(time.Minute),
-		ChatCount: int32(number), UniqueChatters: 57, TopEmotes: []string{"Kappa", "Kappa", "LUL", "PogChamp"}, //nolint:gosec // far below
-		AvgSentiment: 0.25, ChatRate: 3.5, AvgViewers: 1234.5, ZScore: 0.4,
-	}
-}
-
-// latencyClient reads the frames of one socket.
-type latencyClient struct {
-	gws.BuiltinEventHandler
-	run   *latencyRun
-	begun bool
-}
-
-// OnPing answers as a browser does.
-func (*latencyClient) OnPing(c *gws.Conn, payload []byte) { _ = c.WritePong(payload) }
-
-// OnMessage takes the time of a frame.
-func (c *latencyClient) OnMessage(_ *gws.Conn, m *gws.Message) {
-	now := time.Now()
-	defer func() { _ = m.Close() }()
-	if !c.begun {
-		c.begun = true
-		c.run.ready.Done()
-	}
-	number, err := chatCount(m.Bytes())
-	if err != nil || bytes.Contains(m.Bytes(), []byte(`"state":true`)) {
-		return
-	}
-	sent, ok := c.run.sent.Load(number)
-	if !ok {
-		return // of the warm-up
-	}
-	at, ok := sent.(time.Time)
-	if !ok {
-		return
-	}
-	c.run.mu.Lock()
-	_ = c.run.histogram.RecordValue(now.Sub(at).Microseconds()) // within a minute
-	c.run.mu.Unlock()
-	c.run.received.Add(1)
-}
-
-var errNoCount = errors.New("no metrics frame")
-
-func chatCount(frame []byte) (int, error) {
-	_, rest, ok := bytes.Cut(frame, []byte(`"chat_count":`))
-	if !ok {
-		return 0, errNoCount
-	}
-	digits, _, _ := bytes.Cut(rest, []byte{','})
-	return strconv.Atoi(string(digits))
 }

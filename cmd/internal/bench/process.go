@@ -10,12 +10,29 @@ import (
 )
 
 // process is a telemetra that runs beside the bench.
-type process struct{ *local.Process }
+type process struct {
+	*local.Process
+	command string
+}
 
 // start runs a command of this very program on a free port and waits until it
 // publishes.
-func (b *bench) start(ctx context.Context, command string) (*process, error) {
-	return b.startWith(ctx, "publishing", nil, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO")
+func (b *bench) start(ctx context.Context, command string, env ...string) (*process, error) {
+	return b.startWith(ctx, "publishing", env, command, "--host=127.0.0.1", "--port=0", "--log-level=INFO")
+}
+
+// unlimited lets all clients come from one address.
+var unlimited = []string{"WS_MAX_CONNECTIONS_PER_IP=0", "WS_MAX_HANDSHAKES_PER_IP=0"}
+
+// startServe runs all in one process, for clients of streams that there are.
+func (b *bench) startServe(ctx context.Context, db *sql.DB, clients, streams int) (*process, error) {
+	if err := allowSockets(clients); err != nil {
+		return nil, err
+	}
+	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: manyStreams(streams)}); err != nil {
+		return nil, err
+	}
+	return b.start(ctx, "serve", unlimited...)
 }
 
 // pipeline is a listener, and a gateway alone in its process, over a database with
@@ -65,8 +82,7 @@ func (p *pipeline) stop() {
 // startGateway runs a gateway that all clients may reach from one address. It is
 // alone in its process, so that what the process uses is the gateway's.
 func (b *bench) startGateway(ctx context.Context, env ...string) (*process, error) {
-	env = append(env, "WS_MAX_CONNECTIONS_PER_IP=0", "WS_MAX_HANDSHAKES_PER_IP=0")
-	return b.startWith(ctx, "started", env, "gateway", "--host=127.0.0.1", "--port=0")
+	return b.startWith(ctx, "started", append(env, unlimited...), "gateway", "--host=127.0.0.1", "--port=0")
 }
 
 // startFloor runs what a measurement is compared with, and hands it bytes in a file.
@@ -90,7 +106,7 @@ func (b *bench) startWith(ctx context.Context, message string, env []string, arg
 	if err != nil {
 		return nil, err
 	}
-	return &process{p}, nil
+	return &process{p, args[0]}, nil
 }
 
 // stop ends the process and returns the most memory that it has used, in bytes.

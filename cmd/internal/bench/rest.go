@@ -71,13 +71,13 @@ func (m *Rest) measure(ctx context.Context, b *bench) (*Report, error) {
 	cached := &load{address: api.Addr, connections: restConnections, status: http.StatusOK, request: always(getRequest(path, ""))}
 	bare := &load{address: floor.Addr, connections: restConnections, status: http.StatusOK, request: always(getRequest(path, ""))}
 	report := &Report{}
-	rate, err := b.compareReads(ctx, report, fmt.Sprintf("cached read of %s bytes", count(len(body))), cached, bare, 0.6)
+	rate, err := b.compareReads(ctx, report, fmt.Sprintf("cached read of %s bytes", count(len(body))), cached, bare, 0.7)
 	if err != nil {
 		return nil, err
 	}
 	unchanged := &load{address: api.Addr, connections: restConnections, status: http.StatusNotModified, request: always(getRequest(path, "If-None-Match: "+etag+"\r\n"))}
 	bareUnchanged := &load{address: floor.Addr, connections: restConnections, status: http.StatusNotModified, request: always(getRequest(path, "If-None-Match: "+floorETag+"\r\n"))}
-	if _, err := b.compareReads(ctx, report, "304", unchanged, bareUnchanged, 0.8); err != nil {
+	if _, err := b.compareReads(ctx, report, "304", unchanged, bareUnchanged, 0.9); err != nil {
 		return nil, err
 	}
 	return report, m.pace(ctx, b, report, api.Addr, cached.request, rate/2)

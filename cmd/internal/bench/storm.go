@@ -91,7 +91,8 @@ func (m *Storm) measure(ctx context.Context, b *bench) (*Report, error) {
 	reads := all["telemetra_gateway_state_reads_total"]
 	return &Report{
 		Rows: []Row{{fmt.Sprintf("%s clients, %s events/s", count(m.Clients), count(m.Rate)), []Value{
-			{"until all follow", took.Seconds(), "s"}, {"reads of the state", reads, ""},
+			{"until all follow", took.Seconds(), "s"},
+			{"reads of the state", reads, ""},
 			{"events conflated", all["telemetra_gateway_frames_conflated_total"], ""},
 		}}},
 		Targets: []Target{

@@ -34,7 +34,9 @@ func (*Stuck) name() string { return "stuck" }
 func (m *Stuck) Validate() error { return within("clients", m.Clients, 1, 10_000) }
 
 func (m *Stuck) measure(ctx context.Context, b *bench) (*Report, error) {
-	p, err := b.startPipeline(ctx, m.Clients+latencyClients, &sql.JobRows{Streams: streamRows()})
+	load := usual
+	load.duration = stuckFor
+	p, err := b.startPipeline(ctx, m.Clients+load.clients, &sql.JobRows{Streams: streamRows()})
 	if err != nil {
 		return nil, err
 	}
@@ -44,16 +46,16 @@ func (m *Stuck) measure(ctx context.Context, b *bench) (*Report, error) {
 	b.steps(2 * b.config.Rounds)
 	for round := range b.config.Rounds {
 		b.step("alone")
-		l, err := b.measureLatency(ctx, p.db, p.gateway.Addr, stuckFor)
+		l, err := load.run(ctx, b, p.gateway)
 		if err != nil {
 			return nil, err
 		}
-		alone = append(alone, ms(l.histogram, 99))
+		alone = append(alone, l.p99())
 		b.step("beside %s stuck clients", count(m.Clients))
-		if l, err = m.beside(ctx, b, p, round); err != nil {
+		if l, err = m.beside(ctx, b, p, &load, round); err != nil {
 			return nil, err
 		}
-		beside = append(beside, ms(l.histogram, 99))
+		beside = append(beside, l.p99())
 	}
 	closed, err := closedStuck(ctx, p.gateway)
 	if err != nil {
@@ -95,7 +97,7 @@ func delivered(ctx context.Context, gateway *process) error {
 
 // beside connects clients that take nothing, measures beside them, and waits
 // until they are closed.
-func (m *Stuck) beside(ctx context.Context, b *bench, p *pipeline, round int) (*latencyRun, error) {
+func (m *Stuck) beside(ctx context.Context, b *bench, p *pipeline, load *traffic, round int) (*passage, error) {
 	conns := make([]net.Conn, 0, m.Clients)
 	defer func() {
 		for _, c := range conns {
@@ -133,7 +135,7 @@ func (m *Stuck) beside(ctx context.Context, b *bench, p *pipeline, round int) (*
 	if err := delivered(ctx, p.gateway); err != nil {
 		return nil, err
 	}
-	l, err := b.measureLatency(ctx, p.db, p.gateway.Addr, stuckFor)
+	l, err := load.run(ctx, b, p.gateway)
 	if err != nil {
 		return nil, err
 	}
