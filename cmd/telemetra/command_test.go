@@ -76,7 +76,10 @@ func TestWrongBenchFlagsAreNamed(t *testing.T) {
 		{"backlog --rows=999", "--rows is 999; allowed are 1000 to 100000000"},
 		{"throughput --probe=1ms", "--probe is 1ms; allowed are 1s to 10m"},
 		{"throughput --from=99", "--from is 99; allowed are 100 to 200000"},
+		{"steady --sample=1h", "--sample is 1h; allowed are 100ms to 3m"},
+		{"steady --duration=48h", "--rate 300 for --duration 48h are 51,840,000 rows; allowed are 50,000,000"},
 		{"start --rate=1", "unknown flag --rate"},
+		{"--steady-rate=1", "unknown flag --steady-rate"},
 		{"fanout --latency-duration=5s", "unknown flag --latency-duration"},
 		{"everything", "unexpected argument everything"},
 	} {

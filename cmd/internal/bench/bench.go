@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/telemetra/telemetra/deploy/local"
@@ -20,6 +21,8 @@ type Config struct {
 	JSON   bool          `name:"json" help:"Print JSON instead of tables."`
 	Round  time.Duration `default:"4s" help:"Length of one round where sides are compared, in turns."`
 	Rounds int           `default:"5" help:"Rounds of each side."`
+
+	Profile string `placeholder:"DIR" help:"Keep CPU profiles of the processes of latency, fanout, throughput and rest in this directory. The processes log at level DEBUG then: do not compare the figures."`
 
 	// Version is what is measured.
 	Version string `kong:"-"`
@@ -45,6 +48,11 @@ type Bench interface {
 // it is there, or JSON at the end, also when a bench has failed. log gets what
 // happens meanwhile.
 func Run(ctx context.Context, c Config, benches []Bench, out, log io.Writer) (err error) {
+	if c.Profile != "" {
+		if err := os.MkdirAll(c.Profile, 0o750); err != nil {
+			return err
+		}
+	}
 	r := newRun(c.Version)
 	p := newProgress(log)
 	if !c.JSON {

@@ -103,7 +103,7 @@ func (m *Fanout) compare(ctx context.Context, b *bench, floor, single, bursts *s
 		atMost(fmt.Sprintf("CPU per frame in bursts of %d ÷ floor", m.Burst), median(bursts.micros)/median(floor.micros), 0.6, ""),
 		atLeast("frames delivered ÷ expected", float64(clients.come)/float64(clients.due*int64(len(clients.all))), 1, ""),
 	}
-	return report, nil
+	return report, b.profile(ctx, func(ctx context.Context, d time.Duration) error { return single.round(ctx, m.Rate, d) }, single.process)
 }
 
 // side is a process that writes frames to clients.

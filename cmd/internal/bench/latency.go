@@ -91,7 +91,10 @@ func (m *Latency) measure(ctx context.Context, b *bench) (*Report, error) {
 	}
 	report.Rows = append(report.Rows, Row{large.String(), spread("last frame after COMMIT", last, "ms")})
 	report.Targets = append(report.Targets, atMost(large.String()+": last frame", median(last), 400, "ms"))
-	return report, m.compareBusy(ctx, b, report, db, serve)
+	if err := m.compareBusy(ctx, b, report, db, serve); err != nil {
+		return nil, err
+	}
+	return report, busy.profile(ctx, b, serve)
 }
 
 // measureOne measures the case of the flags.
@@ -110,7 +113,7 @@ func (m *Latency) measureOne(ctx context.Context, b *bench, db *sql.DB) (*Report
 	if err != nil {
 		return nil, err
 	}
-	return &Report{Rows: []Row{{t.String(), p.values()}}}, nil
+	return &Report{Rows: []Row{{t.String(), p.values()}}}, t.profile(ctx, b, serve)
 }
 
 // compareBusy measures the usual load, alone and beside the open transaction. What

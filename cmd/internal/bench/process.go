@@ -25,14 +25,14 @@ func (b *bench) start(ctx context.Context, command string, env ...string) (*proc
 var unlimited = []string{"WS_MAX_CONNECTIONS_PER_IP=0", "WS_MAX_HANDSHAKES_PER_IP=0"}
 
 // startServe runs all in one process, for clients of streams that there are.
-func (b *bench) startServe(ctx context.Context, db *sql.DB, clients, streams int) (*process, error) {
+func (b *bench) startServe(ctx context.Context, db *sql.DB, clients, streams int, env ...string) (*process, error) {
 	if err := allowSockets(clients); err != nil {
 		return nil, err
 	}
 	if err := sql.WriteJob(ctx, db.Pool, &sql.JobRows{Streams: manyStreams(streams)}); err != nil {
 		return nil, err
 	}
-	return b.start(ctx, "serve", unlimited...)
+	return b.start(ctx, "serve", append(env, unlimited...)...)
 }
 
 // pipeline is a listener, and a gateway alone in its process, over a database with
@@ -102,6 +102,9 @@ func (b *bench) startFloor(ctx context.Context, name string, content []byte, env
 // startWith runs this very program and waits until it logs a message.
 func (b *bench) startWith(ctx context.Context, message string, env []string, args ...string) (*process, error) {
 	env = append([]string{"DATABASE_URL=" + b.url, "REDIS_URL=" + b.redis.URL(), "DRAIN_PERIOD=0"}, env...)
+	if b.config.Profile != "" {
+		env = append(env, "DEBUG=1")
+	}
 	p, err := local.StartProcess(ctx, local.ProcessConfig{Args: args, Env: env, Await: message})
 	if err != nil {
 		return nil, err

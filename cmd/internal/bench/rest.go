@@ -80,7 +80,13 @@ func (m *Rest) measure(ctx context.Context, b *bench) (*Report, error) {
 	if _, err := b.compareReads(ctx, report, "304", unchanged, bareUnchanged, 0.9); err != nil {
 		return nil, err
 	}
-	return report, m.pace(ctx, b, report, api.Addr, cached.request, rate/2)
+	if err := m.pace(ctx, b, report, api.Addr, cached.request, rate/2); err != nil {
+		return nil, err
+	}
+	return report, b.profile(ctx, func(ctx context.Context, d time.Duration) error {
+		_, err := cached.saturate(ctx, d)
+		return err
+	}, api)
 }
 
 // pace measures latencies at rates that leave the servers time.

@@ -79,6 +79,11 @@ func (m *Throughput) measure(ctx context.Context, b *bench) (*Report, error) {
 		}
 		load.rate = transactions * batch
 		found = append(found, Row{"highest, " + name, []Value{{"rate", float64(load.rate), "rows/s"}}})
+		if batch == 1 && load.rate > 0 {
+			if err := load.profile(ctx, b, p.gateway, p.listener); err != nil {
+				return nil, err
+			}
+		}
 	}
 	report.Rows = append(report.Rows, found...)
 	return report, nil
