@@ -12,7 +12,7 @@ TEST_P ?= 2
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 # Where a benchmark guards a hot path. `make test` runs each once, so that they cannot rot.
-HOT := ./broker/event ./wsgateway
+HOT := ./broker/event ./broker ./sql ./wsgateway ./httpapi ./httpapi/router
 
 # Options of the command that demo and bench run: make demo ARGS='--help'
 ARGS ?=
@@ -20,7 +20,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 # The prerequisites below are steps in an order, also under -j.
 .NOTPARALLEL:
-.PHONY: help demo test build bench soak soak-report compose-check lint fmt clean bootstrap bootstrap-tests
+.PHONY: help demo test build bench bench-compare bench-peer soak soak-report compose-check lint fmt clean bootstrap bootstrap-tests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,16 @@ build: ## Build bin/telemetra
 
 bench: bootstrap build ## Measure it on this machine
 	bin/telemetra bench $(ARGS)
+
+# Centrifugo is a program of its own, under the Apache License; nothing of it is linked into ours.
+CENTRIFUGO := github.com/centrifugal/centrifugo/v6@v6.9.1
+
+bench-peer: bootstrap build ## Measure the gateway beside a Centrifugo (installs it into bin/)
+	GOBIN=$(CURDIR)/bin go install $(CENTRIFUGO)
+	bin/telemetra bench peer --centrifugo=bin/centrifugo $(ARGS)
+
+bench-compare: bootstrap ## Compare Go benchmarks: BASE=HEAD~1 HEAD=<the working tree> BENCH=. COUNT=10
+	deploy/bench-compare.sh
 
 # What make soak does, unless ARGS says otherwise.
 SOAK := --duration 10m --rate 300 --clients 200 --faults all

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local" //nolint:depguard // its proxy
 	"github.com/telemetra/telemetra/deploy/local/localtest"
@@ -350,4 +352,46 @@ func TestFollowBeforeRedisIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	localtest.Eventually(t, "acknowledged", h.look(func() bool { return h.acked["a"] == 1 && h.ups == 1 }))
+}
+
+// counting is a Follower that only counts what a batch brings.
+type counting struct {
+	subscribed chan struct{}
+	received   chan struct{} // when the last message of a batch has come
+	batch, n   int
+}
+
+func (c *counting) Subscribed(string) { close(c.subscribed) }
+
+func (c *counting) Received(string, []byte) {
+	if c.n++; c.n%c.batch == 0 {
+		c.received <- struct{}{}
+	}
+}
+
+func (*counting) Controlled(Control) {}
+func (*counting) Connected(error)    {}
+
+// One script publishes a batch of messages, so that what is allocated is the
+// subscriber's; the time has that of Redis in it.
+func BenchmarkReceive(b *testing.B) {
+	const batch = 1000
+	redis := open(b, localtest.Redis(b).URL())
+	c := &counting{subscribed: make(chan struct{}), received: make(chan struct{}), batch: batch}
+	s := redis.NewSubscriber(c)
+	s.Subscribe("a")
+	run(b, s)
+	<-c.subscribed
+	e := moment(b, "a", "m", 300)
+	message := "k3f9cd2345-1" + string(e.Head) + "k3f9cd2345-1" + string(e.Tail)
+	ctx := context.WithoutCancel(b.Context())
+	b.ReportAllocs()
+	for b.Loop() {
+		const publish = "for _ = 1, ARGV[2] do redis.call('PUBLISH', KEYS[1], ARGV[1]) end"
+		if err := redis.client.Eval(ctx, publish, []string{eventPrefix + "a"}, message, batch).Err(); err != nil && !errors.Is(err, goredis.Nil) {
+			b.Fatal(err)
+		}
+		<-c.received
+	}
+	b.ReportMetric(float64(b.N*batch)/b.Elapsed().Seconds(), "events/s")
 }

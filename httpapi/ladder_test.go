@@ -3,6 +3,7 @@ package httpapi
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strconv"
 	"strings"
@@ -409,4 +410,48 @@ func TestWhatRedisKeepsIsNotTrusted(t *testing.T) {
 		t.Error("two deployments share their answers")
 	}
 	c.expect(metricsPath, 404, "miss", "unknown")
+}
+
+// answered is a ResponseWriter that keeps the status only.
+type answered struct {
+	header http.Header
+	status int
+	bytes  int
+}
+
+func (a *answered) Header() http.Header         { return a.header }
+func (a *answered) Write(b []byte) (int, error) { a.bytes += len(b); return len(b), nil }
+func (a *answered) WriteHeader(status int)      { a.status = status }
+
+// Answers of process memory, through all that a request passes but the server.
+func BenchmarkRead(b *testing.B) {
+	w := newWorld(b)
+	withStream(w)
+	w.exec(`INSERT INTO chat_summary_minute (stream_id, window_start, window_end, chat_count) SELECT 's', t, t + interval '1 minute', 7
+		FROM generate_series('2026-01-01'::timestamptz, '2026-01-01 01:39', '1 minute') AS t`)
+	s := w.serve()
+	tag := s.expect(metricsPath, 200, "miss", "").header.Get("ETag")
+	s.expect(metricsPath, 200, "hit", "")
+	for _, c := range []struct {
+		name, tag string
+		status    int
+	}{{"hit", "", http.StatusOK}, {"not modified", tag, http.StatusNotModified}} {
+		b.Run(c.name, func(b *testing.B) {
+			req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, metricsPath, http.NoBody)
+			if c.tag != "" {
+				req.Header.Set("If-None-Match", c.tag)
+			}
+			a := &answered{header: make(http.Header)}
+			b.ReportAllocs()
+			for b.Loop() {
+				clear(a.header)
+				a.status, a.bytes = 0, 0
+				s.handler.ServeHTTP(a, req)
+				if a.status != c.status {
+					b.Fatalf("status %d, want %d", a.status, c.status)
+				}
+			}
+			b.SetBytes(int64(a.bytes))
+		})
+	}
 }

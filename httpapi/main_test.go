@@ -134,9 +134,10 @@ func (w *world) window(count int) {
 // served is an API under test.
 type served struct {
 	*API
-	tb   testing.TB
-	url  string
-	stop func()
+	tb      testing.TB
+	handler http.Handler
+	url     string
+	stop    func()
 }
 
 // serve starts an API and waits until it follows the heads and hears a listener.
@@ -180,7 +181,7 @@ func (w *world) start(change ...func(*Config, *sql.Config, *broker.Config)) *ser
 	server := httptest.NewServer(routes)
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	s := &served{API: a, tb: w.tb, url: server.URL}
+	s := &served{API: a, tb: w.tb, handler: routes, url: server.URL}
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -367,4 +368,49 @@ func deleted(w *modelled, row string) bool {
 		}
 	}
 	return false
+}
+
+// One look of the listener: nothing new, and rows of one transaction, which are found
+// anew each time because the position stays. Older rows lie below it.
+func BenchmarkChanges(b *testing.B) {
+	url := localtest.Postgres(b, Migrate)
+	conn := connect(b, url)
+	withStream(b, conn)
+	const insert = `INSERT INTO chat_summary_minute (stream_id, window_start, window_end, chat_count, unique_chatters, top_emotes, avg_sentiment, chat_rate, avg_viewers, z_score, is_anomaly)
+		SELECT 's', $1::timestamptz + n * interval '1 minute', $1::timestamptz + (n + 1) * interval '1 minute', n, n, '{Kappa,PogChamp,LUL}', 0.25, 20.5, 1500.5, 1.75, false FROM generate_series(1, $2) AS n`
+	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	exec(b, conn, insert, began, 20_000)
+	exec(b, conn, `VACUUM ANALYZE chat_summary_minute`)
+	for _, rows := range []int{0, 1, 100, 10_000} {
+		b.Run(fmt.Sprint("rows=", rows), func(b *testing.B) {
+			r := newReader(b, config(url))
+			if began = began.AddDate(1, 0, 0); rows > 0 {
+				exec(b, conn, insert, began, rows)
+			}
+			ctx := context.WithoutCancel(b.Context())
+			b.ReportAllocs()
+			for b.Loop() {
+				benchmarkLook(ctx, b, r, rows)
+			}
+			if rows > 0 {
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*rows), "ns/row")
+			}
+		})
+	}
+}
+
+func benchmarkLook(ctx context.Context, b *testing.B, r *reader, want int) {
+	b.Helper()
+	changes, err := r.d.Changes(ctx, r.pos)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer changes.Close()
+	got := 0
+	for changes.Next() {
+		got++
+	}
+	if err := changes.Err(); err != nil || got != want {
+		b.Fatalf("%d changes, %v; want %d", got, err, want)
+	}
 }

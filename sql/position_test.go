@@ -292,3 +292,47 @@ func FuzzParseSnapshot(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkPosition(b *testing.B) {
+	for _, n := range []int{0, 10, 1000} {
+		b.Run(fmt.Sprint("open=", n), func(b *testing.B) { benchmarkPosition(b, n) })
+	}
+}
+
+// benchmarkPosition has transactions in progress among three times as many.
+func benchmarkPosition(b *testing.B, open int) {
+	b.Helper()
+	const base = 1 << 40
+	xip := make([]XID, open)
+	for i := range xip {
+		xip[i] = base + XID(3*i)
+	}
+	target := newSnapshot(base+3*XID(open)+10, xip)
+	text := target.String()
+	position := Position{Seen: target, Published: target.XMax - 2, Cluster: Cluster{SystemID: "7590000000000000000", Timeline: "00000001", Sequence: 16384}}
+	stored, err := position.MarshalText()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		do   func() error
+	}{
+		{"parse", func() error { _, err := ParseSnapshot(text); return err }},
+		{"write", func() error { _ = target.String(); return nil }},
+		{"cut", func() error { _ = target.Cut(base + 3*XID(open/2)); return nil }},
+		{"and", func() error { _ = target.And(position.Seen); return nil }},
+		{"reach", func() error { _ = position.Reach(target, base, Cluster{}); return nil }},
+		{"marshal", func() error { _, err := position.MarshalText(); return err }},
+		{"unmarshal", func() error { var p Position; return p.UnmarshalText(stored) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := c.do(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -170,11 +170,39 @@ type discard struct {
 
 func (d discard) SyscallConn() (syscall.RawConn, error) { return d.null.SyscallConn() }
 
+// fullMessage is a metrics event as large as those of a job.
+func fullMessage(tb testing.TB) event.Message {
+	tb.Helper()
+	number := func(x float64) event.Float { return event.Float{Valid: true, Float64: x} }
+	p, err := event.Encode(&event.Change{ID: 77, At: began, Due: began, Row: &event.Metric{
+		StreamID: "s", WindowStart: stamp(60), WindowEnd: stamp(120), ChatCount: new(int64(1234)), UniqueChatters: new(int64(987)),
+		TopEmotes: []string{"Kappa", "PogChamp", "LUL"}, AvgSentiment: number(0.25), ChatRate: number(20.5),
+		AvgViewers: number(1500.5), ZScore: number(1.75), IsAnomaly: new(false),
+	}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m, err := event.ParseMessage([]byte("k3f9cd2345-1" + string(p.Head) + "k3f9cd2345-1" + string(p.Tail)))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return m
+}
+
+// From a parsed message to the system call of each client, which takes everything: what
+// is left beside it is ours.
 func BenchmarkFanout(b *testing.B) {
+	for _, clients := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint("clients=", clients), func(b *testing.B) { benchmarkFanout(b, clients) })
+	}
+}
+
+func benchmarkFanout(b *testing.B, clients int) {
+	b.Helper()
 	g := alone(b)
 	h := newHub(g, "s")
-	h.phase, h.epoch = live, "e"
-	const clients = 1000
+	m := fullMessage(b)
+	h.phase, h.epoch = live, m.ID.Epoch
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		b.Fatal(err)
@@ -184,14 +212,6 @@ func BenchmarkFanout(b *testing.B) {
 		s := newSession(g, discard{null: null})
 		h.clients[&subscription{session: s, out: s.out, hub: h}] = struct{}{}
 	}
-	p, err := event.Encode(new(metric(1, 1)))
-	if err != nil {
-		b.Fatal(err)
-	}
-	m, err := event.ParseMessage([]byte("e-1" + string(p.Head) + "e-1" + string(p.Tail)))
-	if err != nil {
-		b.Fatal(err)
-	}
 	b.ReportAllocs()
 	for b.Loop() {
 		h.receive(&m)
@@ -199,5 +219,8 @@ func BenchmarkFanout(b *testing.B) {
 		m.ID.Offset++
 		g.sessions.Wait()
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*clients), "ns/client")
+	if h.offset != uint64(b.N) {
+		b.Fatalf("%d of %d events are delivered", h.offset, b.N)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*clients), "ns/frame")
 }

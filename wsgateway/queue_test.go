@@ -254,3 +254,31 @@ func TestStuckClientsAreCheap(t *testing.T) {
 	}
 	fast.quiet()
 }
+
+// fill queues frames, each of a window of its own; with one window, of that.
+func fill(b *testing.B, q *queue, frames, windows int) {
+	b.Helper()
+	all := make([]*frame, frames)
+	for i := range all {
+		all[i] = numbered(i, i%windows)
+	}
+	b.ReportAllocs()
+	var taken []entry
+	for b.Loop() {
+		for _, f := range all {
+			q.push(f, false)
+		}
+		for q.live > 0 {
+			taken = q.take(taken[:0], writeAtOnce)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*frames), "ns/frame")
+}
+
+// What a frame costs that waits alone, with others, and with as many as a client may
+// let wait: in windows of their own, and in few, of which only the newest is kept.
+func BenchmarkQueue(b *testing.B) {
+	for _, c := range []struct{ frames, windows int }{{1, 1}, {8, 8}, {mostQueued, mostQueued}, {mostQueued, 10}} {
+		b.Run(fmt.Sprintf("frames=%d/windows=%d", c.frames, c.windows), func(b *testing.B) { fill(b, new(queue), c.frames, c.windows) })
+	}
+}

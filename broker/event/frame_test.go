@@ -374,10 +374,10 @@ func TestParseMessageRefuses(t *testing.T) {
 }
 
 func BenchmarkEncode(b *testing.B) {
-	for name, row := range map[string]Row{"metrics": fullMetric(), "moment": fullMoment()} {
+	for _, name := range []string{"metrics", "moment", "stream", "viewers"} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
-			c := Change{ID: 77, At: changedAt, Row: row}
+			c := Change{ID: 77, At: changedAt, Due: changedAt, Row: rows()[name]}
 			for b.Loop() {
 				if _, err := Encode(&c); err != nil {
 					b.Fatal(err)
@@ -387,16 +387,47 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
+// published is a row's message as a gateway gets it.
+func published(tb testing.TB, row Row) []byte {
+	tb.Helper()
+	p, err := Encode(&Change{ID: 77, At: changedAt, Due: changedAt, Row: row})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return splice(p, ID{Epoch: "k3f9cd2345", Offset: 123456})
+}
+
 func BenchmarkParseMessage(b *testing.B) {
-	b.ReportAllocs()
-	p, err := Encode(&Change{ID: 77, At: changedAt, Row: fullMoment()})
+	for _, row := range []Row{fullMetric(), fullMoment()} { // without and with a key
+		b.Run(row.Kind().String(), func(b *testing.B) {
+			text := published(b, row)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := ParseMessage(text); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// What a gateway keeps of each event for those who come later, and what they get of it.
+func BenchmarkState(b *testing.B) {
+	m, err := ParseMessage(published(b, fullMetric()))
 	if err != nil {
 		b.Fatal(err)
 	}
-	text := splice(p, ID{Epoch: "k3f9cd2345", Offset: 123456})
-	for b.Loop() {
-		if _, err := ParseMessage(text); err != nil {
-			b.Fatal(err)
+	b.Run("of a message", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_ = m.State()
 		}
-	}
+	})
+	b.Run("frame", func(b *testing.B) {
+		s := m.State()
+		b.ReportAllocs()
+		for b.Loop() {
+			_ = s.Frame(&m.ID)
+		}
+	})
 }

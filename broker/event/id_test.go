@@ -82,3 +82,22 @@ func TestCheckStreamID(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkID(b *testing.B) {
+	id := ID{Epoch: "k3f9cd2345", Offset: 123456}
+	b.Run("format", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_ = id.String()
+		}
+	})
+	b.Run("parse", func(b *testing.B) {
+		text := id.String()
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := ParseID(text); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

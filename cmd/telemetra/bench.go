@@ -25,6 +25,7 @@ type benchCmd struct {
 	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`
 	Start       bench.Start       `cmd:"" help:"Until a process is ready."`
 	Steady      bench.Steady      `cmd:"" help:"What a serve holds that runs for long."`
+	Peer        bench.Peer        `cmd:"" help:"CPU time, latency and memory beside a Centrifugo, which make bench-peer installs. Not one of all."`
 }
 
 // Run measures on private servers what was chosen.

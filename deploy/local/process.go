@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -22,11 +23,14 @@ type ProcessConfig struct {
 	Env, Without []string
 	// Await is the message of the log line after which it counts as started.
 	Await string
+	// Ready says the same of a program that is none of ours and logs no such line: it is
+	// asked until it returns nil. Then Await is not looked for, and Addr stays empty.
+	Ready func(context.Context) error
 	// Log gets what it writes; may be nil.
 	Log io.Writer
 }
 
-// Process is a telemetra that runs beside this one, and dies with it.
+// Process is a telemetra, or another program, that runs beside this one, and dies with it.
 type Process struct {
 	// Addr is where it listens, as it has logged it.
 	Addr string
@@ -34,7 +38,8 @@ type Process struct {
 	child *child
 }
 
-// StartProcess starts a telemetra and waits until it has logged that it is there.
+// StartProcess starts a telemetra and waits until it has logged that it is there, or is
+// ready.
 // With the context it is stopped.
 func StartProcess(ctx context.Context, c ProcessConfig) (*Process, error) {
 	program := c.Program
@@ -44,28 +49,26 @@ func StartProcess(ctx context.Context, c ProcessConfig) (*Process, error) {
 			return nil, fmt.Errorf("start a process: %w", err)
 		}
 	}
+	name := filepath.Base(program) + " " + c.Args[0]
 	signs := &signs{await: c.Await, seen: make(chan struct{})}
 	log := io.Writer(signs)
 	if c.Log != nil {
 		log = io.MultiWriter(signs, c.Log)
 	}
 	ch, err := start(command{
-		name: "telemetra " + c.Args[0], path: program, args: c.Args, env: c.Env, without: c.Without, log: log,
+		name: name, path: program, args: c.Args, env: c.Env, without: c.Without, log: log,
 		stops: []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM, syscall.SIGKILL}, // in order, then at once
 	})
 	if err != nil {
 		return nil, err
 	}
-	timer := time.NewTimer(startTimeout)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil, errors.Join(fmt.Errorf("telemetra %s does not start within %s: %s", c.Args[0], startTimeout, ch.out), ch.kill())
-	case <-signs.seen:
-	case <-ch.done:
-		return nil, ch.diedEarly()
-	case <-ctx.Done():
-		return nil, errors.Join(context.Cause(ctx), ch.kill())
+	if c.Ready == nil {
+		err = signs.wait(ctx, ch)
+	} else {
+		err = until(ctx, ch, c.Ready)
+	}
+	if err != nil {
+		return nil, errors.Join(err, ch.kill())
 	}
 	context.AfterFunc(ctx, func() { _ = ch.signal(syscall.SIGTERM) }) // fails when it has ended
 	return &Process{Addr: signs.address, child: ch}, nil
@@ -108,6 +111,22 @@ type signs struct {
 	found   bool
 	address string
 	line    []byte // what has come of the next one
+}
+
+// wait waits for the message.
+func (s *signs) wait(ctx context.Context, c *child) error {
+	timer := time.NewTimer(startTimeout)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return fmt.Errorf("%s does not start within %s: %s", c.name, startTimeout, c.out)
+	case <-s.seen:
+		return nil
+	case <-c.done:
+		return c.diedEarly()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (s *signs) Write(p []byte) (int, error) {
