@@ -17,7 +17,7 @@ type benchCmd struct {
 	Latency     bench.Latency     `cmd:"" help:"From the INSERT until the frame is in the client."`
 	Fanout      bench.Fanout      `cmd:"" help:"CPU time of a gateway for a frame, against a bare write."`
 	Throughput  bench.Throughput  `cmd:"" help:"The highest rate of rows that reach their clients in time."`
-	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures."`
+	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures, and against NOTIFY from a row trigger."`
 	Connections bench.Connections `cmd:"" help:"Memory and CPU time of an idle client."`
 	Storm       bench.Storm       `cmd:"" help:"Many clients that come at the same time."`
 	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
