@@ -74,6 +74,8 @@ func TestWrongBenchFlagsAreNamed(t *testing.T) {
 		{"storm --rate=0", "--rate is 0; allowed are 1 to 10000"},
 		{"stuck --clients=0", "--clients is 0; allowed are 1 to 10000"},
 		{"writers --bulk=1", "--bulk is 1; allowed are 1000 to 10000000"},
+		{"growth --rows=1000", "--rows is 1000; allowed are 100000 to 100000000"},
+		{"growth --charts=nowhere", "nowhere"},
 		{"backlog --rows=999", "--rows is 999; allowed are 1000 to 100000000"},
 		{"throughput --probe=1ms", "--probe is 1ms; allowed are 1s to 10m"},
 		{"throughput --from=99", "--from is 99; allowed are 100 to 200000"},
