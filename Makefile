@@ -17,10 +17,13 @@ HOT := ./broker/event ./broker ./sql ./wsgateway ./httpapi ./httpapi/router
 # Options of the command that demo and bench run: make demo ARGS='--help'
 ARGS ?=
 
+# The benches that bench-report measures; the others say what they said last. Empty: all.
+BENCHES ?=
+
 .DEFAULT_GOAL := help
 # The prerequisites below are steps in an order, also under -j.
 .NOTPARALLEL:
-.PHONY: help demo test build bench bench-compare bench-peer soak soak-report compose-check lint fmt clean bootstrap bootstrap-tests
+.PHONY: help demo test build bench bench-report bench-peer bench-compare soak soak-report compose-check lint fmt clean bootstrap bootstrap-tests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +42,9 @@ build: ## Build bin/telemetra
 
 bench: bootstrap build ## Measure it on this machine
 	bin/telemetra bench $(ARGS)
+
+bench-report: bootstrap build ## The same and more, and keep what it says in deploy/BENCH.md
+	ARGS='$(ARGS)' deploy/bench-report.sh $(BENCHES)
 
 # Centrifugo is a program of its own, under the Apache License; nothing of it is linked into ours.
 CENTRIFUGO := github.com/centrifugal/centrifugo/v6@v6.9.1

@@ -13,11 +13,11 @@ import (
 type benchCmd struct {
 	Config bench.Config `embed:""`
 
-	All         bench.All         `cmd:"" default:"withargs" help:"All but steady; each flag of a bench behind its name."`
+	All         bench.All         `cmd:"" default:"withargs" help:"All but steady and growth; each flag of a bench behind its name."`
 	Latency     bench.Latency     `cmd:"" help:"From the INSERT until the frame is in the client."`
 	Fanout      bench.Fanout      `cmd:"" help:"CPU time of a gateway for a frame, against a bare write."`
 	Throughput  bench.Throughput  `cmd:"" help:"The highest rate of rows that reach their clients in time."`
-	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures."`
+	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures, and against NOTIFY from a row trigger."`
 	Connections bench.Connections `cmd:"" help:"Memory and CPU time of an idle client."`
 	Storm       bench.Storm       `cmd:"" help:"Many clients that come at the same time."`
 	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
@@ -25,6 +25,7 @@ type benchCmd struct {
 	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`
 	Start       bench.Start       `cmd:"" help:"Until a process is ready."`
 	Steady      bench.Steady      `cmd:"" help:"What a serve holds that runs for long."`
+	Growth      bench.Growth      `cmd:"" help:"Latency, CPU time and memory at 10 and 100 times the streams, clients and rows."`
 	Peer        bench.Peer        `cmd:"" help:"CPU time, latency and memory beside a Centrifugo, which make bench-peer installs. Not one of all."`
 }
 

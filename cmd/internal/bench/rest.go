@@ -44,7 +44,7 @@ func (m *Rest) Validate() error {
 func (m *Rest) measure(ctx context.Context, b *bench) (*Report, error) {
 	b.steps(1 + 2*2*b.config.Rounds + 3)
 	b.step("write %s rows", count(m.History))
-	if err := b.loadHistory(ctx, m.History); err != nil {
+	if err := b.loadHistory(ctx, "history", restStreams, m.History); err != nil {
 		return nil, err
 	}
 	listener, err := b.start(ctx, "listener")
@@ -130,16 +130,16 @@ func locked(f func(int) []byte) func(int) []byte {
 	}
 }
 
-// loadHistory makes the database anew, with many rows.
-func (b *bench) loadHistory(ctx context.Context, rows int) error {
-	if err := b.postgres.CreateDatabase(ctx, "history"); err != nil {
+// loadHistory makes another database, with so many rows.
+func (b *bench) loadHistory(ctx context.Context, database string, streams, rows int) error {
+	if err := b.postgres.CreateDatabase(ctx, database); err != nil {
 		return err
 	}
-	b.url = b.postgres.URL("history")
+	b.url = b.postgres.URL(database)
 	if err := (&sql.Migrator{URL: b.url}).Tables(ctx); err != nil {
 		return err
 	}
-	if err := sql.WriteHistory(ctx, b.url, restStreams, rows/restStreams); err != nil {
+	if err := sql.WriteHistory(ctx, b.url, streams, rows/streams); err != nil {
 		return err
 	}
 	if err := sql.Migrate(ctx, b.url); err != nil {
