@@ -40,6 +40,7 @@ type Listener struct {
 	at      sql.Position     // what current.State says, or newer
 	seen    uint64           // the highest token ever met
 	last    time.Time        // server's time of the previous drain's snapshot
+	drained string           // the snapshot whose changes are all published; "": not that of l.at
 	second  bool             // a twin was faster: let it go first
 
 	// reading counts steps of a read from Postgres, for the guard; 0: not reading.

@@ -52,29 +52,59 @@ WITH snap AS MATERIALIZED (
     SELECT ARRAY(SELECT x::text::xid8 FROM (
         SELECT pg_snapshot_xip($1::pg_snapshot)::text::bigint AS x EXCEPT SELECT x FROM open) AS o, snap
         WHERE CASE WHEN x < pg_snapshot_xmax(now)::text::bigint THEN pg_xact_status(x::text::xid8) IS DISTINCT FROM 'aborted' END) AS xids
-)
+)` + headerSQL + ` FROM (` + rangesSQL + `
+    UNION ALL` + selectMetrics + goneSQL + `
+    UNION ALL` + selectMoments + goneSQL + `
+    UNION ALL` + selectStreams + goneSQL + `
+    UNION ALL` + selectViewers + goneSQL + `
+) AS change
+WHERE change_id > $3
+ORDER BY change_id`
+
+// calmChangesSQL is changesSQL for the usual case: nothing was in progress at the
+// position ($1), there is no target and there are no suspects. Setting up the plan takes
+// most of the time of a look that finds little, and this one is half as large.
+const calmChangesSQL = `
+WITH snap AS MATERIALIZED (
+    SELECT pg_current_snapshot() AS now
+), bound AS (
+    SELECT pg_snapshot_xmax($1::pg_snapshot)::text::bigint - 1 AS x
+    UNION ALL
+    SELECT pg_snapshot_xip(now)::text::bigint FROM snap
+    UNION ALL
+    SELECT pg_snapshot_xmax(now)::text::bigint FROM snap
+), range AS MATERIALIZED (
+    SELECT lo::text::xid8 AS lo, hi::text::xid8 AS hi
+    FROM (SELECT x AS lo, lead(x) OVER (ORDER BY x) AS hi
+          FROM bound WHERE x >= pg_snapshot_xmax($1::pg_snapshot)::text::bigint - 1) AS pair
+    WHERE hi > lo + 1
+)` + headerSQL + ` FROM (` + rangesSQL + `
+) AS change
+ORDER BY change_id`
+
+const (
+	// headerSQL is the first row, and the columns of the others.
+	headerSQL = `
 SELECT 0::smallint AS kind, -1::bigint AS change_id, NULL::bigint AS xid, clock_timestamp() AS changed_at, NULL::text AS stream_id, NULL::text AS key,
        NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, to_regclass('telemetra.change_id_seq')::oid::bigint AS n1, pg_sequence_last_value(to_regclass('telemetra.change_id_seq')) AS n2, NULL::text[] AS names,
        NULL::float8 AS f1, NULL::float8 AS f2, NULL::float8 AS f3, NULL::float8 AS z, NULL::boolean AS flag,
        now::text AS s1, pg_current_wal_flush_lsn()::text AS s2, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS s3, NULL::text AS doc
 FROM snap
 UNION ALL
-SELECT kind, change_id, change_xid::text::bigint, changed_at, stream_id, key, t1, t2, t3, n1, n2, names, f1, f2, f3, z, flag, s1, s2, s3, doc
-FROM (
-    SELECT c.* FROM range CROSS JOIN LATERAL (` + selectMetrics + ` WHERE t.change_xid > range.lo AND t.change_xid < range.hi OFFSET 0) AS c
-    UNION ALL` + selectMetrics + ` WHERE t.change_xid = ANY ((SELECT xids FROM gone)::xid8[])
+SELECT kind, change_id, change_xid::text::bigint, changed_at, stream_id, key, t1, t2, t3, n1, n2, names, f1, f2, f3, z, flag, s1, s2, s3, doc`
+
+	// rangesSQL and goneSQL are the arms.
+	rangesSQL = `
+    SELECT c.* FROM range CROSS JOIN LATERAL (` + selectMetrics + inRangeSQL + `) AS c
     UNION ALL
-    SELECT c.* FROM range CROSS JOIN LATERAL (` + selectMoments + ` WHERE t.change_xid > range.lo AND t.change_xid < range.hi OFFSET 0) AS c
-    UNION ALL` + selectMoments + ` WHERE t.change_xid = ANY ((SELECT xids FROM gone)::xid8[])
+    SELECT c.* FROM range CROSS JOIN LATERAL (` + selectMoments + inRangeSQL + `) AS c
     UNION ALL
-    SELECT c.* FROM range CROSS JOIN LATERAL (` + selectStreams + ` WHERE t.change_xid > range.lo AND t.change_xid < range.hi OFFSET 0) AS c
-    UNION ALL` + selectStreams + ` WHERE t.change_xid = ANY ((SELECT xids FROM gone)::xid8[])
+    SELECT c.* FROM range CROSS JOIN LATERAL (` + selectStreams + inRangeSQL + `) AS c
     UNION ALL
-    SELECT c.* FROM range CROSS JOIN LATERAL (` + selectViewers + ` WHERE t.change_xid > range.lo AND t.change_xid < range.hi OFFSET 0) AS c
-    UNION ALL` + selectViewers + ` WHERE t.change_xid = ANY ((SELECT xids FROM gone)::xid8[])
-) AS change
-WHERE change_id > $3
-ORDER BY change_id`
+    SELECT c.* FROM range CROSS JOIN LATERAL (` + selectViewers + inRangeSQL + `) AS c`
+	inRangeSQL = ` WHERE t.change_xid > range.lo AND t.change_xid < range.hi OFFSET 0`
+	goneSQL    = ` WHERE t.change_xid = ANY ((SELECT xids FROM gone)::xid8[])`
+)
 
 // drainSetupSQL pins the plan: the statement is right for index ranges only,
 // also before a bulk load has been analyzed, and it is not worth planning anew.
@@ -165,6 +195,17 @@ func (d *Drainer) DeclineWakeUps(ctx context.Context) error {
 // Close ends the session.
 func (d *Drainer) Close(ctx context.Context) error { return d.conn.Close(ctx) }
 
+const unchangedSQL = `SELECT pg_current_snapshot()::text = $1, clock_timestamp()`
+
+// Unchanged tells whether a snapshot that was taken before is still that of now, so that
+// nothing can have become visible since, and the server's time.
+func (d *Drainer) Unchanged(ctx context.Context, snapshot string) (same bool, at time.Time, err error) {
+	if err := d.conn.QueryRow(ctx, unchangedSQL, snapshot).Scan(&same, &at); err != nil {
+		return false, time.Time{}, fmt.Errorf("compare snapshots: %w", err)
+	}
+	return same, at, nil
+}
+
 // Changes is the answer to one reading: what is new since a position, streamed
 // in the order of change ids.
 type Changes struct {
@@ -177,6 +218,7 @@ type Changes struct {
 	Numbered int64
 
 	now     Snapshot
+	text    string // of now
 	rows    pgx.Rows
 	scanner rowScanner
 	change  event.Change
@@ -188,13 +230,7 @@ type Changes struct {
 // to its end or close it before it reads again. No memory is held but that of
 // the current row.
 func (d *Drainer) Changes(ctx context.Context, pos Position) (*Changes, error) {
-	var target *string
-	lastChange := int64(-1)
-	if pos.Target != nil {
-		text := pos.Target.String()
-		target, lastChange = &text, pos.LastChange
-	}
-	rows, err := d.conn.Query(ctx, changesSQL, pos.Seen.String(), target, lastChange, d.suspects)
+	rows, err := d.query(ctx, pos)
 	if err != nil {
 		return nil, fmt.Errorf("read changes: %w", err)
 	}
@@ -206,6 +242,24 @@ func (d *Drainer) Changes(ctx context.Context, pos Position) (*Changes, error) {
 	c.Cluster.SystemID = d.systemID
 	d.suspect(c.now, c.Cluster.At, pos.Seen.XMax)
 	return c, nil
+}
+
+func (d *Drainer) query(ctx context.Context, pos Position) (pgx.Rows, error) {
+	if d.calm(pos) {
+		return d.conn.Query(ctx, calmChangesSQL, pos.Seen.String())
+	}
+	var target *string
+	lastChange := int64(-1)
+	if pos.Target != nil {
+		text := pos.Target.String()
+		target, lastChange = &text, pos.LastChange
+	}
+	return d.conn.Query(ctx, changesSQL, pos.Seen.String(), target, lastChange, d.suspects)
+}
+
+// calm tells whether calmChangesSQL will do.
+func (d *Drainer) calm(pos Position) bool {
+	return len(pos.Seen.XIP) == 0 && pos.Target == nil && len(d.suspects) == 0
 }
 
 func (c *Changes) readHeader(pos Position) error {
@@ -231,12 +285,15 @@ func (c *Changes) readHeader(pos Position) error {
 	if s.n2 != nil {
 		c.Numbered = *s.n2
 	}
-	c.now, c.Target = now, now
+	c.now, c.text, c.Target = now, s.s1.String, now
 	if pos.Target != nil {
 		c.Target = pos.Target.And(now)
 	}
 	return nil
 }
+
+// Snapshot is the snapshot of the statement, for Unchanged.
+func (c *Changes) Snapshot() string { return c.text }
 
 // Next goes to the next change. False means the end, or an error that Err has.
 func (c *Changes) Next() bool {

@@ -155,6 +155,9 @@ func (p *plan) walk(visit func(*plan)) {
 // explain runs the statement of a drain in its own session, as a generic plan.
 func explain(tb testing.TB, d *Drainer, pos Position) plan {
 	tb.Helper()
+	if d.calm(pos) {
+		return explainText(tb, d.conn, fmt.Sprintf(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE calm ('%s')`, pos.Seen))
+	}
 	target := "NULL"
 	last := int64(-1)
 	if pos.Target != nil {
@@ -177,6 +180,7 @@ func TestDrainReadsWhatIsNewAndNothingElse(t *testing.T) {
 	withStream(t, conn)
 	r := newReader(t, config(url))
 	exec(t, r.d.conn, `PREPARE changes AS `+changesSQL)
+	exec(t, r.d.conn, `PREPARE calm AS `+calmChangesSQL)
 
 	const mostBuffers = 50
 	check := func(t *testing.T, what string, pos Position, rows int) {
@@ -490,4 +494,33 @@ func TestUnavailableIsWhatHealsByWaiting(t *testing.T) {
 	if IsUnavailable(nil) || !IsUnavailable(errors.New("broken pipe")) {
 		t.Error("want no error available, and one of the network not")
 	}
+}
+
+func TestUnchangedMeansThatNothingCanBeNew(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn, other := connect(t, url), connect(t, url)
+	withStream(t, conn)
+	r := newReader(t, config(url))
+	r.drain(t)
+	before := ""
+	unchanged := func(when string, want bool) {
+		t.Helper()
+		same, at, err := r.d.Unchanged(t.Context(), before)
+		if err != nil || same != want || at.IsZero() {
+			t.Errorf("%s: got %t at %s, %v, want %t", when, same, at, err, want)
+		}
+		before = one[string](t, conn, `SELECT pg_current_snapshot()::text`)
+	}
+	unchanged("never looked", false)
+	unchanged("nothing has happened", true)
+	addViewers(t, conn, 1)
+	unchanged("a row was committed", false)
+	exec(t, other, `BEGIN`)
+	addViewers(t, other, 1)
+	unchanged("a row waits", true)
+	addViewers(t, conn, 1)
+	unchanged("a row was committed beside it", false)
+	exec(t, other, `COMMIT`)
+	unchanged("the one that waited was committed", false)
+	unchanged("nothing has happened since", true)
 }
