@@ -14,37 +14,25 @@ type attempt struct {
 	batch   [writeAtOnce][]byte
 	joined  []byte // several frames, for one system call
 	oldest  int64  // due time of the most overdue live event since begin; 0: there was none
-
-	call func(fd uintptr) (done bool) // writes bytes
-	from []byte
-	n    int
-	err  error
 }
 
-var attempts = sync.Pool{New: func() any {
-	a := &attempt{}
-	a.call = func(fd uintptr) bool {
-		a.n, a.err = writeNow(fd, a.from)
-		return true // also when the socket takes nothing: somebody else waits
-	}
-	return a
-}}
+var attempts = sync.Pool{New: func() any { return &attempt{} }}
 
 // mostJoined is how many bytes are copied to go out in one system call.
 const mostJoined = 64 << 10
 
 // write writes frames. What the socket has not taken comes back, for who can wait.
-func (a *attempt) write(raw syscall.RawConn, entries []entry, e encoding) (rest net.Buffers, err error) {
+func (a *attempt) write(fd int, entries []entry, e encoding) (rest net.Buffers, err error) {
 	defer clear(entries)
 	a.note(entries)
-	if raw == nil {
+	if fd == noFD {
 		return dressed(nil, entries, e), nil
 	}
 	batch := dressed(a.batch[:0], entries, e)
 	defer clear(batch)
 	for left := batch; len(left) > 0; {
 		n, b := a.join(left)
-		took, err := a.once(raw, b)
+		took, err := writeNow(fd, b)
 		if err != nil {
 			return nil, err
 		}
@@ -89,17 +77,6 @@ func (a *attempt) join(batch net.Buffers) (n int, b []byte) {
 	return n, a.joined
 }
 
-// once writes as much as the socket takes.
-func (a *attempt) once(raw syscall.RawConn, b []byte) (n int, err error) {
-	a.from, a.n, a.err = b, 0, nil
-	err = raw.Write(a.call)
-	a.from = nil
-	if err == nil {
-		err = a.err
-	}
-	return a.n, err
-}
-
 // dressed appends the bytes of frames.
 func dressed(batch net.Buffers, entries []entry, e encoding) net.Buffers {
 	for i := range entries {
@@ -108,15 +85,23 @@ func dressed(batch net.Buffers, entries []entry, e encoding) net.Buffers {
 	return batch
 }
 
-// rawOf returns what a connection can be written by without waiting, or nil.
-func rawOf(conn net.Conn) syscall.RawConn {
+// noFD is the descriptor of a connection that cannot be written to without waiting.
+const noFD = -1
+
+// fdOf returns the descriptor of a connection, which is good until the connection is
+// closed, or noFD.
+func fdOf(conn net.Conn) int {
 	c, ok := conn.(syscall.Conn)
 	if !ok || !canWriteNow {
-		return nil
+		return noFD
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return nil
+		return noFD
 	}
-	return raw
+	fd := noFD
+	if err := raw.Control(func(n uintptr) { fd = int(n) }); err != nil { //nolint:gosec // descriptors are small
+		return noFD
+	}
+	return fd
 }

@@ -42,7 +42,7 @@ func connected(tb testing.TB, writers *sync.WaitGroup) (*outbox, net.Conn) {
 		}
 	}
 	o := newOutbox(here, writers, newMetrics(prometheus.NewRegistry()))
-	if o.raw == nil {
+	if o.fd == noFD {
 		tb.Fatal("the socket cannot be written to without waiting")
 	}
 	tb.Cleanup(func() {
@@ -124,6 +124,49 @@ func TestPartsOfWrites(t *testing.T) {
 		t.Error("the sockets took all at once: nothing was tested")
 	}
 	readers.Wait()
+}
+
+// A descriptor is used again as soon as its socket is closed. Whatever ends sockets while
+// they are written to, nobody gets what is another one's.
+func TestDescriptorsAreNotMixedUp(t *testing.T) {
+	const sockets, rounds, frames = 8, 100, 50
+	var wg, lives sync.WaitGroup
+	for n := range sockets {
+		lives.Go(func() {
+			for round := range rounds {
+				o, there := connected(t, &wg)
+				own := fmt.Sprintf("socket %d, round %d", n, round)
+				f := newFrame([]byte(own))
+				lives.Go(func() {
+					for {
+						if _, got, err := readFrame(there); err != nil {
+							return
+						} else if string(got) != own {
+							t.Errorf("%s got %q", own, got)
+						}
+					}
+				})
+				end := o.kill
+				if round%2 == 0 {
+					end = o.abort
+				}
+				for i := range frames {
+					idle, err := o.push(f)
+					if i == frames/2 { // a frame may be under way
+						lives.Go(end)
+					}
+					if idle {
+						flush(f, o)
+					}
+					if err != nil {
+						break
+					}
+				}
+			}
+		})
+	}
+	lives.Wait()
+	wg.Wait()
 }
 
 // Who is written to together with others waits for none of them.
@@ -213,11 +256,11 @@ func TestTheRestIsItsOwn(t *testing.T) {
 	}
 	var rest net.Buffers
 	for len(rest) == 0 {
-		if rest, err = a.write(stuck.raw, two("a"), plain); err != nil {
+		if rest, err = a.write(stuck.fd, two("a"), plain); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if again, err := a.write(other.raw, two("b"), plain); len(again) > 0 || err != nil {
+	if again, err := a.write(other.fd, two("b"), plain); len(again) > 0 || err != nil {
 		t.Fatalf("%d, %v", len(again), err)
 	}
 	if b := bytes.Join(rest, nil); bytes.Contains(b, []byte("b")) {

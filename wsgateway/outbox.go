@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/lxzan/gws"
@@ -37,8 +36,11 @@ var errTooSlow = errors.New("client is too slow")
 // own queue knows neither bound nor deadline, and so its control frames keep their
 // place among ours.
 type outbox struct {
-	net.Conn                 // the socket
-	raw      syscall.RawConn // to write without waiting; nil: that is not possible, as over TLS
+	net.Conn // the socket
+	// fd is to write without waiting, past the bookkeeping of package net, which costs as
+	// much as the rest of a frame; noFD: that is not possible, as over TLS. Nothing but the
+	// outbox closes the socket, and never while writingNow.
+	fd       int
 	writers  *sync.WaitGroup
 	metrics  *metrics
 	encoding encoding
@@ -47,13 +49,15 @@ type outbox struct {
 	queue   queue
 	writes  int  // bytes that are being written, of events
 	writing bool // somebody writes, or is about to
-	ended   bool // the last frame is queued: only gws still writes behind it
-	closing bool
-	closed  bool
+	// writingNow is that without waiting: who does it closes a socket that is closed meanwhile.
+	writingNow bool
+	ended      bool // the last frame is queued: only gws still writes behind it
+	closing    bool
+	closed     bool
 }
 
 func newOutbox(conn net.Conn, writers *sync.WaitGroup, m *metrics) *outbox {
-	return &outbox{Conn: conn, raw: rawOf(conn), writers: writers, metrics: m}
+	return &outbox{Conn: conn, fd: fdOf(conn), writers: writers, metrics: m}
 }
 
 // push takes a frame. It never blocks. idle means that nobody writes, and that the caller
@@ -70,7 +74,8 @@ func (o *outbox) push(f *frame) (idle bool, err error) {
 	}
 	o.ended = o.ended || f.last
 	if !o.writing { // and so nothing is queued
-		o.writing, o.writes = true, len(f.wire)
+		o.writes = len(f.wire)
+		o.beginWriting()
 		return true, nil
 	}
 	o.add(f, false)
@@ -133,9 +138,20 @@ func (o *outbox) tooSlow(err error) {
 // start makes sure that somebody writes what is queued. o.mu is held.
 func (o *outbox) start() {
 	if !o.writing && o.queue.live > 0 {
-		o.writing = true
+		o.beginWriting()
 		flush(nil, o)
 	}
+}
+
+// beginWriting notes that somebody is about to write, at first without waiting. o.mu is held.
+func (o *outbox) beginWriting() { o.writing, o.writingNow = true, o.fd != noFD }
+
+// endWritingNow closes a socket that was to be closed meanwhile. o.mu is held.
+func (o *outbox) endWritingNow() {
+	if o.writingNow && o.closed {
+		_ = o.Conn.Close()
+	}
+	o.writingNow = false
 }
 
 // flush writes a frame, and what is queued behind it, to outboxes that were idle, by one
@@ -172,11 +188,14 @@ func (o *outbox) write(a *attempt, f *frame) (rest net.Buffers) {
 		entries = o.take(entries)
 	}
 	for len(entries) > 0 {
-		rest, err := a.write(o.raw, entries, o.encoding)
+		rest, err := a.write(o.fd, entries, o.encoding)
 		if err != nil {
 			o.fail(err)
 		}
 		if len(rest) > 0 {
+			o.mu.Lock()
+			o.endWritingNow()
+			o.mu.Unlock()
 			return rest
 		}
 		entries = o.take(a.entries[:0])
@@ -204,6 +223,7 @@ func (o *outbox) take(into []entry) []entry {
 	defer o.mu.Unlock()
 	o.writes = 0
 	if o.queue.live == 0 || o.closed {
+		o.endWritingNow()
 		o.writing = false
 		if o.closing {
 			o.shut()
@@ -228,7 +248,7 @@ func (o *outbox) fail(err error) {
 
 // send writes frames for as long as the client takes one in time.
 func (o *outbox) send(batch net.Buffers) error {
-	if o.raw == nil {
+	if o.fd == noFD {
 		return o.sendEach(batch)
 	}
 	for {
@@ -323,7 +343,9 @@ func (o *outbox) reset() {
 		// They fail when it is closed already. TLS would say goodbye first, and wait for
 		// the peer.
 		_ = tcp.SetLinger(0)
-		_ = tcp.Close()
+		if !o.writingNow {
+			_ = tcp.Close()
+		}
 	}
 	o.shut()
 }
@@ -335,11 +357,13 @@ func (o *outbox) shut() {
 	}
 	o.closed, o.queue = true, queue{}
 	// The reading side ends, and with it the session.
-	if o.raw != nil {
+	switch {
+	case o.writingNow: // see endWritingNow
+	case o.fd != noFD:
 		_ = o.Conn.Close()
-		return
+	default:
+		o.writers.Go(func() { _ = o.Conn.Close() }) // that of TLS may wait for the peer
 	}
-	o.writers.Go(func() { _ = o.Conn.Close() }) // that of TLS may wait for the peer
 }
 
 // finish closes the socket when everything that is queued has been written, which may

@@ -63,7 +63,7 @@ func piped(tb testing.TB) (*outbox, net.Conn, *sync.WaitGroup) {
 		_ = there.Close()
 		wg.Wait()
 	})
-	return &outbox{Conn: here, writers: &wg, metrics: newMetrics(prometheus.NewRegistry())}, there, &wg
+	return newOutbox(here, &wg, newMetrics(prometheus.NewRegistry())), there, &wg
 }
 
 func TestOutboxKeepsTheOrder(t *testing.T) {
@@ -208,7 +208,7 @@ func TestOutboxGivesUpOnAClientThatTakesNothing(t *testing.T) {
 		here, there := net.Pipe()
 		defer func() { _ = there.Close() }()
 		var wg sync.WaitGroup
-		o := &outbox{Conn: here, writers: &wg, metrics: newMetrics(prometheus.NewRegistry())}
+		o := newOutbox(here, &wg, newMetrics(prometheus.NewRegistry()))
 		began := time.Now()
 		if err := queued(o, newFrame([]byte("a"))); err != nil {
 			t.Fatal(err)
@@ -228,7 +228,7 @@ func TestOutboxGivesUpOnAClientThatTakesNothing(t *testing.T) {
 func TestOutboxHasOneWriter(t *testing.T) {
 	var wg sync.WaitGroup
 	c := &counting{gate: make(chan struct{})}
-	o := &outbox{Conn: c, writers: &wg, metrics: newMetrics(prometheus.NewRegistry())}
+	o := newOutbox(c, &wg, newMetrics(prometheus.NewRegistry()))
 	var want bytes.Buffer
 	for i := range 500 {
 		f := newFrame(fmt.Append(nil, i))

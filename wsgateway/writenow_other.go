@@ -5,4 +5,4 @@ package wsgateway
 // canWriteNow is false where each write is one that may wait.
 const canWriteNow = false
 
-func writeNow(uintptr, []byte) (int, error) { return 0, nil }
+func writeNow(int, []byte) (int, error) { return 0, nil }

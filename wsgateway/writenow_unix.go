@@ -10,9 +10,9 @@ import (
 const canWriteNow = true
 
 // writeNow writes what a socket takes at once. That it takes nothing is no error.
-func writeNow(fd uintptr, b []byte) (n int, err error) {
+func writeNow(fd int, b []byte) (n int, err error) {
 	for {
-		n, err = syscall.Write(int(fd), b)
+		n, err = syscall.Write(fd, b)
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue
