@@ -43,15 +43,15 @@ build: ## Build bin/telemetra
 bench: bootstrap build ## Measure it on this machine
 	bin/telemetra bench $(ARGS)
 
-bench-report: bootstrap build ## The same and more, and keep what it says in deploy/BENCH.md
+bench-report: bootstrap build bin/centrifugo ## The same and more, and keep what it says in deploy/BENCH.md
 	ARGS='$(ARGS)' deploy/bench-report.sh $(BENCHES)
 
-# Centrifugo is a program of its own, under the Apache License; nothing of it is linked into ours.
-CENTRIFUGO := github.com/centrifugal/centrifugo/v6@v6.9.1
-
-bench-peer: bootstrap build ## Measure the gateway beside a Centrifugo (installs it into bin/)
-	GOBIN=$(CURDIR)/bin go install $(CENTRIFUGO)
+bench-peer: bootstrap build bin/centrifugo ## Measure the gateway beside a Centrifugo (installs it into bin/)
 	bin/telemetra bench peer --centrifugo=bin/centrifugo $(ARGS)
+
+# Centrifugo is a program of its own, under the Apache License; nothing of it is linked into ours.
+bin/centrifugo:
+	GOBIN=$(CURDIR)/bin go install github.com/centrifugal/centrifugo/v6@v6.9.1
 
 bench-compare: bootstrap ## Compare Go benchmarks: BASE=HEAD~1 HEAD=<the working tree> BENCH=. COUNT=10
 	deploy/bench-compare.sh

@@ -7,7 +7,7 @@
 #
 #   ARGS  more flags of the benches that are measured
 #
-# It needs bin/telemetra (`make bench-report` builds it).
+# It needs bin/telemetra and, for the bench peer, bin/centrifugo (`make bench-report` builds both).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,7 +19,10 @@ mkdir -p "$kept"
 
 measure() {
   local args=(bench "$1")
-  if [ "$1" = growth ]; then args+=(--charts "$kept"); fi
+  case "$1" in
+    growth) args+=(--charts "$kept") ;;
+    peer) args+=(--centrifugo bin/centrifugo) ;;
+  esac
   # shellcheck disable=SC2206 # flags are words
   args+=(${ARGS:-})
   echo "\$ telemetra ${args[*]}" >"$kept/$1.new"
