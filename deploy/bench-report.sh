@@ -53,8 +53,8 @@ processor() {
   echo "$(getconf _NPROCESSORS_ONLN) cores${name:+ of $name}"
 }
 
-# The line below a bench's usage says what it measures.
-about() { bin/telemetra bench "$1" --help | sed -n '3p'; }
+# The paragraph below a bench's usage says what it measures.
+about() { bin/telemetra bench "$1" --help | sed -n '3,/^$/p' | sed '$d'; }
 
 report() {
   local name

@@ -127,7 +127,11 @@ func (l *Listener) drain(ctx context.Context, glance bool) (n int, err error) {
 	case errors.Is(err, broker.ErrConflict):
 		l.current, l.second = nil, true
 		l.metrics.conflicts.Inc()
-		return 0, l.wantWakeUps(ctx, false)
+		if err := l.wantWakeUps(ctx, false); err != nil {
+			l.dropDrainer()
+			return 0, err
+		}
+		return 0, nil
 	case !errors.As(err, &fromRedis):
 		l.dropDrainer()
 	}
@@ -143,8 +147,8 @@ func (l *Listener) wantWakeUps(ctx context.Context, want bool) (err error) {
 	if want == l.wants {
 		return nil
 	}
-	l.startReading()
-	defer l.stopReading()
+	ctx, end := l.beginReading(ctx)
+	defer end()
 	if want {
 		l.wants, err = l.drainer.WantWakeUps(ctx)
 		return err
@@ -157,13 +161,8 @@ func (l *Listener) wantWakeUps(ctx context.Context, want bool) (err error) {
 // still the same, which costs a fifth of looking for changes; the looks of an idle listener
 // are whole ones, as they also find that Postgres is not the one that it was.
 func (l *Listener) publishChanges(parent context.Context, glance bool) (n int, err error) {
-	ctx, cancel := context.WithCancel(parent)
-	defer cancel()
-	l.stopRead.Store(&cancel)
-	defer l.stopRead.Store(nil)
-
-	l.startReading()
-	defer l.stopReading()
+	ctx, end := l.beginReading(parent)
+	defer end()
 	if glance && l.drained != "" {
 		same, at, err := l.drainer.Unchanged(ctx, l.drained)
 		if err != nil {
@@ -328,6 +327,18 @@ func (l *Listener) reads(changes *sql.Changes) bool {
 	l.steps++
 	l.reading.Store(l.steps)
 	return changes.Next()
+}
+
+// beginReading starts what the guard may end, until end is called.
+func (l *Listener) beginReading(parent context.Context) (ctx context.Context, end func()) {
+	ctx, cancel := context.WithCancel(parent)
+	l.stopRead.Store(&cancel)
+	l.startReading()
+	return ctx, func() {
+		l.stopReading()
+		l.stopRead.Store(nil)
+		cancel()
+	}
 }
 
 func (l *Listener) startReading() {

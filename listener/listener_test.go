@@ -1,10 +1,14 @@
 package listener_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -465,6 +469,82 @@ func hostOf(url string) string {
 	_, rest, _ := strings.Cut(url, "@")
 	host, _, _ := strings.Cut(rest, "/")
 	return host
+}
+
+// Asking to be woken is a reading as any other one: a connection that falls silent then
+// is replaced, too.
+func TestSilenceWhileAskingToBeWoken(t *testing.T) {
+	b := setup(t)
+	l, silent := b.swallow(hostOf(b.url), "pg_try_advisory_lock_shared")
+	b.listen(strings.Replace(b.url, hostOf(b.url), l.Addr().String(), 1))
+	select {
+	case <-silent:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the listener does not ask to be woken")
+	}
+	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES ('1', 's', now())`)
+	b.await("a row behind a connection that is silent", 1)
+}
+
+// swallow passes connections on until one of them asks for something: that one stays open
+// and passes nothing more. silent is closed then.
+func (b *bench) swallow(to, what string) (l net.Listener, silent chan struct{}) {
+	b.t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(b.t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	silent = make(chan struct{})
+	once := sync.OnceFunc(func() { close(silent) })
+	var conns []net.Conn
+	var ways sync.WaitGroup
+	accepting := make(chan struct{})
+	go func() {
+		defer close(accepting)
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			on, err := net.Dial("tcp", to) //nolint:noctx // it ends with the test
+			if err != nil {
+				_ = from.Close()
+				continue
+			}
+			conns = append(conns, from, on)
+			ways.Go(func() { _, _ = io.Copy(from, on); _ = from.Close() })
+			ways.Go(func() {
+				defer func() { _ = on.Close() }()
+				for part := make([]byte, 64<<10); ; {
+					n, err := from.Read(part)
+					if err != nil {
+						return
+					}
+					select {
+					case <-silent:
+					default:
+						if bytes.Contains(part[:n], []byte(what)) {
+							once()
+							_, _ = io.Copy(io.Discard, from)
+							return
+						}
+					}
+					if _, err := on.Write(part[:n]); err != nil {
+						return
+					}
+				}
+			})
+		}
+	}()
+	b.t.Cleanup(func() {
+		_ = l.Close()
+		<-accepting
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		ways.Wait()
+	})
+	return l, silent
 }
 
 func TestWithoutNotificationsRowsStillArrive(t *testing.T) {

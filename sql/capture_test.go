@@ -123,6 +123,29 @@ func TestAStampThatIsBroughtAlongIsReplaced(t *testing.T) {
 	}
 }
 
+// Only the defaults number changes: numbers that a writer brings would put rows before
+// the header of a look, or where none looks.
+func TestANumberThatIsBroughtAlongIsReplaced(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	r := newReader(t, config(url))
+	withStream(t, conn)
+	r.drain(t)
+	for _, number := range []string{"NULL", "0", "-1", "-5"} {
+		exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp", change_id) VALUES ('s', now(), `+number+`)`)
+		if got := r.drain(t); len(got) != 1 || got[0].ID <= 0 {
+			t.Errorf("change_id %s: got %+v, want one change with a number above 0", number, got)
+		}
+	}
+	// Where the trigger is missing such a row is not sent, and holds up no other one.
+	exec(t, conn, `ALTER TABLE viewer_timeseries DISABLE TRIGGER zz_telemetra_insert`)
+	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp", change_id) VALUES ('s', now(), -5), ('s', now(), NULL)`)
+	addViewers(t, conn, 1)
+	if got := r.drain(t); len(got) != 1 {
+		t.Errorf("without the trigger: got %d changes, want the one with a number", len(got))
+	}
+}
+
 func TestReplicationIsCaptured(t *testing.T) {
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
@@ -278,6 +301,10 @@ func TestWritersNotifyWhenSomebodyWaits(t *testing.T) {
 	}
 	localtest.Eventually(t, "nobody waits, and nobody is told", func() bool { // a machine may stand still for a millisecond
 		addViewers(t, conn, 1)
+		return notified() == 0
+	})
+	localtest.Eventually(t, "nobody waits, and no update tells", func() bool {
+		exec(t, conn, `UPDATE streams SET updated_at = clock_timestamp()`)
 		return notified() == 0
 	})
 	want(r)

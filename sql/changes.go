@@ -80,6 +80,7 @@ WITH snap AS MATERIALIZED (
     WHERE hi > lo + 1
 )` + headerSQL + ` FROM (` + rangesSQL + `
 ) AS change
+WHERE change_id > -1
 ORDER BY change_id`
 
 const (

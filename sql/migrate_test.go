@@ -156,6 +156,20 @@ func TestRepairPutsBackWhatWasTakenAway(t *testing.T) {
 	}
 }
 
+// An earlier build had the wake-up as a trigger of each captured table.
+func TestRepairReplacesTheTriggersOfAnEarlierBuild(t *testing.T) {
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	before := catalog(t, conn, false)
+	exec(t, conn, `CREATE CONSTRAINT TRIGGER zz_telemetra_wake AFTER INSERT ON moments DEFERRABLE FOR EACH ROW EXECUTE FUNCTION telemetra.wake()`)
+	exec(t, conn, `ALTER TABLE moments ENABLE ALWAYS TRIGGER zz_telemetra_wake`)
+	exec(t, conn, `DROP TRIGGER zz_telemetra_insert ON moments`)
+	if err := (&Migrator{URL: url}).Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "repaired", catalog(t, conn, false), before)
+}
+
 func TestDownLeavesNothing(t *testing.T) {
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)

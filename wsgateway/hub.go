@@ -325,8 +325,8 @@ func (h *hub) deliver(m *event.Message) {
 			continue
 		}
 		n++
-		must, err := s.out.push(f)
-		if must {
+		unwritten, err := s.out.push(f)
+		if unwritten {
 			if idle == nil {
 				idle = make([]*outbox, 0, flushTogether)
 			}

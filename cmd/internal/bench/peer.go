@@ -149,6 +149,9 @@ func (m *Peer) compare(ctx context.Context, b *bench, report *Report, sides *pee
 	frames := float64(m.Clients)
 	ours, theirs, publication := median(sides.ours.micros)/frames, median(sides.theirs.micros)/frames, median(sides.unheard.micros)/frames
 	at := fmt.Sprintf(", %d a second", rate)
+	if theirs <= publication {
+		return fmt.Errorf("the publications of Centrifugo take %.3g µs a frame alone and %.3g µs with their deliveries: let nothing else run, or take longer rounds", publication, theirs)
+	}
 	for _, s := range sides.all() {
 		row := Row{Case: s.name + at}
 		for _, v := range spread("CPU per frame", s.micros, "µs") {

@@ -49,6 +49,10 @@ func atLeast(name string, value, target float64, unit string) Target {
 	return Target{Name: name, Value: value, Unit: unit, Target: "≥ " + exact(target), Met: value >= target}
 }
 
+func exactly(name string, value, target float64) Target {
+	return Target{Name: name, Value: value, Target: "= " + exact(target), Met: value == target}
+}
+
 // percentiles are those of a histogram of microseconds, in milliseconds.
 func percentiles(h *hdrhistogram.Histogram) (values []Value) {
 	for _, p := range []struct {

@@ -114,7 +114,7 @@ func (m *Steady) report(s *sampler, p *passage) *Report {
 		atMost("resident memory, last third ÷ the one before", grown(all.samples, func(s *sample) float64 { return s.resident }), 1.05, ""),
 		atMost("goroutines, last third ÷ the one before", grown(all.samples, func(s *sample) float64 { return s.goroutines }), 1.02, ""),
 		atMost("p99 of the whole", ms(all.latency, 99), 20, "ms"),
-		atLeast("delivered ÷ expected", p.delivered(), 1, ""),
+		exactly("delivered ÷ expected", p.delivered(), 1),
 	}
 	return report
 }

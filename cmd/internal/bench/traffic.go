@@ -73,6 +73,9 @@ func (t *traffic) run(ctx context.Context, b *bench, to *process) (*passage, err
 func (t *traffic) follow(ctx context.Context, b *bench, address string) (_ *passage, err error) {
 	cold := t.rows(t.warmUp)
 	rows := cold + t.rows(t.duration)
+	if rows > mostRows {
+		return nil, fmt.Errorf("%s for %s are %s rows; allowed are %s", t, short(t.warmUp+t.duration), count(rows), count(mostRows))
+	}
 	p := &passage{traffic: t, deliveries: newDeliveries(b.numbers(rows), rows, cold)}
 	defer func() {
 		if err != nil {
