@@ -100,7 +100,7 @@ func fdOf(conn net.Conn) int {
 		return noFD
 	}
 	fd := noFD
-	if err := raw.Control(func(n uintptr) { fd = int(n) }); err != nil { //nolint:gosec // descriptors are small
+	if err := raw.Control(func(n uintptr) { fd = int(n) }); err != nil {
 		return noFD
 	}
 	return fd
