@@ -158,7 +158,7 @@ func (l *Listener) wantWakeUps(ctx context.Context, want bool) (err error) {
 }
 
 // publishChanges is one reading of Postgres. At a glance it asks whether the snapshot is
-// still the same, which costs a fifth of looking for changes; the looks of an idle listener
+// still the same, which needs no large plan to be set up; the looks of an idle listener
 // are whole ones, as they also find that Postgres is not the one that it was.
 func (l *Listener) publishChanges(parent context.Context, glance bool) (n int, err error) {
 	ctx, end := l.beginReading(parent)

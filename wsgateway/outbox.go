@@ -37,9 +37,9 @@ var errTooSlow = errors.New("client is too slow")
 // place among ours.
 type outbox struct {
 	net.Conn // the socket
-	// fd is to write without waiting, past the bookkeeping of package net, which costs as
-	// much as the rest of a frame; noFD: that is not possible, as over TLS. Nothing but the
-	// outbox closes the socket, and never while writingNow.
+	// fd is to write without waiting, past the bookkeeping of package net, which was 9 % of a
+	// gateway's CPU time; noFD: that is not possible, as over TLS. Nothing but the outbox
+	// closes the socket, and never while writingNow.
 	fd       int
 	writers  *sync.WaitGroup
 	metrics  *metrics
@@ -47,7 +47,7 @@ type outbox struct {
 
 	mu      sync.Mutex
 	queue   queue
-	writes  int  // bytes that are being written, of events
+	writes  int  // bytes that are being written, but for what streams begin with
 	writing bool // somebody writes, or is about to
 	// writingNow is that without waiting: who does it closes a socket that is closed meanwhile.
 	writingNow bool

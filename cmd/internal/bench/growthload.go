@@ -27,7 +27,9 @@ func (g *Growth) measureSize(ctx context.Context, b *bench, database string, l g
 	if err := own.loadHistory(ctx, database, growthStreams, l.rows); err != nil {
 		return nil, err
 	}
-	p, err := own.startGrowth(ctx, l)
+	// With DEBUG the processes collect when they are told to. There are no pings: with many
+	// clients they would count as part of the few frames of each.
+	p, err := own.startPipeline(ctx, l.clients+l.streams+coldStreams, &sql.JobRows{Streams: manyStreams(l.streams)}, "DEBUG=1", "WS_HEARTBEAT_INTERVAL=3600")
 	if err != nil {
 		return nil, err
 	}
@@ -45,32 +47,6 @@ func (g *Growth) measureSize(ctx context.Context, b *bench, database string, l g
 		err = m.read(ctx, &own, p, g.Duration)
 	}
 	return m, err
-}
-
-// startGrowth runs a pipeline. With DEBUG its processes collect when they are told
-// to. There are no pings: with many clients they would count as part of the few
-// frames of each.
-func (b *bench) startGrowth(ctx context.Context, l growthLoad) (_ *pipeline, err error) {
-	if err := allowSockets(l.clients + l.streams + coldStreams); err != nil {
-		return nil, err
-	}
-	p := &pipeline{}
-	defer func() {
-		if err != nil {
-			p.stop()
-		}
-	}()
-	if p.db, err = open(ctx, b.url, 1); err != nil {
-		return nil, err
-	}
-	if err := sql.WriteJob(ctx, p.db.Pool, &sql.JobRows{Streams: manyStreams(l.streams)}); err != nil {
-		return nil, err
-	}
-	if p.listener, err = b.start(ctx, "listener", "DEBUG=1"); err != nil {
-		return nil, err
-	}
-	p.gateway, err = b.startGateway(ctx, "DEBUG=1", "WS_HEARTBEAT_INTERVAL=3600")
-	return p, err
 }
 
 // follow connects the clients, and measures what each costs when it is asked for:

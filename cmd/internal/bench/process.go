@@ -42,7 +42,7 @@ type pipeline struct {
 	listener, gateway *process
 }
 
-// startPipeline runs a pipeline for a number of sockets. env is the gateway's.
+// startPipeline runs a pipeline for a number of sockets. env is for both processes.
 func (b *bench) startPipeline(ctx context.Context, sockets int, rows *sql.JobRows, env ...string) (_ *pipeline, err error) {
 	if err := allowSockets(sockets); err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (b *bench) startPipeline(ctx context.Context, sockets int, rows *sql.JobRow
 	if err := sql.WriteJob(ctx, p.db.Pool, rows); err != nil {
 		return nil, err
 	}
-	if p.listener, err = b.start(ctx, "listener"); err != nil {
+	if p.listener, err = b.start(ctx, "listener", env...); err != nil {
 		return nil, err
 	}
 	p.gateway, err = b.startGateway(ctx, env...)
