@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"html/template"
 	"io/fs"
-	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/julienschmidt/httprouter"
@@ -21,7 +19,7 @@ import (
 	"github.com/swaggest/swgui/v5/static"
 	"github.com/swaggest/swgui/v5emb"
 
-	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/httpapi/body"
 	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
 )
@@ -119,14 +117,9 @@ func (a *API) serveRoot(w http.ResponseWriter, _ *http.Request, _ httprouter.Par
 }
 
 // serveStatic serves bytes that do not change while the process lives.
-func serveStatic(contentType string, body []byte, extra http.Header) httprouter.Handle {
-	d := newDocument(&read{}, answer{status: http.StatusOK, body: body}, event.ID{}, time.Time{})
-	d.contentType = []string{contentType}
-	return func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
-		maps.Copy(w.Header(), extra)
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		d.serve(w, r)
-	}
+func serveStatic(contentType string, content []byte, more http.Header) httprouter.Handle {
+	h := body.New(contentType, content).Handler(more)
+	return func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { h.ServeHTTP(w, r) }
 }
 
 var inlineScript = regexp.MustCompile(`(?s)<script>(.*?)</script>`)
