@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -45,7 +44,6 @@ func (a *API) registerDocs(r *router.Router) error {
 	}))
 	r.GET("/redoc/redoc.standalone.js", serveStatic("text/javascript; charset=utf-8", []byte(redoc.JavaScript), nil))
 	r.GET("/redoc/start.js", serveStatic("text/javascript; charset=utf-8", []byte(redocStart), nil))
-	r.GET("/", a.serveRoot)
 	return nil
 }
 
@@ -87,10 +85,13 @@ func (a *API) documentOthers() {
 			"503": {Description: "Not ready; detail says why.", Content: problems},
 		},
 	})
+	root := content(Service{}, "Service")
+	root["text/html"] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString}}
 	a.spec.AddOperation(&huma.Operation{
 		OperationID: "get-service", Method: http.MethodGet, Path: "/", Tags: []string{"operations"},
-		Summary:   "What this is",
-		Responses: map[string]*huma.Response{"200": {Description: "OK", Content: content(Service{}, "Service")}},
+		Summary:     "What this is",
+		Description: "The live console, a page, when `Accept` names text/html.",
+		Responses:   map[string]*huma.Response{"200": {Description: "OK", Content: root}},
 	})
 }
 
@@ -99,21 +100,13 @@ type Liveness struct {
 	Status string `json:"status" enum:"ok,ready"`
 }
 
-// Service is what answers at "/".
+// Service is what answers at "/" when no page is asked for.
 type Service struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	Status  string `json:"status" enum:"running"`
 	Docs    string `json:"docs"`
 	Health  string `json:"health"`
-}
-
-func (a *API) serveRoot(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(Service{ // the client has gone
-		Name: a.config.Title, Version: a.version, Status: "running", Docs: "/docs", Health: "/api/v1/health",
-	})
 }
 
 // serveStatic serves bytes that do not change while the process lives.
