@@ -379,7 +379,7 @@ func opsCheckIngress(t *testing.T, c opsCluster) {
 	for service, reached := range map[string][]string{
 		"telemetra-api": {
 			"/", "/docs", "/docs/swagger-ui.css", "/redoc", "/redoc/start.js", "/openapi.json", "/asyncapi.yaml", "/console", "/console/",
-			"/console/main.js", "/api/v1/health", "/api/v1/streams", "/api/v1/streams/demo_stream/metrics",
+			"/console/app.js", "/api/v1/health", "/api/v1/streams", "/api/v1/streams/demo_stream/metrics",
 		},
 		"telemetra-gateway": {"/ws/live", "/ws/live/demo_stream", "/sse/live/demo_stream"},
 		"":                  {"/metrics", "/debug", "/debug/pprof/", "/readyz", "/health", "/consoles", "/anything"},

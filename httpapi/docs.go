@@ -4,16 +4,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"io/fs"
-	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/julienschmidt/httprouter"
@@ -21,7 +18,7 @@ import (
 	"github.com/swaggest/swgui/v5/static"
 	"github.com/swaggest/swgui/v5emb"
 
-	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/httpapi/body"
 	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
 )
@@ -47,7 +44,6 @@ func (a *API) registerDocs(r *router.Router) error {
 	}))
 	r.GET("/redoc/redoc.standalone.js", serveStatic("text/javascript; charset=utf-8", []byte(redoc.JavaScript), nil))
 	r.GET("/redoc/start.js", serveStatic("text/javascript; charset=utf-8", []byte(redocStart), nil))
-	r.GET("/", a.serveRoot)
 	return nil
 }
 
@@ -89,10 +85,13 @@ func (a *API) documentOthers() {
 			"503": {Description: "Not ready; detail says why.", Content: problems},
 		},
 	})
+	root := content(Service{}, "Service")
+	root["text/html"] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString}}
 	a.spec.AddOperation(&huma.Operation{
 		OperationID: "get-service", Method: http.MethodGet, Path: "/", Tags: []string{"operations"},
-		Summary:   "What this is",
-		Responses: map[string]*huma.Response{"200": {Description: "OK", Content: content(Service{}, "Service")}},
+		Summary:     "What this is",
+		Description: "The live console, a page, when `Accept` names text/html.",
+		Responses:   map[string]*huma.Response{"200": {Description: "OK", Content: root}},
 	})
 }
 
@@ -101,7 +100,7 @@ type Liveness struct {
 	Status string `json:"status" enum:"ok,ready"`
 }
 
-// Service is what answers at "/".
+// Service is what answers at "/" when no page is asked for.
 type Service struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
@@ -110,23 +109,10 @@ type Service struct {
 	Health  string `json:"health"`
 }
 
-func (a *API) serveRoot(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(Service{ // the client has gone
-		Name: a.config.Title, Version: a.version, Status: "running", Docs: "/docs", Health: "/api/v1/health",
-	})
-}
-
 // serveStatic serves bytes that do not change while the process lives.
-func serveStatic(contentType string, body []byte, extra http.Header) httprouter.Handle {
-	d := newDocument(&read{}, answer{status: http.StatusOK, body: body}, event.ID{}, time.Time{})
-	d.contentType = []string{contentType}
-	return func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
-		maps.Copy(w.Header(), extra)
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		d.serve(w, r)
-	}
+func serveStatic(contentType string, content []byte, more http.Header) httprouter.Handle {
+	h := body.New(contentType, content).Handler(more)
+	return func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { h.ServeHTTP(w, r) }
 }
 
 var inlineScript = regexp.MustCompile(`(?s)<script>(.*?)</script>`)

@@ -17,6 +17,7 @@ import (
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/httpapi/problem"
 )
 
 func TestValidators(t *testing.T) {
@@ -29,14 +30,11 @@ func TestValidators(t *testing.T) {
 	if !strings.HasPrefix(etag, `W/"`) || r.header.Get("Cache-Control") != "no-cache" || r.header.Get("Content-Type") != "application/json" {
 		t.Fatalf("headers %v", r.header)
 	}
-	strong := strings.TrimPrefix(etag, "W/")
-	for match, want := range map[string]int{
-		etag: 304, strong: 304, "*": 304, `"x", ` + etag: 304, `W/"x",` + strong: 304, `"x"`: 200, "": 200, strong + "x": 200,
-	} {
-		r := a.get(metricsPath, "If-None-Match", match)
-		if r.status != want || (want == 304) != (r.body == "") || r.header.Get("ETag") != etag || r.header.Get("X-Event-Id") == "" {
-			t.Errorf("If-None-Match %s: %d %v", match, r.status, r.header)
-		}
+	if r := a.get(metricsPath, "If-None-Match", etag); r.status != 304 || r.body != "" || r.header.Get("ETag") != etag || r.header.Get("X-Event-Id") == "" {
+		t.Errorf("If-None-Match: %d %v", r.status, r.header)
+	}
+	if r := a.get("/api/v1/streams/nobody", "If-None-Match", "*"); r.status != 404 || r.header.Get("ETag") != "" || r.header.Get("Content-Type") != problem.ContentType {
+		t.Errorf("a problem is validated: %d %v", r.status, r.header)
 	}
 	w.window(2)
 	localtest.Eventually(t, "the event", func() bool { return a.ladder.heads.known("s").Offset == 3 })
@@ -66,31 +64,14 @@ func TestHeadAndCompression(t *testing.T) {
 			t.Errorf("HEAD: %d %v, %v", head.status, head.header, err)
 		}
 	}
-	for accept, zipped := range map[string]bool{
-		"gzip": true, "deflate, gzip": true, "gzip;q=0.5": true, "*": true, "GZIP": true, "br;q=1, *;q=0.1": true,
-		"": false, "identity": false, "gzip;q=0": false, "gzip; q=0.0": false, "*;q=0": false, "gzip;q=0, *": false, "gzip;q=x": false,
-	} {
-		r := a.get(metricsPath, "Accept-Encoding", accept)
-		body := r.body
-		if got := r.header.Get("Content-Encoding") == "gzip"; got != zipped {
-			t.Errorf("Accept-Encoding %q: compressed %t", accept, got)
-		} else if zipped {
-			z, err := gzip.NewReader(strings.NewReader(r.body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			text, err := io.ReadAll(z)
-			if err != nil {
-				t.Fatal(err)
-			}
-			body = string(text)
-		}
-		if body != plain.body || r.header.Get("Vary") != "Accept-Encoding" || r.header.Get("ETag") != plain.header.Get("ETag") {
-			t.Errorf("Accept-Encoding %q: other headers or body: %v", accept, r.header)
-		}
+	r := a.get(metricsPath, "Accept-Encoding", "gzip")
+	z, err := gzip.NewReader(strings.NewReader(r.body))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if r := a.get("/api/v1/streams", "Accept-Encoding", "gzip"); r.header.Get("Content-Encoding") != "" {
-		t.Error("a small body is compressed")
+	text, err := io.ReadAll(z)
+	if err != nil || string(text) != plain.body || r.header.Get("Content-Encoding") != "gzip" || r.header.Get("ETag") != plain.header.Get("ETag") {
+		t.Errorf("compressed: %d bytes, %v, %v", len(text), r.header, err)
 	}
 }
 
@@ -317,11 +298,11 @@ func TestMemoryIsBounded(t *testing.T) {
 	now := time.Now()
 	put("old", 10, now)
 	put("old", 20, now.Add(-time.Second))
-	if d := m.get("old"); d == nil || len(d.body) != 10 {
+	if d := m.get("old"); d == nil || len(d.body.Bytes()) != 10 {
 		t.Error("an older answer has replaced a newer one")
 	}
 	put("old", 30, now.Add(time.Second))
-	if d := m.get("old"); len(d.body) != 30 {
+	if d := m.get("old"); len(d.body.Bytes()) != 30 {
 		t.Error("a newer answer has not replaced an older one")
 	}
 	put("huge", mostMemoryAnswer, now)

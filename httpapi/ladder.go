@@ -295,7 +295,8 @@ func (l *ladder) kept(ctx context.Context, q *read) (*document, error) {
 // keep puts an answer into Redis, for other processes and for when Postgres is
 // away.
 func (l *ladder) keep(ctx context.Context, q *read, d *document) error {
-	if q.rare || d.status != http.StatusOK || len(d.body) > mostCachedBytes {
+	content := d.body.Bytes()
+	if q.rare || d.status != http.StatusOK || len(content) > mostCachedBytes {
 		return nil
 	}
 	if !l.caching.allow() {
@@ -304,7 +305,7 @@ func (l *ladder) keep(ctx context.Context, q *read, d *document) error {
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
 	err := l.cache.Set(ctx, l.deployment+d.key, &broker.Cached{
-		Epoch: d.at.Epoch, Head: d.at.Offset, ReadAt: d.readAt.UnixMilli(), Total: d.total, Body: d.body,
+		Epoch: d.at.Epoch, Head: d.at.Offset, ReadAt: d.readAt.UnixMilli(), Total: d.total, Body: content,
 	}, max(keepFor, d.ttl))
 	l.caching.done(err != nil)
 	return err

@@ -23,7 +23,7 @@ func (c *apiCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.addAPI(c.API); err != nil {
+	if err := errors.Join(p.addAPI(c.API), p.addConsole(c.API.Title)); err != nil {
 		return errors.Join(err, p.close())
 	}
 	wsgateway.RegisterDocs(p.http.Router)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -50,7 +51,8 @@ func writeOdd(t *testing.T, databaseURL string) {
 }
 
 // TestOpenAPIIsTrue drives every operation of openapi.json, once for each status
-// that it declares and a request can bring about, and validates the answers.
+// and media type that it declares and a request can bring about, and validates the
+// answers.
 func TestOpenAPIIsTrue(t *testing.T) {
 	databaseURL := localtest.Postgres(t, sql.Migrate)
 	serve := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "serve")
@@ -82,18 +84,20 @@ func TestOpenAPIIsTrue(t *testing.T) {
 			if method != "get" {
 				t.Fatalf("%s %s is not driven", method, path)
 			}
-			for code := range operation.Responses.Codes.FromOldest() {
+			for code, response := range operation.Responses.Codes.FromOldest() {
 				target, ok := requestFor(path, code)
 				if !ok {
 					continue
 				}
-				driven++
-				validate(t, serve, v, target, code)
+				for mediaType := range response.Content.FromOldest() {
+					driven++
+					validate(t, serve, v, target, code, mediaType)
+				}
 			}
 		}
 	}
-	if driven < 15 {
-		t.Errorf("%d answers were validated, want one for each operation and status", driven)
+	if driven < 16 {
+		t.Errorf("%d answers were validated, want one for each operation, status and media type", driven)
 	}
 }
 
@@ -119,13 +123,14 @@ func requestFor(path, code string) (target string, ok bool) {
 	return strings.ReplaceAll(path, "{stream_id}", id) + query, true
 }
 
-func validate(t *testing.T, p *telemetra, v validator.Validator, target, code string) {
+func validate(t *testing.T, p *telemetra, v validator.Validator, target, code, mediaType string) {
 	t.Helper()
 	for range 2 { // from Postgres, and from the cache
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+target, http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}
+		req.Header.Set("Accept", mediaType)
 		res, err := http.DefaultTransport.RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
@@ -138,6 +143,9 @@ func validate(t *testing.T, p *telemetra, v validator.Validator, target, code st
 		if fmt.Sprint(res.StatusCode) != code {
 			t.Errorf("%s: %d %s, want %s", target, res.StatusCode, body, code)
 			return
+		}
+		if got, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err != nil || got != mediaType {
+			t.Errorf("%s: %s, want %s: %v", target, got, mediaType, err)
 		}
 		res.Body = io.NopCloser(bytes.NewReader(body))
 		if ok, errs := v.ValidateHttpResponse(req, res); !ok {

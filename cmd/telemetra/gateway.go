@@ -21,7 +21,7 @@ func (c *gatewayCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.addGateway(c.Gateway); err != nil {
+	if err := errors.Join(p.addGateway(c.Gateway), p.addConsole("Telemetra")); err != nil {
 		return errors.Join(err, p.close())
 	}
 	wsgateway.RegisterDocs(p.http.Router)

@@ -47,7 +47,7 @@ func (c *serveCmd) build(ctx context.Context) (*process, error) {
 		}
 		return ""
 	})
-	if err := errors.Join(p.addGateway(c.Gateway), p.addAPI(c.API)); err != nil {
+	if err := errors.Join(p.addGateway(c.Gateway), p.addAPI(c.API), p.addConsole(c.API.Title)); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	wsgateway.RegisterDocs(p.http.Router)
