@@ -1,0 +1,77 @@
+// The view of one stream.
+
+import { Charts, grade } from "./charts.js";
+import { ago, count, mood, name, percent, rate, signed, timeOfDay, when } from "./format.js";
+import { freshness, set } from "./list.js";
+
+const $ = (selector) => document.querySelector(selector);
+const mostEmotes = 20;
+const mostRows = 120;
+
+export class StreamView {
+	#charts = new Charts($("#charts"));
+	#emotes = "";
+
+	draw(model, now) {
+		const { newest } = model;
+		const age = Math.max(now - model.writtenAt, 0);
+		set($("#title"), model.name);
+		set($("#stream-id"), model.id);
+		set($("#badge"), model.live === false ? "ended" : "live");
+		$("#badge").dataset.live = model.live !== false;
+		set($("#fresh"), model.writtenAt > 0 ? `newest row ${ago(age)}` : "no rows yet");
+		$("#fresh").dataset.fresh = freshness(age);
+		set($("#viewers b"), count(model.viewers));
+		set($("#rate b"), rate(newest?.rate));
+		set($("#chatters b"), count(newest?.chatters));
+		set($("#sentiment b"), signed(newest?.sentiment));
+		set($("#sentiment small"), mood(newest?.sentiment));
+		this.#charts.draw(model, now);
+		drawMoments(model.momentList());
+		this.#drawEmotes(model.emotes(model.span(now).from).slice(0, mostEmotes));
+		if ($("#table").open) drawTable(model.series.slice(-mostRows).reverse());
+	}
+
+	#drawEmotes(emotes) {
+		const key = JSON.stringify(emotes);
+		if (key === this.#emotes) return;
+		this.#emotes = key;
+		$("#emotes").replaceChildren(...emotes.map(([emote, n]) => {
+			const item = document.createElement("li");
+			item.style.fontSize = `${0.75 + 0.85 * (n / emotes[0][1]) ** 2}rem`;
+			item.append(emote, " ", Object.assign(document.createElement("small"), { textContent: count(n) }));
+			return item;
+		}));
+	}
+}
+
+function drawMoments(moments) {
+	set($("#moments-count"), moments.length > 0 ? count(moments.length) : "");
+	$("#no-moments").hidden = moments.length > 0;
+	const list = $("#moments");
+	const there = new Map([...list.children].map((item) => [item.dataset.moment, item]));
+	const items = moments.map((m) => fillMoment(there.get(m.id) ?? $("#moment").content.cloneNode(true).firstElementChild, m));
+	if (items.length !== there.size || items.some((item, i) => item !== list.children[i])) list.replaceChildren(...items);
+}
+
+function fillMoment(item, m) {
+	item.dataset.moment = m.id;
+	item.className = grade(m.severity);
+	set(item.querySelector("b"), name(m.type));
+	set(item.querySelector("time"), when(m.time));
+	set(item.querySelector("p"), m.description);
+	item.querySelector(".bar i").style.width = `${100 * m.severity}%`;
+	set(item.querySelector(".severity"), `severity ${percent(m.severity)}`);
+	set(item.querySelector(".why"), `z ${signed(m.z)}${m.metric && ` · ${name(m.metric).toLowerCase()} ${rate(m.value)}`}`);
+	return item;
+}
+
+function drawTable(windows) {
+	$("#table tbody").replaceChildren(...windows.map((w) => {
+		const row = document.createElement("tr");
+		row.dataset.window = new Date(w.start).toISOString();
+		const cells = [timeOfDay(w.start), count(w.viewers), rate(w.rate), count(w.messages), count(w.chatters), signed(w.sentiment), signed(w.z)];
+		for (const text of cells) row.insertCell().textContent = text;
+		return row;
+	}));
+}
