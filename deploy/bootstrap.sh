@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need beside Go: the server programs of
 # Postgres and of Redis, and with the argument `tests` promtool, which checks the
-# alerts. Does nothing when they are there, is safe to run again, and says what to
-# do where it cannot install.
+# alerts, and Chromium, which opens the console. Does nothing when they are there, is
+# safe to run again, and says what to do where it cannot install.
 set -euo pipefail
 
 case "${*:-demo}" in
@@ -28,10 +28,21 @@ have_redis() { command -v redis-server >/dev/null 2>&1; }
 
 have_promtool() { ! "$for_tests" || command -v promtool >/dev/null 2>&1; }
 
+# The names and places that the tests look at.
+have_chromium() {
+  "$for_tests" || return 0
+  local name
+  for name in chromium chromium-browser google-chrome google-chrome-stable \
+    "/Applications/Chromium.app/Contents/MacOS/Chromium" "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do
+    command -v "$name" >/dev/null 2>&1 && return 0
+  done
+  return 1
+}
+
 give_up() {
   echo "bootstrap: $1" >&2
   local also=""
-  if "$for_tests"; then also=", and promtool, which comes with Prometheus"; fi
+  if "$for_tests"; then also=", promtool, which comes with Prometheus, and Chromium or Chrome"; fi
   echo "bootstrap: install PostgreSQL 13 or newer (with initdb) and redis-server$also; then run this again." >&2
   exit 1
 }
@@ -79,6 +90,7 @@ if command -v apt-get >/dev/null 2>&1; then
   have_postgres || packages+=(postgresql)
   have_redis || packages+=(redis-server)
   have_promtool || packages+=(prometheus)
+  have_chromium || packages+=(chromium fonts-dejavu-core) # a font, or pages have no text
   [ "${#packages[@]}" -eq 0 ] || install_apt "${packages[@]}"
 elif command -v brew >/dev/null 2>&1; then
   have_postgres || packages+=(postgresql@16)
@@ -89,3 +101,4 @@ fi
 have_postgres || give_up "the server programs of Postgres are missing."
 have_redis || give_up "redis-server is missing."
 have_promtool || give_up "promtool is missing."
+have_chromium || give_up "Chromium is missing."

@@ -76,6 +76,7 @@ func (c *demoCmd) Run(ctx context.Context, out output) (err error) {
 func (c *demoCmd) greet(out output, address string, p *demoServers) error {
 	_, err := fmt.Fprintf(out, `Telemetra runs with made-up traffic of %d streams. Ctrl-C ends it.
 
+  console      http://%[2]s/
   live events  ws://%[2]s/ws/live/%[3]s
   history      http://%[2]s/api/v1/streams/%[3]s/metrics
   API          http://%[2]s/docs

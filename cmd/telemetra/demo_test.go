@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,13 +51,15 @@ func TestDemoMovesAndLeavesNothing(t *testing.T) {
 		t.Fatalf("printed no address: %q", live)
 	}
 	r := watch(t, u.Host, "demo_stream")
-	localtest.Eventually(t, "connected, state, metrics and a moment", func() bool {
+	localtest.Eventually(t, "connected, moments of the history, and metrics of the present", func() bool {
+		moment := slices.ContainsFunc(r.all(), func(f frame) bool { return f.Type == "moment" }) // as state, or written just then
 		events, _ := r.events(t)
-		kinds := make(map[string]bool)
-		for _, f := range events {
-			kinds[f.Type] = true
-		}
-		return r.has("connected") && kinds["metrics"] && kinds["moment"]
+		return r.has("connected") && moment && slices.ContainsFunc(events, func(f frame) bool {
+			var window struct {
+				End int64 `json:"window_end"`
+			}
+			return f.Type == "metrics" && json.Unmarshal(f.Data, &window) == nil && window.End > f.Timestamp
+		})
 	})
 	late := watch(t, u.Host, "demo_stream")
 	localtest.Eventually(t, "state for a later client", func() bool {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/telemetra/telemetra/sql"
@@ -19,10 +20,9 @@ const (
 	windowLength = time.Minute
 	viewersEvery = time.Minute
 	streamEvery  = 20 * time.Minute
-	// firstSpike is when the first stream has its first spike, longestQuiet what
-	// passes at most between the end of one and the next: whoever comes to look
-	// sees one soon.
-	firstSpike      = 150 * time.Second
+	// firstSpike is when the first stream has a spike after somebody has come to
+	// look, longestQuiet what passes at most between the end of one and the next.
+	firstSpike      = 20 * time.Second
 	longestQuiet    = 5 * time.Minute
 	spikesAnHour    = 3.0
 	shortestSpike   = time.Minute
@@ -34,8 +34,16 @@ const (
 	longestOffline  = 40 * time.Minute
 	// anomalyAt is the z-score from which a window is an anomaly.
 	anomalyAt = 3.0
+	// usualUpTo is the z-score from which a rate says no more about what is usual:
+	// a third of an hour may be spikes.
+	usualUpTo = 1.5
 	// memory is how long the usual chat rate remembers.
 	memory = 1000 * time.Second
+	// How long viewers, chat and the mood go on as they are: a line through the
+	// windows of minutes bends, and does not jump with each.
+	viewersMemory = 8 * time.Minute
+	chatMemory    = 90 * time.Second
+	moodMemory    = 5 * time.Minute
 )
 
 var emotes = [...]string{"Kappa", "PogChamp", "LUL", "KEKW", "monkaS", "FeelsGoodMan", "BibleThump", "HeyGuys", "NotLikeThis", "GG"}
@@ -43,12 +51,15 @@ var emotes = [...]string{"Kappa", "PogChamp", "LUL", "KEKW", "monkaS", "FeelsGoo
 var titles = [...]string{
 	"Speedrun marathon", "Ranked climb", "Cooking with friends", "Live coding", "Chess blitz",
 	"Drum and bass set", "World building", "Morning talk", "Retro night", "Painting miniatures",
+	"Night drive", "Puzzle hour", "Guitar requests", "Bread from scratch", "Space sim, no map",
+	"Mechanical keyboards", "Sketch and chat", "Trivia with viewers", "Hardcore, one life", "Train cab ride",
+	"Language exchange", "Roguelike daily", "Synth repair", "Board game table",
 }
 
 var currencies = [...]string{"USD", "EUR", "GBP"}
 
 // Model makes the rows of any number of streams from a seed. It has no clock and
-// does no I/O: the same seed, start and steps give the same rows. Another start
+// does no I/O: the same seed, times and steps give the same rows. Another start
 // gives other ids, so that a run can follow another one in the same tables.
 type Model struct {
 	streams []stream
@@ -57,19 +68,23 @@ type Model struct {
 
 // stream is the traffic of one stream.
 type stream struct {
-	id, title string
-	rng       *rand.Rand
-	ids       *rand.Rand // for moments and transactions
-	now       time.Time
-	began     time.Time
+	id      string
+	titles  []string // no other stream has one of them, while there are enough
+	title   string
+	rng     *rand.Rand
+	ids     *rand.Rand // for moments and transactions
+	now     time.Time
+	present time.Time // when somebody comes to look
 
 	scale float64 // usual viewers
 	phase float64 // of its day
 
-	spikeUntil time.Time
-	spikeKind  string
-	spikeBy    float64
-	told       bool // the moment of this spike is written
+	crowd, talk, mood wander // of viewers, chat rate and sentiment
+
+	spikeFrom, spikeUntil time.Time
+	spikeKind             string
+	spikeBy               float64
+	told                  bool // the moment of this spike is written
 
 	viewersAt, streamAt time.Time // when they were last written
 	offlineUntil        time.Time // zero: live
@@ -77,14 +92,17 @@ type stream struct {
 	window, counted time.Time // counted: how much of the window is in the figures
 	messages        float64   // in the window so far
 	chatters        float64
+	favourite       int      // emote
 	emotes          []string // the most used ones of the window
 
 	mean, variance float64 // of the chat rate, moving
 }
 
-// NewModel returns a model of n streams whose first window is that of start.
-func NewModel(n int, seed uint64, start time.Time) *Model {
+// NewModel returns a model of n streams whose first window is that of start. The
+// first stream has a spike soon after the present, whatever was before.
+func NewModel(n int, seed uint64, start, present time.Time) *Model {
 	m := &Model{streams: make([]stream, n)}
+	order := rand.New(rand.NewPCG(seed, math.MaxUint64)).Perm(len(titles))
 	for i := range m.streams {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		ids := rand.New(rand.NewPCG(seed^uint64(start.UnixNano()), uint64(i)))
@@ -96,11 +114,16 @@ func NewModel(n int, seed uint64, start time.Time) *Model {
 		if i == 0 {
 			scale = 1200
 		}
-		m.streams[i] = stream{
-			id: id, title: titles[rng.IntN(len(titles))], rng: rng, ids: ids,
-			now: start, began: start, streamAt: start,
-			scale: scale, phase: rng.Float64(), mean: -1,
+		s := stream{
+			id: id, rng: rng, ids: ids, now: start, present: present, streamAt: start, spikeUntil: start,
+			scale: scale, phase: rng.Float64(), favourite: rng.IntN(len(emotes)), mean: -1,
+			crowd: wander(rng.NormFloat64()), talk: wander(rng.NormFloat64()), mood: wander(rng.NormFloat64()),
 		}
+		for k := i % len(titles); k < len(titles); k += n {
+			s.titles = append(s.titles, titles[order[k]])
+		}
+		s.title = s.titles[0]
+		m.streams[i] = s
 	}
 	return m
 }
@@ -140,16 +163,11 @@ func (s *stream) step(rows *sql.JobRows, d time.Duration) {
 	s.now = s.now.Add(d)
 	s.spike(d)
 
-	viewers := s.viewers()
-	rate := max(0.02*viewers*(1+0.1*s.rng.NormFloat64()), 0)
-	if s.spiking("chat_spike") {
-		rate *= s.spikeBy
-	}
+	viewers := s.viewers(d)
+	rate := max(0.02*viewers*(1+0.1*s.talk.step(s.rng, d, chatMemory)), 0) * (1 + (s.spikeBy-1)*s.force("chat_spike"))
 	s.count(rate)
-	sentiment := math.Tanh(0.25 + 0.3*s.rng.NormFloat64())
-	if s.spiking("sentiment_shift") {
-		sentiment = max(-0.8+0.05*s.rng.NormFloat64(), -1)
-	}
+	sentiment := math.Tanh(0.3 + 0.15*s.mood.step(s.rng, d, moodMemory) + 0.02*s.rng.NormFloat64())
+	sentiment += (-0.8 - sentiment) * s.force("sentiment_shift")
 	z := s.zScore(rate, d)
 
 	rows.Summaries = append(rows.Summaries, sql.SummaryRow{
@@ -195,7 +213,7 @@ func (s *stream) offline(rows *sql.JobRows, d time.Duration) bool {
 func (s *stream) tell(rows *sql.JobRows) {
 	s.streamAt = s.now
 	if s.rng.IntN(4) == 0 {
-		s.title = titles[s.rng.IntN(len(titles))]
+		s.title = s.titles[s.rng.IntN(len(s.titles))]
 	}
 	if s.id != DemoStream && s.rng.IntN(offlineOdds) == 0 {
 		s.offlineUntil = s.now.Add(shortestOffline + time.Duration(s.rng.Int64N(int64(longestOffline-shortestOffline))))
@@ -207,10 +225,12 @@ func (s *stream) tell(rows *sql.JobRows) {
 func (s *stream) open() {
 	s.window = s.now.Truncate(windowLength)
 	s.counted, s.messages, s.chatters = s.window, 0, 0
-	favourite := s.rng.IntN(len(emotes))
+	if s.rng.IntN(4) == 0 {
+		s.favourite = s.rng.IntN(len(emotes))
+	}
 	s.emotes = nil // rows have the last one's
 	for i := range 3 {
-		name := emotes[(favourite+i*i)%len(emotes)]
+		name := emotes[(s.favourite+i*i)%len(emotes)]
 		for range 1 + s.rng.IntN(4-i) {
 			s.emotes = append(s.emotes, name)
 		}
@@ -234,38 +254,58 @@ func (s *stream) spiking(kind string) bool {
 	return s.spikeKind == kind && s.now.Before(s.spikeUntil)
 }
 
+// force is how much of a spike is left: all of it when it begins, nothing at its end.
+func (s *stream) force(kind string) float64 {
+	if !s.spiking(kind) {
+		return 0
+	}
+	gone := s.now.Sub(s.spikeFrom).Seconds() / s.spikeUntil.Sub(s.spikeFrom).Seconds()
+	return 1 - gone*gone
+}
+
 // spike lets something unusual begin: a few times an hour, and more often in the
-// first stream.
+// first stream, which is quiet just before the present so that it has a new one then.
 func (s *stream) spike(d time.Duration) {
 	if s.now.Before(s.spikeUntil) {
 		return
 	}
-	kinds := [...]string{"chat_spike", "viewer_spike", "sentiment_shift"}
-	first := s.spikeUntil.IsZero()
-	due := s.spikeUntil.Add(longestQuiet)
-	if first {
-		due = s.began.Add(firstSpike)
+	kinds := []string{"chat_spike", "viewer_spike", "sentiment_shift"}
+	kind, late := kinds[(slices.Index(kinds, s.spikeKind)+1+s.rng.IntN(2))%len(kinds)], false // never the same twice
+	if s.id == DemoStream {
+		first := s.present.Add(firstSpike)
+		switch {
+		case !s.now.Before(first) && s.spikeFrom.Before(first):
+			kind, late = kinds[0], true
+		case !s.now.Before(first.Add(-longestSpike)) && s.now.Before(first):
+			return
+		default:
+			late = !s.now.Before(s.spikeUntil.Add(longestQuiet))
+		}
 	}
-	late := s.id == DemoStream && !s.now.Before(due)
 	if s.rng.Float64() > spikesAnHour*d.Hours() && !late {
 		return
 	}
-	s.spikeKind, s.told = kinds[s.rng.IntN(len(kinds))], false
-	if first && late {
-		s.spikeKind = kinds[0]
-	}
+	s.spikeKind, s.told = kind, false
+	s.spikeFrom = s.now
 	s.spikeUntil = s.now.Add(shortestSpike + time.Duration(s.rng.Int64N(int64(longestSpike-shortestSpike))))
 	s.spikeBy = 2.5 + 3*s.rng.Float64()
 }
 
 // viewers is the day's curve: low in the morning, high in the evening.
-func (s *stream) viewers() float64 {
+func (s *stream) viewers(d time.Duration) float64 {
 	day := 2 * math.Pi * (float64(s.now.Unix()%86400)/86400 + s.phase)
-	v := s.scale * (1 + 0.5*math.Sin(day) + 0.2*math.Sin(2*day+1) + 0.04*s.rng.NormFloat64())
-	if s.spiking("viewer_spike") {
-		v *= s.spikeBy
-	}
-	return max(v, 1)
+	v := s.scale * (1 + 0.5*math.Sin(day) + 0.2*math.Sin(2*day+1)) * (1 + 0.05*s.crowd.step(s.rng, d, viewersMemory))
+	return max(v*(1+(s.spikeBy-1)*s.force("viewer_spike")), 1)
+}
+
+// wander is noise that remembers: around 0, with a deviation of 1 whatever the
+// steps are (an Ornstein-Uhlenbeck process).
+type wander float64
+
+func (w *wander) step(rng *rand.Rand, d, memory time.Duration) float64 {
+	keep := math.Exp(-d.Seconds() / memory.Seconds())
+	*w = wander(keep*float64(*w) + math.Sqrt(1-keep*keep)*rng.NormFloat64())
+	return float64(*w)
 }
 
 // zScore holds a rate against its moving mean and deviation. What is unusual
@@ -278,7 +318,7 @@ func (s *stream) zScore(rate float64, d time.Duration) float64 {
 	deviation := max(math.Sqrt(s.variance), 0.01*s.mean, 1e-6)
 	z := (rate - s.mean) / deviation
 	weight := min(d.Seconds()/memory.Seconds(), 0.5)
-	off := max(min(z, anomalyAt), -anomalyAt) * deviation
+	off := max(min(z, usualUpTo), -usualUpTo) * deviation
 	s.mean += weight * off
 	s.variance += weight * (off*off - s.variance)
 	return max(min(z, 50), -50)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 func rows(seed uint64, streams, steps int, step time.Duration) sql.JobRows {
-	m := NewModel(streams, seed, start)
+	m := NewModel(streams, seed, start, start)
 	out := m.Streams()
 	for range steps {
 		m.Step(&out, step)
@@ -57,7 +58,8 @@ func TestWindowsSlide(t *testing.T) {
 // Whatever the seed and the steps: the rows are those of a job that counts.
 func TestRowsAreConsistent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := NewModel(rapid.IntRange(1, 4).Draw(t, "streams"), rapid.Uint64().Draw(t, "seed"), start.Add(time.Duration(rapid.Int64Range(0, 1e11).Draw(t, "start"))))
+		m := NewModel(rapid.IntRange(1, 4).Draw(t, "streams"), rapid.Uint64().Draw(t, "seed"),
+			start.Add(time.Duration(rapid.Int64Range(0, 1e11).Draw(t, "start"))), start.Add(time.Duration(rapid.Int64Range(0, 1e12).Draw(t, "present"))))
 		r := m.Streams()
 		for _, ms := range rapid.SliceOfN(rapid.Int64Range(50, 150_000), 1, 200).Draw(t, "steps") {
 			m.Step(&r, time.Duration(ms)*time.Millisecond)
@@ -139,7 +141,7 @@ func TestWindowsCountAllTheirTime(t *testing.T) {
 func TestAnotherStartGivesOtherIDs(t *testing.T) {
 	seen := map[string]int{}
 	for i := range 3 {
-		m := NewModel(3, 1, start.Add(time.Duration(i)*time.Minute))
+		m := NewModel(3, 1, start.Add(time.Duration(i)*time.Minute), start)
 		var r sql.JobRows
 		for range 5000 {
 			m.Step(&r, 10*time.Second)
@@ -190,7 +192,7 @@ func TestSpikesAreSeldomAndSeen(t *testing.T) {
 
 func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
 	const hours = 200
-	m := NewModel(2, 1, start)
+	m := NewModel(2, 1, start, start)
 	live, changes, written := true, 0, 0
 	for i := range 2 * hours * 60 {
 		var r sql.JobRows
@@ -218,18 +220,94 @@ func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
 	}
 }
 
+// Whoever comes to look at a demo finds some moments of the last hour, sees a new one
+// soon, and does not wait long for more.
 func TestDemoHasAMomentSoon(t *testing.T) {
-	const longest = longestQuiet + longestSpike + time.Minute // ten seconds of the demo
+	const longest = longestQuiet + 2*longestSpike + firstSpike
 	for seed := range uint64(20) {
-		last := start.Add(3*time.Minute - longest)
-		for _, moment := range rows(seed, 1, 1000, 12*time.Second).Moments {
+		m := NewModel(1, seed, start, start.Add(time.Hour))
+		var r sql.JobRows
+		for m.Now().Before(start.Add(5 * time.Hour)) {
+			m.Step(&r, 15*time.Second)
+		}
+		last, past, greeted := start, 0, false
+		for _, moment := range r.Moments {
+			since := moment.At.Sub(start.Add(time.Hour))
+			if since <= 0 {
+				past++
+			}
+			if since > 0 && since < firstSpike+time.Minute && moment.Type == "chat_spike" {
+				greeted = true
+			}
 			if quiet := moment.At.Sub(last); quiet > longest {
 				t.Errorf("seed %d: no moment for %s before %s", seed, quiet, moment.At)
 			}
 			last = moment.At
 		}
-		if end := start.Add(1000 * 12 * time.Second); end.Sub(last) > longest {
-			t.Errorf("seed %d: no moment after %s", seed, last)
+		if quiet := m.Now().Sub(last); quiet > longest {
+			t.Errorf("seed %d: no moment for %s at the end", seed, quiet)
+		}
+		if past < 3 || past > 12 || !greeted {
+			t.Errorf("seed %d: %d moments in the hour before, a new one soon: %t", seed, past, greeted)
+		}
+	}
+}
+
+// A line through the windows is one that bends, but for the spikes, which stand out.
+func TestWindowsMakeALine(t *testing.T) {
+	r := rows(1, 1, 24*60*4, 15*time.Second)
+	spikes := map[time.Time]bool{}
+	for _, m := range r.Moments {
+		for at := range time.Duration(6) {
+			spikes[m.At.Truncate(time.Minute).Add((at-1)*time.Minute)] = true
+		}
+	}
+	var bends []float64
+	for i := 1; i < len(r.Viewers); i++ {
+		was, is := r.Viewers[i-1], r.Viewers[i]
+		if !spikes[was.At.Truncate(time.Minute)] && !spikes[is.At.Truncate(time.Minute)] {
+			bends = append(bends, math.Abs(float64(is.ViewerCount)/float64(was.ViewerCount)-1))
+		}
+	}
+	slices.Sort(bends)
+	if typical, most := bends[len(bends)/2], bends[len(bends)-1]; typical < 0.003 || typical > 0.03 || most > 0.15 {
+		t.Errorf("from minute to minute viewers change by %.3f, at most %.3f", typical, most)
+	}
+	seen, all := 0, 0
+	for _, s := range r.Summaries {
+		for _, m := range r.Moments {
+			if m.Type == "chat_spike" && s.WindowStart.Equal(m.At.Truncate(time.Minute)) && !m.At.Before(s.WindowStart) {
+				all++
+				if s.IsAnomaly {
+					seen++
+				}
+			}
+		}
+	}
+	if all < 100 || seen < all/4 {
+		t.Errorf("%d of %d windows that have a moment of the chat are anomalies", seen, all)
+	}
+}
+
+func TestTitlesDifferWhileThereAreEnough(t *testing.T) {
+	r := rows(1, 12, 12*20*60, time.Minute)
+	owner, changed := map[string]string{}, map[string]map[string]bool{}
+	for _, s := range r.Streams {
+		if o, taken := owner[s.Title]; taken && o != s.StreamID {
+			t.Fatalf("%q is the title of %s and of %s", s.Title, o, s.StreamID)
+		}
+		owner[s.Title] = s.StreamID
+		if changed[s.StreamID] == nil {
+			changed[s.StreamID] = map[string]bool{}
+		}
+		changed[s.StreamID][s.Title] = true
+	}
+	if len(changed) != 12 || len(owner) != len(titles) {
+		t.Errorf("%d streams have %d titles, want 12 with all %d", len(changed), len(owner), len(titles))
+	}
+	for _, s := range rows(1, 100, 0, time.Second).Streams {
+		if s.Title == "" {
+			t.Errorf("%s has no title", s.StreamID)
 		}
 	}
 }
@@ -243,6 +321,8 @@ func TestConfigIsRefusedWithItsValue(t *testing.T) {
 		"--streams is 0; allowed are 1 to 100000":                                func(c *Config) { c.Streams = 0 },
 		"--rate is -1; allowed are numbers above 0, up to 1000000 rows a second": func(c *Config) { c.Rate = -1 },
 		"--batch is 0; allowed are 1 to 100000 rows":                             func(c *Config) { c.Batch = 0 },
+		"--history is 24h0m1s; allowed are 0 (none) to 24h":                      func(c *Config) { c.History = 24*time.Hour + time.Second },
+		"--history is -1s; allowed are 0 (none) to 24h":                          func(c *Config) { c.History = -time.Second },
 		"--time-lapse is 0.5; allowed are 1 to 3600":                             func(c *Config) { c.TimeLapse = 0.5 },
 		"--duration is -1s; allowed are 0 (until stopped) and more":              func(c *Config) { c.Duration = -time.Second },
 	} {
@@ -255,7 +335,7 @@ func TestConfigIsRefusedWithItsValue(t *testing.T) {
 }
 
 func BenchmarkModel(b *testing.B) {
-	m := NewModel(100, 1, start)
+	m := NewModel(100, 1, start, start)
 	b.ReportAllocs()
 	for b.Loop() {
 		var r sql.JobRows

@@ -18,12 +18,13 @@ import (
 
 // Config says what is simulated.
 type Config struct {
-	Streams   int           `default:"5" help:"Number of streams; the first is demo_stream."`
-	Rate      float64       `default:"20" help:"Rows a second, over all streams."`
+	Streams   int           `default:"12" help:"Number of streams; the first is demo_stream."`
+	Rate      float64       `default:"30" help:"Rows a second, over all streams."`
 	Batch     int           `default:"1" help:"Rows in a transaction, about."`
 	Duration  time.Duration `default:"0" help:"How long to write; 0: until stopped."`
 	Seed      uint64        `default:"1" help:"Seed of the made-up traffic: which streams there are, and what happens in them."`
-	TimeLapse float64       `name:"time-lapse" default:"60" help:"How many times faster than the clock simulated time passes, until it has reached the clock; 60: a window of a minute closes each second."`
+	History   time.Duration `default:"1h" help:"How much made-up past is written at once, before what is written at the rate: what lies behind the newest window there is, at most so long; 0: none."`
+	TimeLapse float64       `name:"time-lapse" default:"1" help:"How many times faster than the clock simulated time passes. 1: it is the clock. More: it begins in the past, after its history, and passes so fast until it has reached the clock; 60: a window of a minute closes each second."`
 }
 
 // Validate names the setting that cannot work, its value, and what is allowed.
@@ -35,6 +36,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--rate is %v; allowed are numbers above 0, up to 1000000 rows a second", c.Rate)
 	case c.Batch < 1 || c.Batch > 100_000:
 		return fmt.Errorf("--batch is %d; allowed are 1 to 100000 rows", c.Batch)
+	case c.History < 0 || c.History > 24*time.Hour:
+		return fmt.Errorf("--history is %s; allowed are 0 (none) to 24h", c.History)
 	case !(c.TimeLapse >= 1 && c.TimeLapse <= 3600):
 		return fmt.Errorf("--time-lapse is %v; allowed are 1 to 3600", c.TimeLapse)
 	case c.Duration < 0:
@@ -82,6 +85,11 @@ func isTerminal(w io.Writer) bool {
 // lies in the future.
 const lapseFor = 2 * time.Hour
 
+const (
+	historyStep  = 15 * time.Second // between two writes of a window, the last one at its end
+	historyBatch = 500              // rows in a transaction
+)
+
 // Run writes until the context ends or the duration is over.
 func (s *Simulator) Run(ctx context.Context) error {
 	parent := ctx
@@ -99,13 +107,20 @@ func (s *Simulator) Run(ctx context.Context) error {
 }
 
 func (s *Simulator) write(ctx context.Context) error {
-	start, err := s.start(ctx)
-	if err != nil {
+	var newest time.Time
+	if err := s.retry(ctx, func() (err error) {
+		newest, err = s.db.NewestWindow(ctx, DemoStream)
+		return err
+	}); err != nil {
 		return err
 	}
-	s.model = NewModel(s.config.Streams, s.config.Seed, start)
+	start, present := s.config.times(time.Now().UTC().Truncate(time.Microsecond), newest) // as a timestamptz
+	s.model = NewModel(s.config.Streams, s.config.Seed, start, present)
 	streams := s.model.Streams()
 	if err := s.insist(ctx, &streams); err != nil {
+		return err
+	}
+	if err := s.fill(ctx, present); err != nil {
 		return err
 	}
 	s.began = time.Now()
@@ -163,20 +178,44 @@ func (s *Simulator) step(behind time.Duration, rows int) time.Duration {
 	return time.Duration(max(d, slow*turn) * float64(time.Second)).Round(time.Microsecond)
 }
 
-// start is where simulated time begins: behind what is there, or in the past, so
-// that lapsed time stays behind the clock for long.
-func (s *Simulator) start(ctx context.Context) (time.Time, error) {
-	var newest time.Time
-	err := s.retry(ctx, func() (err error) {
-		newest, err = s.db.NewestWindow(ctx, DemoStream)
-		return err
-	})
-	start := time.Now().UTC().Truncate(time.Microsecond) // as a timestamptz
-	start = start.Add(-time.Duration((s.config.TimeLapse - 1) * float64(lapseFor)))
+// times are where simulated time starts, and from where on it passes as the clock
+// or the time-lapse has it: what is between them is history. Lapsed time begins so
+// far in the past that it stays behind the clock for long. What has been written
+// already, up to a newest window, is not written again, but for a window that is not
+// over yet: nothing begins in the future.
+func (c *Config) times(now, newest time.Time) (start, present time.Time) {
+	present = now.Add(-time.Duration((c.TimeLapse - 1) * float64(lapseFor)))
+	start = present.Add(-c.History)
 	if next := newest.Add(windowLength); next.After(start) {
 		start = next
 	}
-	return start, err
+	if start.After(now) {
+		start = now
+	}
+	if present.Before(start) {
+		present = start
+	}
+	return start, present
+}
+
+// fill writes the history up to the present as fast as it goes.
+func (s *Simulator) fill(ctx context.Context, present time.Time) error {
+	began, written := time.Now(), 0
+	for s.model.Now().Before(present) {
+		var rows sql.JobRows
+		for rows.Len() < historyBatch && s.model.Now().Before(present) {
+			now := s.model.Now()
+			s.model.Step(&rows, min(present.Sub(now), now.Truncate(historyStep).Add(historyStep).Sub(now)))
+		}
+		if err := s.insist(ctx, &rows); err != nil {
+			return err
+		}
+		written += rows.Len()
+	}
+	if written > 0 {
+		s.log.Info().Int("rows", written).Dur("took_ms", time.Since(began)).Msg("history is written")
+	}
+	return nil
 }
 
 // insist writes the rows as one transaction, again and again while Postgres is

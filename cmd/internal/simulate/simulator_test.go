@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/url"
@@ -71,6 +72,95 @@ func TestSimulatorKeepsItsRateAndGoesOn(t *testing.T) {
 	if _, second, _ := run(); !second.After(first) {
 		t.Errorf("the second run's newest window is %s, want one after %s", second, first)
 	}
+}
+
+func TestTimesOfAStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		config         Config
+		newest         time.Duration // from now; 0: there is none
+		start, present time.Duration
+	}{
+		"new":                                  {Config{TimeLapse: 1, History: time.Hour}, 0, -time.Hour, 0},
+		"no history":                           {Config{TimeLapse: 1}, 0, 0, 0},
+		"a gap":                                {Config{TimeLapse: 1, History: time.Hour}, -10 * time.Minute, -9 * time.Minute, 0},
+		"a gap of days":                        {Config{TimeLapse: 1, History: time.Hour}, -72 * time.Hour, -time.Hour, 0},
+		"a gap without history":                {Config{TimeLapse: 1}, -10 * time.Minute, 0, 0},
+		"within the newest window":             {Config{TimeLapse: 1, History: time.Hour}, -20 * time.Second, 0, 0},
+		"time-lapse":                           {Config{TimeLapse: 60, History: time.Hour}, 0, -119 * time.Hour, -118 * time.Hour},
+		"time-lapse after one":                 {Config{TimeLapse: 60, History: time.Hour}, -30 * time.Hour, -30*time.Hour + time.Minute, -30*time.Hour + time.Minute},
+		"time-lapse with a gap in its history": {Config{TimeLapse: 2, History: 4 * time.Hour}, -5 * time.Hour, -5*time.Hour + time.Minute, -2 * time.Hour},
+	} {
+		var newest time.Time
+		if c.newest != 0 {
+			newest = start.Add(c.newest)
+		}
+		from, present := c.config.times(start, newest)
+		if got, want := from.Sub(start), c.start; got != want {
+			t.Errorf("%s: starts at %s, want %s", name, got, want)
+		}
+		if got, want := present.Sub(start), c.present; got != want {
+			t.Errorf("%s: the present is at %s, want %s", name, got, want)
+		}
+	}
+}
+
+// The history is there before anything is written at the rate, up to the clock, each of
+// its windows whole; and a gap is closed by the next run.
+func TestHistoryIsThereAtOnce(t *testing.T) {
+	db := open(t, localtest.Postgres(t, sql.Migrate))
+	run := func() {
+		t.Helper()
+		s, err := New(Config{Streams: 3, Rate: 1, Batch: 1, Duration: 2 * time.Second, Seed: 1, History: time.Hour, TimeLapse: 1}, db, zerolog.Nop(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() {
+		t.Helper()
+		for i := range 3 {
+			id := DemoStream
+			if i > 0 {
+				id = fmt.Sprintf("stream_%03d", i+1)
+			}
+			var windows, minutes, thin int
+			var newest time.Time
+			// The newest write of each window counts. One that is whole has about as many messages as
+			// its rate makes in a minute, and with a spike somewhere between; a cut one has far fewer.
+			if err := db.Pool.QueryRow(t.Context(), `
+				WITH w AS (SELECT DISTINCT ON (window_start) window_start, chat_count, avg_viewers FROM chat_summary_minute
+				           WHERE stream_id = $1 ORDER BY window_start, id DESC)
+				SELECT count(*), extract(epoch FROM max(window_start) - min(window_start)) / 60 + 1, max(window_start),
+				       count(*) FILTER (WHERE chat_count < 0.1 * 60 * 0.02 * avg_viewers AND window_start < (SELECT max(window_start) FROM w))
+				FROM w`, id).Scan(&windows, &minutes, &newest, &thin); err != nil {
+				t.Fatal(err)
+			}
+			if windows < 60 || windows != minutes || thin > 0 {
+				t.Errorf("%s: %d windows in %d minutes, %d of them not whole", id, windows, minutes, thin)
+			}
+			if since := time.Since(newest); since < 0 || since > 2*time.Minute {
+				t.Errorf("%s: the newest window began %s ago", id, since)
+			}
+		}
+	}
+	run()
+	check()
+	if n := count(t, db, "viewer_timeseries"); n < 3*59 {
+		t.Errorf("%d points of viewers in an hour of 3 streams", n)
+	}
+	for _, table := range []string{"chat_summary_minute", "moments", "viewer_timeseries"} {
+		column := "timestamp"
+		if table == "chat_summary_minute" {
+			column = "window_start"
+		}
+		if _, err := db.Pool.Exec(t.Context(), `DELETE FROM `+table+` WHERE "`+column+`" > now() - interval '20 minutes'`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run()
+	check()
 }
 
 // output is a log that a test reads while it is written.
@@ -249,7 +339,7 @@ func TestLapsedTimePassesAsManyTimesFaster(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			begin := time.Now().Add(-10_000 * time.Hour)
-			s := &Simulator{config: c, model: NewModel(c.Streams, 1, begin)}
+			s := &Simulator{config: c, model: NewModel(c.Streams, 1, begin, begin)}
 			write(s, 5*time.Minute)
 			if got := s.model.Now().Sub(begin).Minutes() / 5; math.Abs(got/c.TimeLapse-1) > 0.1 {
 				t.Errorf("%+v: simulated time passes %.1f times faster", c, got)
@@ -261,7 +351,7 @@ func TestLapsedTimePassesAsManyTimesFaster(t *testing.T) {
 func TestSimulatedTimeStaysAtTheClock(t *testing.T) {
 	for _, lapse := range []float64{1, 60} {
 		synctest.Test(t, func(t *testing.T) {
-			s := &Simulator{config: Config{Streams: 5, Rate: 20, Batch: 1, TimeLapse: lapse}, model: NewModel(5, 1, time.Now().Add(-time.Minute))}
+			s := &Simulator{config: Config{Streams: 5, Rate: 20, Batch: 1, TimeLapse: lapse}, model: NewModel(5, 1, time.Now().Add(-time.Minute), time.Now())}
 			const near = time.Second
 			behind := func() time.Duration { return time.Since(s.model.Now()).Abs() }
 			write(s, 10*time.Minute)
@@ -280,7 +370,7 @@ func TestSimulatedTimeStaysAtTheClock(t *testing.T) {
 func TestProgressOnATerminalIsOneLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		s := &Simulator{progress: &out, terminal: true, model: NewModel(1, 1, start), began: time.Now()}
+		s := &Simulator{progress: &out, terminal: true, model: NewModel(1, 1, start, start), began: time.Now()}
 		shown := report{at: s.began}
 		for range 35 {
 			<-time.After(100 * time.Millisecond)
