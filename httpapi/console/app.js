@@ -25,7 +25,7 @@ let backAt = 0; // when they came again
 
 const token = sessionStorage.getItem(tokenKey) ?? undefined;
 const reads = new Reads({ token, onRung: showRung });
-const list = new StreamList(draw);
+const list = new StreamList(drawNow);
 const view = new StreamView();
 const client = connect({ token, onStatus });
 
@@ -236,7 +236,7 @@ function repeat(every, work) {
 }
 
 route();
-repeat(10_000, readList);
+repeat(5000, readList);
 repeat(5000, readHealth);
 repeat(5000, () => awayAt && followers.get(chosen)?.read());
 repeat(1000, draw);

@@ -32,6 +32,7 @@ export class StreamList {
 			event.preventDefault();
 			const id = this.#search.value.trim();
 			if (id) location.hash = this.#list.querySelector("a")?.hash ?? address(id);
+			this.#search.value = "";
 		});
 	}
 
