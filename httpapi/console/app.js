@@ -145,15 +145,16 @@ function placeholder(model) {
 	const follower = followers.get(chosen);
 	const failed = follower?.failed ?? listed.failed;
 	if (client.status.state === "refused" || failed?.status === 401) {
-		return ["unauthorised", "A token is needed", `${failed?.message ?? client.status.reason}. It is kept until this tab is closed.`];
+		const why = token ? `The server says: ${failed?.message ?? client.status.reason}. ` : "";
+		return ["unauthorised", "A token is needed", `${why}It is kept until this tab is closed.`];
 	}
 	if (failed?.status === 403) return ["forbidden", "Not allowed", `${failed.message}. Choose another stream, or use another token.`];
 	if (model && !model.empty) return null;
 	if (chosen ? !follower.loaded : !listed.loaded) return ["loading", "Loading…", "The last hour is being read."];
 	if (failed && failed.status !== 404) return ["unreachable", "No answer", `${failed.message}. It is tried again.`];
-	if (chosen) return ["unknown", "No such stream yet", `Nothing is known of “${chosen}”. If that is its id, wait: its first row appears here by itself.`];
+	if (chosen) return ["unknown", "No such stream yet", `Nothing is known of “${chosen}”. If that is its id, wait: its first row will appear here.`];
 	if (models.size > 0) return ["none", "Choose a stream", ""];
-	return ["empty", "No stream is live", "Streams appear here by themselves once rows are written. For made-up ones run: telemetra simulate"];
+	return ["empty", "No stream is live", "Streams appear here once rows are written. For made-up ones run: telemetra simulate"];
 }
 
 // Drawing: soon after a change, and each second, as time passes.

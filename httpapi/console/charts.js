@@ -1,4 +1,4 @@
-// The charts of a stream: three over the same hour, with one cursor.
+// The charts of a stream, over the same hour and with one cursor.
 
 import { count, rate, signed, timeOfDay } from "./format.js";
 

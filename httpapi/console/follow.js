@@ -11,8 +11,8 @@ const mostTries = 4; // to close the gap between reads and state
 
 /**
  * Follower keeps a model up to date: reads first, then events from behind the one that the reads
- * are as new as, so that nothing is missed between them. Where the gateway cannot go on from there
- * and begins with a state, it reads again.
+ * are as new as, so that nothing is missed. Where the gateway cannot go on from there and begins
+ * with a state, it reads again.
  */
 export class Follower {
 	failed = null; // why there is no history: a ReadError

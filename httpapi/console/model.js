@@ -1,4 +1,4 @@
-// What the page knows of a stream, from reads and from events.
+// What the page knows of a stream.
 
 const hour = 3_600_000; // ms
 const kept = 1.1 * hour; // of windows
@@ -21,7 +21,7 @@ export class Model {
 	title = "";
 	live = null; // whether it is; null: not known
 	viewers = NaN;
-	writtenAt = 0; // when its newest row was written, in ms, as far as that is known
+	writtenAt = 0; // when its newest row was written, in ms; 0: not known
 	windows = new Map(); // by start in ms
 	moments = new Map(); // by id
 	#series = null;
@@ -54,14 +54,14 @@ export class Model {
 		return now - this.writtenAt < 300_000 ? this.newest?.rate || 0 : 0;
 	}
 
-	/** The hour to show: up to now, or up to the newest window where that is of another day. */
+	/** The hour to show: up to now, or to the newest window where that is of another day. */
 	span(now) {
 		const newest = this.newest?.end ?? now;
 		const until = Math.abs(now - newest) > hour ? newest : now;
 		return { from: until - hour, until };
 	}
 
-	/** Emotes of the windows from a time on, the most used first: [name, count]. */
+	/** Emotes since a time, the most used first: [name, count]. */
 	emotes(from) {
 		const counts = new Map();
 		for (const w of this.series) {
