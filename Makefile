@@ -23,7 +23,7 @@ BENCHES ?=
 .DEFAULT_GOAL := help
 # The prerequisites below are steps in an order, also under -j.
 .NOTPARALLEL:
-.PHONY: help demo test build bench bench-report bench-peer bench-compare soak soak-report compose-check lint fmt clean bootstrap bootstrap-tests
+.PHONY: help demo test build bench bench-report bench-peer bench-compare soak soak-report compose-check console-picture lint fmt clean bootstrap bootstrap-tests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,11 @@ soak-report: bootstrap build ## The same, and keep what it says in deploy/SOAK.m
 	  echo 'Made by `make soak-report` at $(VERSION), everything on one machine of $(shell nproc) cores. What the faults are: `telemetra soak --help`'; \
 	  echo 'and [DESIGN.md](DESIGN.md#8-faults); what the lines mean: the [README](../README.md#break-it).'; echo; \
 	  echo '```'; echo '$$ telemetra soak $(SOAK)'; cat bin/soak.out; echo '```'; } >deploy/SOAK.md
+
+# All pictures of the test, of phone, wall and more, are in bin/console.
+console-picture: bootstrap-tests ## Take the README's picture of the console, deploy/console.png
+	go test -count=1 -timeout 5m -run '^TestConsoleLooks$$/^desktop$$' ./cmd/telemetra
+	cp bin/console/desktop.png deploy/console.png
 
 # The block of deploy/COMPOSE.md is what the check printed; the text around it stays.
 compose-check: build ## Run docker-compose.yml, break it, and keep what came of it in deploy/COMPOSE.md

@@ -470,6 +470,10 @@ func TestConsoleLooks(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // how it ended is of no interest
 	})
+	localtest.Eventually(t, "an hour of history", func() bool {
+		_, body := s.api.get(t, "/api/v1/streams/demo_stream/metrics?limit=90")
+		return strings.Count(body, `"window_start"`) >= 60
+	})
 	b := openBrowser(t)
 	for _, v := range []struct {
 		name          string
