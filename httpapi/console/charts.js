@@ -88,7 +88,7 @@ function label(kind, points, moments) {
 	const values = known(kind, points).map(kind.of);
 	if (values.length === 0) return `${kind.title}: nothing in this hour`;
 	const [now, least, most] = [values.at(-1), Math.min(...values), Math.max(...values)].map(kind.format);
-	return `${kind.title} of the last hour: now ${now} ${kind.unit}, least ${least}, most ${most}; ${moments.length} moments`;
+	return `${kind.title} of the last hour: now ${now} ${kind.unit}, ${least} to ${most}; ${moments.length} moments`;
 }
 
 /** The size of a drawing, in units that grow with the text of the page. */
@@ -103,7 +103,7 @@ function draw(drawing, kind, { from, until }, points, moments, under) {
 	drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
 	const [right, bottom] = [width - pad.right, height - pad.bottom];
 	const there = known(kind, points);
-	const [lo, hi] = kind.domain ?? [Math.min(0, ...there.map(kind.of)), 1.15 * Math.max(...there.map(kind.of), 1e-9)];
+	const [lo, hi] = kind.domain ?? [Math.min(0, ...there.map(kind.of)), 1.15 * (Math.max(...there.map(kind.of)) || 1)];
 	const x = (t) => pad.left + ((t - from) / (until - from)) * (right - pad.left);
 	const y = (v) => bottom - ((v - lo) / (hi - lo)) * (bottom - pad.top);
 	const at = (p) => [x(p.at), y(kind.of(p))];

@@ -14,13 +14,23 @@ export function set(element, text) {
 	if (element.textContent !== text) element.textContent = text;
 }
 
+/** arrange makes items the children of a list, and touches no more than it must. */
+export function arrange(list, items) {
+	let next = list.firstChild;
+	for (const item of items) {
+		if (item === next) next = next.nextSibling;
+		else list.insertBefore(item, next);
+	}
+	while (next) [next] = [next.nextSibling, next.remove()];
+}
+
 /** In a word, how old the newest row of a stream is. */
 export const freshness = (age) => (age < 90_000 ? "fresh" : age < 600_000 ? "late" : "old");
 
 export class StreamList {
 	#list = document.getElementById("list");
 	#search = document.getElementById("search");
-	#template = document.getElementById("row").content;
+	#template = document.getElementById("row").content.firstElementChild;
 	#items = new Map(); // by id
 	#order = [];
 	#sortedAt = 0;
@@ -42,18 +52,8 @@ export class StreamList {
 		const found = models.filter((m) => `${m.title}\n${m.id}`.toLowerCase().includes(query));
 		this.#sort(found, now);
 		const focused = document.activeElement;
-		let next = this.#list.firstChild;
-		for (const model of this.#order) {
-			const item = this.#items.get(model.id) ?? this.#make(model.id);
-			fill(item, model, model.id === chosen, now);
-			if (item === next) next = next.nextSibling;
-			else this.#list.insertBefore(item, next);
-		}
-		for (const [id, item] of this.#items) {
-			if (found.some((m) => m.id === id)) continue;
-			item.remove();
-			this.#items.delete(id);
-		}
+		arrange(this.#list, this.#order.map((m) => fill(this.#items.get(m.id) ?? this.#make(m.id), m, m.id === chosen, now)));
+		for (const [id, item] of this.#items) if (!item.isConnected) this.#items.delete(id);
 		if (focused !== document.activeElement && this.#list.contains(focused)) focused.focus({ preventScroll: true });
 		return found.length;
 	}
@@ -72,7 +72,7 @@ export class StreamList {
 	}
 
 	#make(id) {
-		const item = this.#template.cloneNode(true).firstElementChild;
+		const item = this.#template.cloneNode(true);
 		item.querySelector("a").href = address(id);
 		this.#items.set(id, item);
 		return item;
@@ -91,6 +91,7 @@ function fill(item, model, chosen, now) {
 	part(".flag").hidden = !newest?.anomaly || freshness(age) !== "fresh";
 	part("path").setAttribute("d", spark(model.series));
 	part("a").ariaCurrent = chosen ? "page" : null;
+	return item;
 }
 
 /** spark is the chat rate of the last half hour that is known, in a box of 100 by 28. */

@@ -14,8 +14,8 @@ export function position(id) {
 /** Whether what came with an event is newer than a read. */
 const newer = (event, read) => Boolean(event && read) && event.epoch === read.epoch && event.offset > read.offset;
 
-/** Reads have times as text, events as ms. NaN: not known. */
-const time = (t) => (typeof t === "string" ? Date.parse(t) : (t ?? NaN));
+/** Reads have times as text, events as ms. NaN: none, or none that a clock can show. */
+const time = (t) => new Date(t ?? NaN).getTime();
 
 export class Model {
 	title = "";
@@ -56,8 +56,8 @@ export class Model {
 
 	/** The hour to show: up to now, or to the newest window where that is of another day. */
 	span(now) {
-		const newest = this.newest?.end ?? now;
-		const until = Math.abs(now - newest) > hour ? newest : now;
+		const { start, end } = this.newest ?? { start: now, end: now };
+		const until = Math.abs(now - end) > hour ? end : Math.max(now, start); // clocks differ
 		return { from: until - hour, until };
 	}
 
@@ -76,8 +76,8 @@ export class Model {
 	}
 
 	/** Takes an event; gives the moment that it brings, if that is new. */
-	takeEvent({ type, id, data, timestamp }) {
-		this.#wrote(timestamp);
+	takeEvent({ type, id, data, timestamp, lag }) {
+		this.#wrote(lag === undefined ? timestamp : Date.now() - lag); // by our clock
 		if (type === "stream") this.takeStream(data);
 		if (type === "viewers") this.viewers = data.viewer_count ?? this.viewers;
 		if (type === "metrics") {
@@ -112,7 +112,7 @@ export class Model {
 
 	#takeWindow(row, at) {
 		const start = time(row.window_start);
-		if (!Number.isFinite(start)) return;
+		if (Number.isNaN(start)) return;
 		this.windows.set(start, {
 			start,
 			end: Math.max(time(row.window_end) || start, start),

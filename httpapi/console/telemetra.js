@@ -291,8 +291,8 @@ async function ask(socketURL, token) {
 			after: seconds > 0 ? (seconds + Math.random()) * 1000 : null,
 		};
 	} catch {
-		if (!navigator.onLine) return { reason: "this device is offline" };
-		return { reason: `the gateway cannot be reached${url.origin === location.origin ? "" : ", or does not allow this origin"}` };
+		const why = url.origin === location.origin ? "" : ", or does not allow this origin";
+		return { reason: navigator.onLine ? `the gateway cannot be reached${why}` : "this device is offline" };
 	}
 }
 

@@ -2,7 +2,7 @@
 
 import { Charts, grade } from "./charts.js";
 import { ago, count, mood, name, percent, rate, signed, timeOfDay, when } from "./format.js";
-import { freshness, set } from "./list.js";
+import { arrange, freshness, set } from "./list.js";
 
 const $ = (selector) => document.querySelector(selector);
 const mostEmotes = 20;
@@ -48,10 +48,9 @@ export class StreamView {
 function drawMoments(moments) {
 	set($("#moments-count"), moments.length > 0 ? count(moments.length) : "");
 	$("#no-moments").hidden = moments.length > 0;
-	const list = $("#moments");
-	const there = new Map([...list.children].map((item) => [item.dataset.moment, item]));
-	const items = moments.map((m) => fillMoment(there.get(m.id) ?? $("#moment").content.cloneNode(true).firstElementChild, m));
-	if (items.length !== there.size || items.some((item, i) => item !== list.children[i])) list.replaceChildren(...items);
+	const there = new Map([...$("#moments").children].map((item) => [item.dataset.moment, item]));
+	const template = $("#moment").content.firstElementChild;
+	arrange($("#moments"), moments.map((m) => fillMoment(there.get(m.id) ?? template.cloneNode(true), m)));
 }
 
 function fillMoment(item, m) {
