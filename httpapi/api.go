@@ -57,6 +57,8 @@ type API struct {
 	ladder  *ladder
 	spec    *huma.OpenAPI // set by Register
 	probed  atomic.Bool   // whether Postgres answers has been asked once
+
+	lastHealth lastHealth
 }
 
 // New prepares the API; Run starts it, Register gives it its routes, and Close

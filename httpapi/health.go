@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -31,8 +32,20 @@ type ListenerHealth struct {
 	PublishedAt *time.Time `json:"published_at" doc:"When a batch of events was last published."`
 }
 
-// probeWithin bounds each question to a dependency.
-const probeWithin = time.Second
+const (
+	// probeWithin bounds each question to a dependency.
+	probeWithin = time.Second
+	// healthFor is for how long an answer is given again: each open console asks, and the
+	// dependencies are to be asked once for all of them.
+	healthFor = time.Second
+)
+
+// lastHealth is the newest answer, and whose turn it is to find another.
+type lastHealth struct {
+	mu      sync.Mutex
+	answer  Health
+	foundAt time.Time
+}
 
 const (
 	statusOK          = "ok"
@@ -51,7 +64,7 @@ func (a *API) registerHealth(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "get-health", Method: http.MethodGet, Path: "/api/v1/health",
 		Summary: "How the database, Redis and the listener are", Tags: []string{"operations"},
-		Description: "Always 200: this process lives. For load balancers there is /readyz.",
+		Description: "Always 200: this process lives. For load balancers there is /readyz. Found at most once a second, however many ask.",
 		Errors:      []int{http.StatusUnprocessableEntity},
 		Middlewares: huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
 			_, w, _ := humahttprouter.Unwrap(ctx)
@@ -63,8 +76,20 @@ func (a *API) registerHealth(api huma.API) {
 	})
 }
 
-// health asks all dependencies at the same time.
+// health is how everything is, or was within the last second.
 func (a *API) health(ctx context.Context) Health {
+	last := &a.lastHealth
+	last.mu.Lock()
+	defer last.mu.Unlock()
+	if time.Since(last.foundAt) > healthFor {
+		last.answer = a.findHealth(context.WithoutCancel(ctx)) // others wait for it, too
+		last.foundAt = time.Now()
+	}
+	return last.answer
+}
+
+// findHealth asks all dependencies at the same time.
+func (a *API) findHealth(ctx context.Context) Health {
 	h := Health{Status: statusOK, Timestamp: time.Now().UTC(), Version: a.version, Database: statusOK, Redis: statusOK}
 	var g errgroup.Group
 	g.Go(func() error {
