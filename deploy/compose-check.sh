@@ -88,9 +88,9 @@ sessions() { # of each gateway that has some, the most first
   figures haproxy_server_current_sessions | awk '/proxy="gateways"/ && $2 > 0 {print $2}' | sort -rn | paste -sd' ' -
 }
 
-answers() { # PATH STATUS TEXT
+answers() { # PATH STATUS TEXT [CURL ARGUMENT…]
   local status
-  status=$(curl -s -m 5 -o "$dir/answer" -w '%{http_code}' "$base$1") || true
+  status=$(curl -s -m 5 -o "$dir/answer" -w '%{http_code}' "${@:4}" "$base$1") || true
   if [ "$status" != "$2" ] || ! grep -qF -- "$3" "$dir/answer"; then
     fail "$1: $status $(head -c 300 "$dir/answer"), want $2 with $3"
   fi
@@ -179,6 +179,8 @@ $(compose exec -T balancer haproxy -v | sed -n '1s/HAProxy version \([0-9.]*\).*
 answers /api/v1/health 200 '"database":"ok","redis":"ok"'
 answers /api/v1/streams 200 '[]'
 answers / 200 '"docs":"/docs"'
+answers / 200 '<title>Telemetra</title>' -H 'Accept: text/html'
+answers /console/telemetra.js 200 'export const connect'
 answers /docs 200 swagger-ui
 answers /asyncapi.yaml 200 asyncapi
 answers /ws/live/health 200 '"total_connections"'
