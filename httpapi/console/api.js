@@ -16,16 +16,17 @@ export class Reads {
 		Object.assign(this, { token, onRung });
 	}
 
-	/** Answers with the data, the event id that these are as new as, and how long the whole list is. */
-	async get(path) {
+	/** Gives the data (where there is none, nothing), the event id they are as new as, and how long the whole list is. */
+	async get(path, nothing) {
 		const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
 		const response = await fetch(path, { headers, signal: AbortSignal.timeout(patience) }).catch(() => null);
 		if (!response) throw new ReadError(0, "The server does not answer");
 		const { ok, status } = response;
 		const rung = status === 503 ? "none" : response.headers.get("X-Cache");
 		if (rung) this.onRung(rung, Number(response.headers.get("Age")));
-		const data = await response.json().catch(() => ({}));
-		if (!ok) throw new ReadError(status, data.detail ?? `The server answers with ${status}`);
+		let data = await response.json().catch(() => ({}));
+		if (status === 404 && nothing !== undefined) data = nothing;
+		else if (!ok) throw new ReadError(status, data.detail ?? `The server answers with ${status}`);
 		return { data, eventId: response.headers.get("X-Event-Id") ?? "", total: Number(response.headers.get("X-Total-Count")) };
 	}
 }

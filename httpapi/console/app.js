@@ -1,4 +1,4 @@
-// The console: which streams are followed, what is shown, and how the connection is.
+// The console: which streams are followed, and what is shown.
 
 import { ReadError, Reads } from "./api.js";
 import { Follower } from "./follow.js";
@@ -49,7 +49,7 @@ function unfollow(id) {
 }
 
 function heard(id, event, moment) {
-	if (event?.lag >= 0) lags.push({ at: Date.now(), lag: event.lag });
+	if (event?.lag >= 0 && !document.hidden) lags.push({ at: Date.now(), lag: event.lag });
 	if (moment && !event.state && id === chosen) set($("#announcer"), `${name(moment.type)}: ${moment.description}`);
 	if (followers.get(id)?.refused?.code === "too_many_subscriptions") {
 		mostFollowed = followers.size - 1;
@@ -114,6 +114,7 @@ function onStatus({ state }) {
 	} else if (state !== "connecting") {
 		awayAt ||= Date.now();
 	}
+	if (state === "waiting") for (const follower of followers.values()) follower.resumed = false;
 	draw();
 }
 
@@ -134,10 +135,10 @@ function notice(now) {
 	const { state, reason } = client.status;
 	if (awayAt && now - awayAt > 1500 && state !== "refused") {
 		const what = state === "degraded" ? "Events are delayed" : "No events";
-		return `${what}: ${reason || "connecting"}. Nothing is lost, and figures are read every 5 s. Operators: see telemetra status.`;
+		return `${what}: ${reason || "connecting"}. Nothing is lost. ${listed.failed ? "Reads fail, too" : "Meanwhile figures are read every 5 s"}.`;
 	}
-	if (listed.failed?.status === 404) return "A gateway alone has no list and no history: open the page at the load balancer, or at an api.";
-	return listed.failed && listed.failed.status !== 401 ? `Reads fail: ${listed.failed.message}. They are tried again.` : "";
+	if (listed.failed?.status === 404) return "A gateway alone has no list and no history: open this page at the load balancer.";
+	return listed.failed && listed.failed.status !== 401 ? `Reads fail: ${listed.failed.message}.` : "";
 }
 
 /** What is shown in place of a stream: [state, title, text], or null. */
@@ -179,6 +180,7 @@ function drawNow() {
 	document.body.classList.toggle("chosen", chosen !== "");
 	$("#state").hidden = !instead;
 	$("#stream").hidden = Boolean(instead);
+	if (!document.activeElement.checkVisibility()) $("#main").focus();
 	if (!instead) {
 		view.draw(model, now);
 		return;
@@ -222,7 +224,7 @@ $("#table").addEventListener("toggle", draw);
 $("#connection button").addEventListener("click", () => client.reconnect());
 $("#state form").addEventListener("submit", (event) => {
 	event.preventDefault();
-	sessionStorage.setItem(tokenKey, $("#state input").value.trim());
+	sessionStorage.setItem(tokenKey, $("#state input").value.trim().replace(/^bearer |[^!-~]/gi, ""));
 	location.reload();
 });
 $(".skip").addEventListener("click", (event) => {

@@ -3,9 +3,9 @@
 import { count, rate, signed, timeOfDay } from "./format.js";
 
 const kinds = {
-	viewers: { title: "Viewers", of: (w) => w.viewers, format: count, unit: "viewers", about: /viewer/ },
-	rate: { title: "Chat rate", of: (w) => w.rate, format: rate, unit: "messages a second", about: /chat/ },
-	sentiment: { title: "Sentiment", of: (w) => w.sentiment, format: signed, unit: "sentiment", about: /sentiment/, domain: [-1, 1] },
+	viewers: { title: "Viewers", of: (w) => w.viewers, format: count, unit: "viewers", about: /viewer/, least: 1 },
+	rate: { title: "Chat rate", of: (w) => w.rate, format: rate, unit: "messages a second", about: /chat/, least: 0.1 },
+	sentiment: { title: "Sentiment", of: (w) => w.sentiment, format: signed, unit: "sentiment", about: /sentiment/, domain: [-1, 1], least: 0.5 },
 };
 const pad = { left: 46, right: 10, top: 10, bottom: 20 };
 const longestStep = 150_000; // ms between two windows of one line
@@ -23,10 +23,10 @@ export const path = (points) => (points.length > 0 ? `M${points.map(([x, y]) => 
 /** How severe a moment is, in a word. */
 export const grade = (severity) => (severity >= 0.7 ? "high" : severity >= 0.55 ? "medium" : "low");
 
-/** About n round numbers from lo to hi. */
-function steps(lo, hi, n) {
+/** About n round numbers from lo to hi, at least so far apart. */
+function steps(lo, hi, n, least) {
 	const power = 10 ** Math.floor(Math.log10((hi - lo) / n));
-	const step = power * ([1, 2, 2.5, 5].find((s) => s * power * n >= hi - lo) ?? 10);
+	const step = Math.max(power * ([1, 2, 5].find((s) => s * power * n >= hi - lo) ?? 10), least);
 	const first = Math.ceil(lo / step);
 	return Array.from({ length: Math.floor(hi / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
 }
@@ -109,7 +109,7 @@ function draw(drawing, kind, { from, until }, points, moments, under) {
 	const at = (p) => [x(p.at), y(kind.of(p))];
 
 	const parts = [gradient(kind, y(0))];
-	for (const v of there.length > 0 ? steps(lo, hi, height < 130 ? 2 : 4) : []) {
+	for (const v of there.length > 0 ? steps(lo, hi, height < 130 ? 2 : 4, kind.least) : []) {
 		parts.push(svg("line", { class: v === 0 ? "axis" : "grid", x1: pad.left, x2: right, y1: y(v), y2: y(v) }));
 		parts.push(svg("text", { class: "y", x: pad.left - 8, y: y(v) + 4 }, kind.format(v)));
 	}
@@ -133,7 +133,7 @@ function draw(drawing, kind, { from, until }, points, moments, under) {
 	return parts;
 }
 
-/** A moment is a line, with a head on the chart that it is about. */
+/** A moment is a line, with a head on the chart it is about. */
 function mark(kind, moment, x, bottom) {
 	const about = Object.values(kinds).find((k) => k.about.test(moment.metric || moment.type)) ?? kinds.rate;
 	const group = svg("g", { class: `moment ${grade(moment.severity)}`, "data-moment": moment.id }, svg("line", { x1: x, x2: x, y1: pad.top, y2: bottom }));
@@ -153,7 +153,7 @@ function runs(points) {
 
 const fill = (kind) => `fill-${kind.unit.slice(0, 3)}`;
 
-/** What lines and areas are drawn with. That of the sentiment changes its colour at zero. */
+/** What lines and areas are drawn with; the sentiment changes its colour at zero. */
 function gradient(kind, zero) {
 	const stops = ["first", "second"].map((name, i) => svg("stop", { class: name, offset: i }));
 	const range = kind.domain ? { y1: zero - 0.5, y2: zero + 0.5 } : { y1: pad.top, y2: zero };

@@ -6,8 +6,8 @@ const deep = 90; // an hour of windows of a minute, and some to spare
 const deepest = 1000;
 const hour = 3_600_000; // ms
 const patience = 2000; // ms
-const againAfter = 5000; // ms until a read that failed is tried again
-const mostTries = 4; // to close the gap between reads and state
+const againAfter = 5000; // ms, where a read has failed
+const mostTries = 4; // to close a gap
 
 /**
  * Follower keeps a model up to date: reads first, then events from behind the one that the reads
@@ -55,7 +55,7 @@ export class Follower {
 	async read() {
 		clearTimeout(this.#timer);
 		try {
-			const answers = await (this.deep ? this.#readAll() : this.#readWindows(shallow));
+			const answers = await (this.deep ? this.#readAll() : Promise.all([this.#readWindows(shallow)]));
 			this.failed = null;
 			this.#since = earliest(answers);
 		} catch (error) {
@@ -80,23 +80,22 @@ export class Follower {
 		const [windows, moments, stream] = await Promise.all([
 			this.#readWindows(deep),
 			this.#reads.get(`${path}/moments?limit=200`),
-			this.#reads.get(path).catch(absent),
+			this.#reads.get(path, null),
 		]);
 		model.takeMoments(moments.data, moments.eventId);
-		if (stream) model.takeStream(stream.data);
-		return [...windows, moments, stream].filter(Boolean);
+		if (stream.data) model.takeStream(stream.data);
+		return [windows, moments, stream];
 	}
 
 	async #readWindows(limit) {
 		const path = `${streamPath(this.model.id)}/metrics?limit=`;
-		let answer = await this.#reads.get(path + limit).catch(absent);
-		if (!answer) return [];
+		let answer = await this.#reads.get(path + limit, []);
 		const [newest, oldest] = [0, -1].map((i) => Date.parse(answer.data.at(i)?.window_start));
 		if (limit === deep && answer.data.length === limit && newest - oldest < hour) {
 			answer = await this.#reads.get(path + deepest); // windows that are short, or overlap
 		}
 		this.model.takeWindows(answer.data, answer.eventId);
-		return [answer];
+		return answer;
 	}
 
 	#subscribe() {
@@ -108,7 +107,7 @@ export class Follower {
 				this.#gap = !resumed;
 				this.#begins = id;
 				if (resumed) this.#tries = mostTries;
-				else if (this.#tries-- > 0) this.#later(Math.random() * 500); // all pages are told at the same time
+				else if (this.#tries-- > 0) this.#later(Math.random() * (this.deep ? 500 : 5000)); // all pages are told together
 			},
 			onEvent: (event) => {
 				this.#begins ||= event.id ?? "";
@@ -136,12 +135,6 @@ export class Follower {
 			this.#later(1000); // a read from before the state's epoch, or of no known age
 		}
 	}
-}
-
-/** What there is not is no fault. */
-function absent(error) {
-	if (error.status === 404) return null;
-	throw error;
 }
 
 /** The id that all answers are as new as; "" when there is none. */

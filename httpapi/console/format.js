@@ -25,7 +25,7 @@ export const duration = known((ms) => {
 	return ms < 60_000 ? `${one.format(ms / 1000)} s` : `${whole.format(ms / 60_000)} min`;
 });
 
-/** How long ago something was, in words that do not change each second. */
+/** How long ago something was, in words that last. */
 export const ago = known((ms) => {
 	if (ms < 5000) return "now";
 	if (ms < 60_000) return `${5 * Math.floor(ms / 5000)} s ago`;
@@ -36,7 +36,7 @@ export const ago = known((ms) => {
 /** 16:32, in the zone of the reader. */
 export const timeOfDay = known((ms) => time.format(ms));
 
-/** The same, with the day when it is another one. */
+/** With the day when it is another one. */
 export const when = known((ms) => (Math.abs(Date.now() - ms) < 43_200_000 ? time : dayAndTime).format(ms));
 
 /** chat_spike: Chat spike. */

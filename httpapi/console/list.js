@@ -41,7 +41,8 @@ export class StreamList {
 		this.#search.form.addEventListener("submit", (event) => {
 			event.preventDefault();
 			const id = this.#search.value.trim();
-			if (id) location.hash = this.#list.querySelector("a")?.hash ?? address(id);
+			const [only, another] = this.#list.querySelectorAll("a");
+			if (id) location.hash = another || !only ? address(id) : only.hash;
 			this.#search.value = "";
 		});
 	}
@@ -63,7 +64,7 @@ export class StreamList {
 	#sort(found, now) {
 		const there = new Set(found);
 		const kept = this.#order.filter((m) => there.has(m));
-		if (kept.length > 0 && (now - this.#sortedAt < sortEvery || this.#list.matches(":hover"))) {
+		if (kept.length > 0 && (now - this.#sortedAt < sortEvery || this.#list.matches(":hover, :focus-within"))) {
 			this.#order = [...new Set([...kept, ...found])];
 			return;
 		}

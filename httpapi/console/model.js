@@ -72,7 +72,7 @@ export class Model {
 
 	/** The moments, newest first. */
 	momentList() {
-		return [...this.moments.values()].sort((a, b) => b.time - a.time || (a.id < b.id ? 1 : -1));
+		return [...this.moments.values()].sort((a, b) => (b.time || 0) - (a.time || 0) || (a.id < b.id ? 1 : -1));
 	}
 
 	/** Takes an event; gives the moment that it brings, if that is new. */
@@ -95,7 +95,7 @@ export class Model {
 		this.#wrote(Math.min(time(data.last_window_end), Date.now()));
 	}
 
-	/** Takes the windows of a read that is as new as the event; moments likewise. */
+	/** Takes windows of a read that is as new as the event; moments likewise. */
 	takeWindows(rows, eventId) {
 		const read = position(eventId);
 		for (const row of rows) if (!newer(this.windows.get(time(row.window_start))?.at, read)) this.#takeWindow(row, read);
@@ -149,7 +149,7 @@ export class Model {
 	}
 }
 
-/** How far out of the usual a moment is, 0 to 1, as events say it and reads do not. */
+/** How unusual a moment is, 0 to 1: events say it, reads do not. */
 function severity({ z_score: z, threshold }) {
 	if (z === null) return null;
 	return Math.abs(z) / (Math.abs(z) + (threshold > 0 ? threshold : usualThreshold));

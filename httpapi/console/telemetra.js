@@ -13,17 +13,17 @@
  *       },
  *     });
  *
- * It imports nothing and needs no document. A page of another origin needs that origin in the
- * server's CORS_ORIGINS, to import it and to connect.
+ * It imports nothing and needs no document. A page of another origin needs it in CORS_ORIGINS of
+ * the server, to import this and to connect.
  *
  * connect takes, and each may be missing,
  *   url          of the gateways, with /ws/live; else on the host of this module
  *   token        where authentication is on: one, or a function that gives one, or a promise of
- *                one, before each attempt
+ *                one, and is asked before each attempt
  *   onStatus     told each change of client.status: {state, reason, retryAt}. state: connecting,
  *                live; degraded: events are delayed; waiting: for the next attempt, at retryAt (as
- *                Date.now() counts); refused: no token, or one that does not do, until
- *                client.reconnect(); closed: by client.close(). reason: in words, or ""
+ *                Date.now() counts); refused: no token, or one that does not do; closed: by
+ *                client.close(). reason: in words, or ""
  *   onError      told {code, message} of what is refused and belongs to no stream
  * client.subscribe takes the id of a stream, and
  *   since        an event id to go on behind, such as the X-Event-Id of a read; without it the state
@@ -52,16 +52,16 @@ class Client {
 	#socket = null;
 	#attempt = 0; // what earlier ones bring late is ignored
 	#openedAt = 0; // 0: not open
+	#begunAt = 0; // when the first stream began
 	#heardAt = 0;
 	#askedAt = 0; // when the last ping was sent
 	#after = null; // ms until the next attempt, if the gateway has said so
 	#timer = 0; // of the next attempt, or of the handshake
 	#pulse = 0;
-	#refused = {}; // the token that was refused, and why
 
 	constructor(options = {}) {
 		this.#options = options;
-		this.#url = new URL(options.url ?? new URL("/ws/live", import.meta.url));
+		this.#url = new URL(options.url ?? "/ws/live", import.meta.url);
 		this.#url.protocol = this.#url.protocol.replace("http", "ws");
 		addEventListener("online", this.#online);
 		queueMicrotask(() => this.#connect()); // onStatus is called later
@@ -78,7 +78,6 @@ class Client {
 	}
 
 	reconnect() {
-		this.#refused = {};
 		if (!this.#openedAt) this.#connect();
 	}
 
@@ -103,16 +102,12 @@ class Client {
 		if (this.status.state === "closed") return;
 		this.#drop();
 		const attempt = this.#attempt;
-		this.#become("connecting");
 		this.#timer = setTimeout(() => this.#lost("the gateway does not answer"), connectWithin);
-		let token;
+		this.#become("connecting");
+		let { token } = this.#options;
 		try {
-			token = await (typeof this.#options.token === "function" ? this.#options.token() : this.#options.token);
+			if (typeof token === "function") token = await token();
 			if (attempt !== this.#attempt) return;
-			if (token && token === this.#refused.token) {
-				this.#refuse(this.#refused.reason);
-				return;
-			}
 			this.#socket = new WebSocket(this.#url, token ? ["bearer", token] : []);
 		} catch (error) {
 			if (attempt === this.#attempt) this.#lost(error?.message ?? String(error));
@@ -129,16 +124,16 @@ class Client {
 	#open() {
 		clearTimeout(this.#timer);
 		this.#openedAt = this.#heardAt = Date.now();
-		this.#askedAt = 0;
+		this.#begunAt = this.#askedAt = 0;
 		this.#after = null;
 		this.#trip = Infinity; // clocks drift: each connection measures anew
 		this.#pulse = setInterval(() => this.#beat(), pingEvery);
-		this.#become("live");
 		for (const [id, stream] of this.#streams) {
 			stream.leaving = 0;
 			if (stream.subscription) this.#ask(stream);
 			else this.#streams.delete(id);
 		}
+		this.#become("live");
 	}
 
 	// A browser does not show the gateway's pings, so it sends its own.
@@ -151,23 +146,21 @@ class Client {
 		this.#send({ type: "ping", timestamp: this.#askedAt });
 	}
 
-	// A browser does not tell why it has no socket; a plain request does.
+	// A browser does not tell why there is no socket; a request does.
 	async #diagnose(attempt, token) {
 		const { reason, refused, after } = await ask(this.#url, token);
 		if (attempt !== this.#attempt) return;
 		this.#after = after;
-		if (refused) this.#refused = { token, reason };
-		if (refused && typeof this.#options.token !== "function") this.#refuse(reason);
-		else this.#lost(reason); // the next token may be good
-	}
-
-	#refuse(reason) {
+		if (!refused || typeof this.#options.token === "function") {
+			this.#lost(reason); // the next token may be good
+			return;
+		}
 		this.#drop();
 		this.#become("refused", reason);
 	}
 
 	#lost(reason) {
-		if (this.#openedAt) this.#backoff.lasted(Date.now() - this.#openedAt);
+		if (this.#openedAt && this.#begunAt) this.#backoff.lasted(Date.now() - this.#begunAt);
 		const after = this.#after ?? this.#backoff.next();
 		this.#after = null;
 		this.#drop();
@@ -244,6 +237,7 @@ class Client {
 	#hearStream(frame, stream) {
 		const { subscription, handlers } = stream;
 		if (frame.type === "connected") {
+			this.#begunAt ||= this.#heardAt;
 			this.#setClock(frame.timestamp, stream.askedAt);
 			stream.askedAt = 0;
 			if (!frame.resumed) subscription.since = ""; // there is none before the end of the state
@@ -275,7 +269,6 @@ const closeReasons = {
 	1013: "this page was too slow",
 };
 
-/** ask finds out why there is no socket at the address. */
 async function ask(socketURL, token) {
 	const url = new URL(`${socketURL}/health`.replace("ws", "http"));
 	try {

@@ -23,7 +23,6 @@ export class StreamView {
 		$("#fresh").dataset.fresh = freshness(age);
 		set($("#viewers b"), count(model.viewers));
 		set($("#rate b"), rate(newest?.rate));
-		set($("#chatters b"), count(newest?.chatters));
 		set($("#sentiment b"), signed(newest?.sentiment));
 		set($("#sentiment small"), mood(newest?.sentiment));
 		this.#charts.draw(model, now);
@@ -66,11 +65,12 @@ function fillMoment(item, m) {
 }
 
 function drawTable(windows) {
-	$("#table tbody").replaceChildren(...windows.map((w) => {
-		const row = document.createElement("tr");
+	const [body] = $("#table table").tBodies;
+	windows.forEach((w, i) => {
+		const row = body.rows[i] ?? body.insertRow();
 		row.dataset.window = new Date(w.start).toISOString();
 		const cells = [timeOfDay(w.start), count(w.viewers), rate(w.rate), count(w.messages), count(w.chatters), signed(w.sentiment), signed(w.z)];
-		for (const text of cells) row.insertCell().textContent = text;
-		return row;
-	}));
+		cells.forEach((text, j) => set(row.cells[j] ?? row.insertCell(), text));
+	});
+	while (body.rows.length > windows.length) body.deleteRow(-1);
 }
