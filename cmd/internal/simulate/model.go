@@ -73,6 +73,7 @@ type stream struct {
 	title   string
 	rng     *rand.Rand
 	ids     *rand.Rand // for moments and transactions
+	tells   *rand.Rand // for tell: steps, which differ with the second of the start, decide nothing about it
 	now     time.Time
 	present time.Time // when somebody comes to look
 
@@ -106,6 +107,7 @@ func NewModel(n int, seed uint64, start, present time.Time) *Model {
 	for i := range m.streams {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		ids := rand.New(rand.NewPCG(seed^uint64(start.UnixNano()), uint64(i)))
+		tells := rand.New(rand.NewPCG(^seed, uint64(i)))
 		id := DemoStream
 		if i > 0 {
 			id = fmt.Sprintf("stream_%03d", i+1)
@@ -115,7 +117,7 @@ func NewModel(n int, seed uint64, start, present time.Time) *Model {
 			scale = 1200
 		}
 		s := stream{
-			id: id, rng: rng, ids: ids, now: start, present: present, streamAt: start, spikeUntil: start,
+			id: id, rng: rng, ids: ids, tells: tells, now: start, present: present, streamAt: start, spikeUntil: start,
 			scale: scale, phase: rng.Float64(), favourite: rng.IntN(len(emotes)), mean: -1,
 			crowd: wander(rng.NormFloat64()), talk: wander(rng.NormFloat64()), mood: wander(rng.NormFloat64()),
 		}
@@ -212,11 +214,11 @@ func (s *stream) offline(rows *sql.JobRows, d time.Duration) bool {
 // it goes offline.
 func (s *stream) tell(rows *sql.JobRows) {
 	s.streamAt = s.now
-	if s.rng.IntN(4) == 0 {
-		s.title = s.titles[s.rng.IntN(len(s.titles))]
+	if s.tells.IntN(4) == 0 {
+		s.title = s.titles[s.tells.IntN(len(s.titles))]
 	}
-	if s.id != DemoStream && s.rng.IntN(offlineOdds) == 0 {
-		s.offlineUntil = s.now.Add(shortestOffline + time.Duration(s.rng.Int64N(int64(longestOffline-shortestOffline))))
+	if s.id != DemoStream && s.tells.IntN(offlineOdds) == 0 {
+		s.offlineUntil = s.now.Add(shortestOffline + time.Duration(s.tells.Int64N(int64(longestOffline-shortestOffline))))
 	}
 	rows.Streams = append(rows.Streams, s.row())
 }
@@ -275,7 +277,7 @@ func (s *stream) spike(d time.Duration) {
 		first := s.present.Add(firstSpike)
 		switch {
 		case !s.now.Before(first) && s.spikeFrom.Before(first):
-			kind, late = kinds[0], true
+			kind, late = kinds[0], true // the same, too: it is seen best
 		case !s.now.Before(first.Add(-longestSpike)) && s.now.Before(first):
 			return
 		default:

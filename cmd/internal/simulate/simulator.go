@@ -204,8 +204,7 @@ func (s *Simulator) fill(ctx context.Context, present time.Time) error {
 	for s.model.Now().Before(present) {
 		var rows sql.JobRows
 		for rows.Len() < historyBatch && s.model.Now().Before(present) {
-			now := s.model.Now()
-			s.model.Step(&rows, min(present.Sub(now), now.Truncate(historyStep).Add(historyStep).Sub(now)))
+			s.model.Step(&rows, historyTurn(s.model.Now(), present))
 		}
 		if err := s.insist(ctx, &rows); err != nil {
 			return err
@@ -216,6 +215,12 @@ func (s *Simulator) fill(ctx context.Context, present time.Time) error {
 		s.log.Info().Int("rows", written).Dur("took_ms", time.Since(began)).Msg("history is written")
 	}
 	return nil
+}
+
+// historyTurn is how much time passes in a turn of a stream: to the next step, or to
+// the present.
+func historyTurn(now, present time.Time) time.Duration {
+	return min(present.Sub(now), now.Truncate(historyStep).Add(historyStep).Sub(now))
 }
 
 // insist writes the rows as one transaction, again and again while Postgres is
