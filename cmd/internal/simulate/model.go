@@ -59,8 +59,9 @@ var titles = [...]string{
 var currencies = [...]string{"USD", "EUR", "GBP"}
 
 // Model makes the rows of any number of streams from a seed. It has no clock and
-// does no I/O: the same seed, times and steps give the same rows. Another start
-// gives other ids, so that a run can follow another one in the same tables.
+// does no I/O: the same seed, run, times and steps give the same rows. Another run
+// gives other ids, so that one can follow another in the same tables, even from the
+// same start.
 type Model struct {
 	streams []stream
 	next    int
@@ -101,12 +102,12 @@ type stream struct {
 
 // NewModel returns a model of n streams whose first window is that of start. The
 // first stream has a spike soon after the present, whatever was before.
-func NewModel(n int, seed uint64, start, present time.Time) *Model {
+func NewModel(n int, seed, run uint64, start, present time.Time) *Model {
 	m := &Model{streams: make([]stream, n)}
 	order := rand.New(rand.NewPCG(seed, math.MaxUint64)).Perm(len(titles))
 	for i := range m.streams {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
-		ids := rand.New(rand.NewPCG(seed^uint64(start.UnixNano()), uint64(i)))
+		ids := rand.New(rand.NewPCG(seed^run, uint64(i)))
 		tells := rand.New(rand.NewPCG(^seed, uint64(i)))
 		id := DemoStream
 		if i > 0 {

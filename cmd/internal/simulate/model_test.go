@@ -17,7 +17,7 @@ import (
 var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 func rows(seed uint64, streams, steps int, step time.Duration) sql.JobRows {
-	m := NewModel(streams, seed, start, start)
+	m := NewModel(streams, seed, 1, start, start)
 	out := m.Streams()
 	for range steps {
 		m.Step(&out, step)
@@ -58,7 +58,7 @@ func TestWindowsSlide(t *testing.T) {
 // Whatever the seed and the steps: the rows are those of a job that counts.
 func TestRowsAreConsistent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := NewModel(rapid.IntRange(1, 4).Draw(t, "streams"), rapid.Uint64().Draw(t, "seed"),
+		m := NewModel(rapid.IntRange(1, 4).Draw(t, "streams"), rapid.Uint64().Draw(t, "seed"), 1,
 			start.Add(time.Duration(rapid.Int64Range(0, 1e11).Draw(t, "start"))), start.Add(time.Duration(rapid.Int64Range(0, 1e12).Draw(t, "present"))))
 		r := m.Streams()
 		for _, ms := range rapid.SliceOfN(rapid.Int64Range(50, 150_000), 1, 200).Draw(t, "steps") {
@@ -138,10 +138,10 @@ func TestWindowsCountAllTheirTime(t *testing.T) {
 	}
 }
 
-func TestAnotherStartGivesOtherIDs(t *testing.T) {
+func TestAnotherRunGivesOtherIDs(t *testing.T) {
 	seen := map[string]int{}
 	for i := range 3 {
-		m := NewModel(3, 1, start.Add(time.Duration(i)*time.Minute), start)
+		m := NewModel(3, 1, uint64(i), start, start)
 		var r sql.JobRows
 		for range 5000 {
 			m.Step(&r, 10*time.Second)
@@ -192,7 +192,7 @@ func TestSpikesAreSeldomAndSeen(t *testing.T) {
 
 func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
 	const hours = 200
-	m := NewModel(2, 1, start, start)
+	m := NewModel(2, 1, 1, start, start)
 	live, changes, written := true, 0, 0
 	for i := range 2 * hours * 60 {
 		var r sql.JobRows
@@ -226,7 +226,7 @@ func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
 func TestDemoHasAMomentSoon(t *testing.T) {
 	const longest = longestQuiet + 2*longestSpike + firstSpike
 	for seed := range uint64(20) {
-		m := NewModel(1, seed, start, start.Add(time.Hour))
+		m := NewModel(1, seed, 1, start, start.Add(time.Hour))
 		var r sql.JobRows
 		for m.Now().Before(start.Add(5 * time.Hour)) {
 			m.Step(&r, 15*time.Second)
@@ -266,7 +266,7 @@ func TestDemoIsAliveInWhateverSecondItStarts(t *testing.T) {
 		for second := range time.Duration(60) {
 			begin := start.Add(second * time.Second)
 			present := begin.Add(time.Hour)
-			m := NewModel(streams, seed, begin, present)
+			m := NewModel(streams, seed, 1, begin, present)
 			r := m.Streams()
 			for m.Now().Before(present) {
 				m.Step(&r, historyTurn(m.Now(), present))
@@ -386,7 +386,7 @@ func TestConfigIsRefusedWithItsValue(t *testing.T) {
 }
 
 func BenchmarkModel(b *testing.B) {
-	m := NewModel(100, 1, start, start)
+	m := NewModel(100, 1, 1, start, start)
 	b.ReportAllocs()
 	for b.Loop() {
 		var r sql.JobRows

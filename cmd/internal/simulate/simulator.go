@@ -114,8 +114,9 @@ func (s *Simulator) write(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	start, present := s.config.times(time.Now().UTC().Truncate(time.Microsecond), newest) // as a timestamptz
-	s.model = NewModel(s.config.Streams, s.config.Seed, start, present)
+	now := time.Now().UTC().Truncate(time.Microsecond) // as a timestamptz
+	start, present := s.config.times(now, newest)
+	s.model = NewModel(s.config.Streams, s.config.Seed, uint64(now.UnixNano()), start, present)
 	streams := s.model.Streams()
 	if err := s.insist(ctx, &streams); err != nil {
 		return err
@@ -181,13 +182,13 @@ func (s *Simulator) step(behind time.Duration, rows int) time.Duration {
 // times are where simulated time starts, and from where on it passes as the clock
 // or the time-lapse has it: what is between them is history. Lapsed time begins so
 // far in the past that it stays behind the clock for long. What has been written
-// already, up to a newest window, is not written again, but for a window that is not
-// over yet: nothing begins in the future.
+// already is not written again, but for the newest window, which may not be whole:
+// all of it is made anew, and its newest write counts. Nothing begins in the future.
 func (c *Config) times(now, newest time.Time) (start, present time.Time) {
 	present = now.Add(-time.Duration((c.TimeLapse - 1) * float64(lapseFor)))
 	start = present.Add(-c.History)
-	if next := newest.Add(windowLength); next.After(start) {
-		start = next
+	if newest.After(start) {
+		start = newest
 	}
 	if start.After(now) {
 		start = now
