@@ -140,6 +140,9 @@ func (m *Model) Streams() sql.JobRows {
 	return rows
 }
 
+// await moves the present, after which the first stream has a spike.
+func (m *Model) await(present time.Time) { m.streams[0].present = present }
+
 // Now is how far the simulated time has come.
 func (m *Model) Now() time.Time { return m.streams[m.next].now }
 

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -112,12 +113,16 @@ func TestHistoryIsThereAtOnce(t *testing.T) {
 	db := open(t, localtest.Postgres(t, sql.Migrate))
 	run := func() {
 		t.Helper()
-		s, err := New(Config{Streams: 3, Rate: 1, Batch: 1, Duration: 2 * time.Second, Seed: 1, History: time.Hour, TimeLapse: 1}, db, zerolog.Nop(), nil)
+		// So short a duration begins after the history, or ends in it.
+		s, err := New(Config{Streams: 3, Rate: 1, Batch: 1, Duration: time.Millisecond, Seed: 1, History: time.Hour, TimeLapse: 1}, db, zerolog.Nop(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Run(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if s.history == 0 || s.rows <= s.history {
+			t.Errorf("%d rows, %d of them history: want some of both", s.rows, s.history)
 		}
 	}
 	check := func() {
@@ -169,6 +174,74 @@ func TestHistoryIsThereAtOnce(t *testing.T) {
 		run()
 		check()
 	}
+}
+
+// slow takes its time for each transaction, and writes nothing.
+type slow time.Duration
+
+type ended struct {
+	pgx.BatchResults
+	err error
+}
+
+func (e ended) Close() error { return e.err }
+
+func (s slow) SendBatch(ctx context.Context, _ *pgx.Batch) pgx.BatchResults {
+	<-time.After(time.Duration(s))
+	return ended{err: ctx.Err()}
+}
+
+// A long history takes its time, is seen to grow, and is at the clock when it is there:
+// the demo has its first spike after that.
+func TestLongHistoryEndsAtTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		now := clock()
+		s := &Simulator{
+			config: Config{Streams: 40, Rate: 30, Batch: 1, TimeLapse: 1}, log: zerolog.Nop(), to: slow(300 * time.Millisecond), progress: &out, terminal: true,
+			model: NewModel(40, 1, 1, now.Add(-3*time.Hour), now),
+		}
+		if err := s.fill(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(now)
+		if took < 20*time.Second || s.rows < 40*3*240 {
+			t.Errorf("%d rows in %s", s.rows, took)
+		}
+		if behind := time.Since(s.model.Now()); behind < 0 || behind > historyNear {
+			t.Errorf("the history ends %s behind the clock", behind)
+		}
+		if n := strings.Count(out.String(), "\r"); n < int(took.Seconds())-3 {
+			t.Errorf("progress was shown %d times in %s:\n%s", n, took, &out)
+		}
+		var rows sql.JobRows
+		for range 40 * 60 {
+			s.model.Step(&rows, time.Second)
+		}
+		i := slices.IndexFunc(rows.Moments, func(m sql.MomentRow) bool { return m.StreamID == DemoStream })
+		if i < 0 {
+			t.Fatal("the demo has no moment in the minute after its history")
+		}
+		if m := rows.Moments[i]; m.Type != "chat_spike" || time.Until(m.At) < firstSpike-historyNear || time.Until(m.At) > firstSpike+2*time.Second {
+			t.Errorf("its first moment is a %s after %s, want a chat_spike after %s", m.Type, time.Until(m.At), firstSpike)
+		}
+	})
+}
+
+// Where the rows of a step take longer than it lasts, the history ends nevertheless.
+func TestHistoryEndsWhenItCannotCatchUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := clock()
+		s := &Simulator{
+			config: Config{Streams: 2000, Rate: 30, Batch: 1, TimeLapse: 1}, log: zerolog.Nop(), to: slow(10 * time.Second), progress: io.Discard,
+			model: NewModel(2000, 1, 1, now.Add(-10*time.Minute), now),
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := s.fill(ctx, now); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // output is a log that a test reads while it is written.
@@ -378,12 +451,11 @@ func TestSimulatedTimeStaysAtTheClock(t *testing.T) {
 func TestProgressOnATerminalIsOneLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		s := &Simulator{progress: &out, terminal: true, model: NewModel(1, 1, 1, start, start), began: time.Now()}
-		shown := report{at: s.began}
+		s := &Simulator{progress: &out, terminal: true, model: NewModel(1, 1, 1, start, start), began: time.Now(), shown: report{at: time.Now()}}
 		for range 35 {
 			<-time.After(100 * time.Millisecond)
 			s.rows += 2
-			shown = s.show(shown)
+			s.show()
 		}
 		s.finish()
 		if n := strings.Count(out.String(), "\r"); n != 4 {
