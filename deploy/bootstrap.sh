@@ -28,7 +28,7 @@ have_redis() { command -v redis-server >/dev/null 2>&1; }
 
 have_promtool() { ! "$for_tests" || command -v promtool >/dev/null 2>&1; }
 
-# The names and places that the tests look at.
+# The names and places that the tests look at: browserNames in cmd/telemetra.
 have_chromium() {
   "$for_tests" || return 0
   local name
@@ -39,11 +39,18 @@ have_chromium() {
   return 1
 }
 
+missing() {
+  have_postgres || echo "PostgreSQL 13 or newer, with initdb"
+  have_redis || echo "redis-server"
+  have_promtool || echo "promtool, which comes with Prometheus"
+  have_chromium || echo "Chromium or Chrome"
+}
+
 give_up() {
+  local list
+  list=$(missing)
   echo "bootstrap: $1" >&2
-  local also=""
-  if "$for_tests"; then also=", promtool, which comes with Prometheus, and Chromium or Chrome"; fi
-  echo "bootstrap: install PostgreSQL 13 or newer (with initdb) and redis-server$also; then run this again." >&2
+  [ -z "$list" ] || echo "bootstrap: install ${list//$'\n'/; }. Then run this again." >&2
   exit 1
 }
 
@@ -71,17 +78,20 @@ as_root() {
 # The packages would start servers and make a cluster of their own; nothing here
 # needs those, so the services are kept from starting while they are installed.
 # The trap takes the policy away after an interruption, too.
-install_apt() {
+prepare_apt() {
   local policy=/usr/sbin/policy-rc.d
+  as_root true
   if [ ! -e "$policy" ]; then
     trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
     printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
     as_root chmod 755 "$policy"
   fi
-  local status=0
-  { as_root apt-get update -q &&
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; } || status=$?
-  [ "$status" -eq 0 ] || give_up "apt-get could not install: $*"
+  as_root apt-get update -q || give_up "apt-get could not update its lists."
+}
+
+install_apt() {
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" ||
+    give_up "apt-get could not install: $*"
 }
 
 check_go
@@ -90,15 +100,14 @@ if command -v apt-get >/dev/null 2>&1; then
   have_postgres || packages+=(postgresql)
   have_redis || packages+=(redis-server)
   have_promtool || packages+=(prometheus)
-  have_chromium || packages+=(chromium fonts-dejavu-core) # a font, or pages have no text
+  [ -z "$(missing)" ] || prepare_apt
   [ "${#packages[@]}" -eq 0 ] || install_apt "${packages[@]}"
+  # By itself, after the servers: not every system has a package of it. A font, or pages have no text.
+  have_chromium || install_apt chromium fonts-dejavu-core
 elif command -v brew >/dev/null 2>&1; then
   have_postgres || packages+=(postgresql@16)
   have_redis || packages+=(redis)
   have_promtool || packages+=(prometheus)
-  [ "${#packages[@]}" -eq 0 ] || brew install "${packages[@]}"
+  [ "${#packages[@]}" -eq 0 ] || brew install "${packages[@]}" || give_up "brew could not install: ${packages[*]}"
 fi
-have_postgres || give_up "the server programs of Postgres are missing."
-have_redis || give_up "redis-server is missing."
-have_promtool || give_up "promtool is missing."
-have_chromium || give_up "Chromium is missing."
+[ -z "$(missing)" ] || give_up "not all that is needed is here."

@@ -53,7 +53,7 @@ func openBrowser(t *testing.T) *browser {
 	if path == "" {
 		t.Fatal("neither Chromium nor Chrome is here; deploy/bootstrap.sh tests installs it")
 	}
-	home, err := os.MkdirTemp("", "browser") //nolint:usetesting // the sockets in it bear no long names, such as those of tests
+	home, err := os.MkdirTemp("", "telemetra-browser-*") //nolint:usetesting // the sockets in it bear no long names, such as those of tests
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -392,6 +392,18 @@ func serveFiles(t *testing.T, files map[string]string) (address string) {
 	}))
 	t.Cleanup(server.Close)
 	return server.URL
+}
+
+// TestBrowserNames are those that the set-up looks for.
+func TestBrowserNames(t *testing.T) {
+	list := find(t, "../../deploy/bootstrap.sh", `(?s)have_chromium\(\).*?for name in (.*?); do`)
+	var got []string
+	for _, m := range regexp.MustCompile(`"([^"]+)"|([^\s"\\]+)`).FindAllStringSubmatch(list, -1) {
+		got = append(got, m[1]+m[2])
+	}
+	if !slices.Equal(got, browserNames) {
+		t.Errorf("deploy/bootstrap.sh looks for %q, the tests for %q", got, browserNames)
+	}
 }
 
 func TestBrowserFindsFaults(t *testing.T) {

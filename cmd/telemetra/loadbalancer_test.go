@@ -97,8 +97,8 @@ func TestBrowserLoadBalancer(t *testing.T) {
 	if status, _ := get("/metrics"); status != http.StatusNotFound {
 		t.Errorf("/metrics: %d", status)
 	}
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections() //nolint:forcetypeassert // it is one
-	r := watchAt(t, addr, "/ws/live/a")                            // and is still there when the test ends
+	http.DefaultClient.CloseIdleConnections()
+	r := watchAt(t, addr, "/ws/live/a") // and is still there when the test ends
 	localtest.Eventually(t, "a frame through the balancer", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -59,8 +59,9 @@ var titles = [...]string{
 var currencies = [...]string{"USD", "EUR", "GBP"}
 
 // Model makes the rows of any number of streams from a seed. It has no clock and
-// does no I/O: the same seed, times and steps give the same rows. Another start
-// gives other ids, so that a run can follow another one in the same tables.
+// does no I/O: the same seed, run, times and steps give the same rows. Another run
+// gives other ids, so that one can follow another in the same tables, even from the
+// same start.
 type Model struct {
 	streams []stream
 	next    int
@@ -73,6 +74,7 @@ type stream struct {
 	title   string
 	rng     *rand.Rand
 	ids     *rand.Rand // for moments and transactions
+	tells   *rand.Rand // for tell: steps, which differ with the second of the start, decide nothing about it
 	now     time.Time
 	present time.Time // when somebody comes to look
 
@@ -100,12 +102,13 @@ type stream struct {
 
 // NewModel returns a model of n streams whose first window is that of start. The
 // first stream has a spike soon after the present, whatever was before.
-func NewModel(n int, seed uint64, start, present time.Time) *Model {
+func NewModel(n int, seed, run uint64, start, present time.Time) *Model {
 	m := &Model{streams: make([]stream, n)}
 	order := rand.New(rand.NewPCG(seed, math.MaxUint64)).Perm(len(titles))
 	for i := range m.streams {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
-		ids := rand.New(rand.NewPCG(seed^uint64(start.UnixNano()), uint64(i)))
+		ids := rand.New(rand.NewPCG(seed^run, uint64(i)))
+		tells := rand.New(rand.NewPCG(^seed, uint64(i)))
 		id := DemoStream
 		if i > 0 {
 			id = fmt.Sprintf("stream_%03d", i+1)
@@ -115,7 +118,7 @@ func NewModel(n int, seed uint64, start, present time.Time) *Model {
 			scale = 1200
 		}
 		s := stream{
-			id: id, rng: rng, ids: ids, now: start, present: present, streamAt: start, spikeUntil: start,
+			id: id, rng: rng, ids: ids, tells: tells, now: start, present: present, streamAt: start, spikeUntil: start,
 			scale: scale, phase: rng.Float64(), favourite: rng.IntN(len(emotes)), mean: -1,
 			crowd: wander(rng.NormFloat64()), talk: wander(rng.NormFloat64()), mood: wander(rng.NormFloat64()),
 		}
@@ -136,6 +139,9 @@ func (m *Model) Streams() sql.JobRows {
 	}
 	return rows
 }
+
+// await moves the present, after which the first stream has a spike.
+func (m *Model) await(present time.Time) { m.streams[0].present = present }
 
 // Now is how far the simulated time has come.
 func (m *Model) Now() time.Time { return m.streams[m.next].now }
@@ -212,11 +218,11 @@ func (s *stream) offline(rows *sql.JobRows, d time.Duration) bool {
 // it goes offline.
 func (s *stream) tell(rows *sql.JobRows) {
 	s.streamAt = s.now
-	if s.rng.IntN(4) == 0 {
-		s.title = s.titles[s.rng.IntN(len(s.titles))]
+	if s.tells.IntN(4) == 0 {
+		s.title = s.titles[s.tells.IntN(len(s.titles))]
 	}
-	if s.id != DemoStream && s.rng.IntN(offlineOdds) == 0 {
-		s.offlineUntil = s.now.Add(shortestOffline + time.Duration(s.rng.Int64N(int64(longestOffline-shortestOffline))))
+	if s.id != DemoStream && s.tells.IntN(offlineOdds) == 0 {
+		s.offlineUntil = s.now.Add(shortestOffline + time.Duration(s.tells.Int64N(int64(longestOffline-shortestOffline))))
 	}
 	rows.Streams = append(rows.Streams, s.row())
 }
@@ -275,7 +281,7 @@ func (s *stream) spike(d time.Duration) {
 		first := s.present.Add(firstSpike)
 		switch {
 		case !s.now.Before(first) && s.spikeFrom.Before(first):
-			kind, late = kinds[0], true
+			kind, late = kinds[0], true // the same, too: it is seen best
 		case !s.now.Before(first.Add(-longestSpike)) && s.now.Before(first):
 			return
 		default:

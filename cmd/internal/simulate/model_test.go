@@ -17,7 +17,7 @@ import (
 var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 func rows(seed uint64, streams, steps int, step time.Duration) sql.JobRows {
-	m := NewModel(streams, seed, start, start)
+	m := NewModel(streams, seed, 1, start, start)
 	out := m.Streams()
 	for range steps {
 		m.Step(&out, step)
@@ -58,7 +58,7 @@ func TestWindowsSlide(t *testing.T) {
 // Whatever the seed and the steps: the rows are those of a job that counts.
 func TestRowsAreConsistent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := NewModel(rapid.IntRange(1, 4).Draw(t, "streams"), rapid.Uint64().Draw(t, "seed"),
+		m := NewModel(rapid.IntRange(1, 4).Draw(t, "streams"), rapid.Uint64().Draw(t, "seed"), 1,
 			start.Add(time.Duration(rapid.Int64Range(0, 1e11).Draw(t, "start"))), start.Add(time.Duration(rapid.Int64Range(0, 1e12).Draw(t, "present"))))
 		r := m.Streams()
 		for _, ms := range rapid.SliceOfN(rapid.Int64Range(50, 150_000), 1, 200).Draw(t, "steps") {
@@ -138,10 +138,10 @@ func TestWindowsCountAllTheirTime(t *testing.T) {
 	}
 }
 
-func TestAnotherStartGivesOtherIDs(t *testing.T) {
+func TestAnotherRunGivesOtherIDs(t *testing.T) {
 	seen := map[string]int{}
 	for i := range 3 {
-		m := NewModel(3, 1, start.Add(time.Duration(i)*time.Minute), start)
+		m := NewModel(3, 1, uint64(i), start, start)
 		var r sql.JobRows
 		for range 5000 {
 			m.Step(&r, 10*time.Second)
@@ -192,7 +192,7 @@ func TestSpikesAreSeldomAndSeen(t *testing.T) {
 
 func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
 	const hours = 200
-	m := NewModel(2, 1, start, start)
+	m := NewModel(2, 1, 1, start, start)
 	live, changes, written := true, 0, 0
 	for i := range 2 * hours * 60 {
 		var r sql.JobRows
@@ -221,16 +221,17 @@ func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
 }
 
 // Whoever comes to look at a demo finds some moments of the last hour, sees a new one
-// soon, and does not wait long for more.
+// soon, and does not wait long for more. None is of the kind of the one before, but for
+// that new one.
 func TestDemoHasAMomentSoon(t *testing.T) {
 	const longest = longestQuiet + 2*longestSpike + firstSpike
 	for seed := range uint64(20) {
-		m := NewModel(1, seed, start, start.Add(time.Hour))
+		m := NewModel(1, seed, 1, start, start.Add(time.Hour))
 		var r sql.JobRows
 		for m.Now().Before(start.Add(5 * time.Hour)) {
 			m.Step(&r, 15*time.Second)
 		}
-		last, past, greeted := start, 0, false
+		last, past, greeted, kind := start, 0, false, ""
 		for _, moment := range r.Moments {
 			since := moment.At.Sub(start.Add(time.Hour))
 			if since <= 0 {
@@ -238,7 +239,10 @@ func TestDemoHasAMomentSoon(t *testing.T) {
 			}
 			if since > 0 && since < firstSpike+time.Minute && moment.Type == "chat_spike" {
 				greeted = true
+			} else if moment.Type == kind {
+				t.Errorf("seed %d: two moments of type %s, the second at %s", seed, kind, moment.At)
 			}
+			kind = moment.Type
 			if quiet := moment.At.Sub(last); quiet > longest {
 				t.Errorf("seed %d: no moment for %s before %s", seed, quiet, moment.At)
 			}
@@ -251,6 +255,53 @@ func TestDemoHasAMomentSoon(t *testing.T) {
 			t.Errorf("seed %d: %d moments in the hour before, a new one soon: %t", seed, past, greeted)
 		}
 	}
+}
+
+// How many streams of a demo are live does not depend on the second in which it is
+// started: most are, from the end of its history on.
+func TestDemoIsAliveInWhateverSecondItStarts(t *testing.T) {
+	const streams, least = 12, 10
+	for seed := uint64(1); seed <= 3; seed++ {
+		var first []int
+		for second := range time.Duration(60) {
+			begin := start.Add(second * time.Second)
+			present := begin.Add(time.Hour)
+			m := NewModel(streams, seed, 1, begin, present)
+			r := m.Streams()
+			for m.Now().Before(present) {
+				m.Step(&r, historyTurn(m.Now(), present))
+			}
+			minutes := []int{alive(r.Streams)}
+			for range 5 {
+				for end := m.Now().Add(time.Minute); m.Now().Before(end); {
+					m.Step(&r, 400*time.Millisecond)
+				}
+				minutes = append(minutes, alive(r.Streams))
+			}
+			if first == nil {
+				first = minutes
+			}
+			// Streams tell of themselves about the end of an hour: before it or just after.
+			if slices.Min(minutes) < least || !slices.Equal(minutes[1:], first[1:]) {
+				t.Errorf("seed %d, second %d: minute by minute %v streams are live, want at least %d, and %v as in the first second",
+					seed, second, minutes, least, first)
+			}
+		}
+	}
+}
+
+// alive is how many streams their newest rows say are live.
+func alive(rows []sql.StreamRow) (n int) {
+	live := map[string]bool{}
+	for _, r := range rows {
+		live[r.StreamID] = r.IsLive
+	}
+	for _, l := range live {
+		if l {
+			n++
+		}
+	}
+	return n
 }
 
 // A line through the windows is one that bends, but for the spikes, which stand out.
@@ -335,7 +386,7 @@ func TestConfigIsRefusedWithItsValue(t *testing.T) {
 }
 
 func BenchmarkModel(b *testing.B) {
-	m := NewModel(100, 1, start, start)
+	m := NewModel(100, 1, 1, start, start)
 	b.ReportAllocs()
 	for b.Loop() {
 		var r sql.JobRows

@@ -21,9 +21,9 @@ type Config struct {
 	Streams   int           `default:"12" help:"Number of streams; the first is demo_stream."`
 	Rate      float64       `default:"30" help:"Rows a second, over all streams."`
 	Batch     int           `default:"1" help:"Rows in a transaction, about."`
-	Duration  time.Duration `default:"0" help:"How long to write; 0: until stopped."`
+	Duration  time.Duration `default:"0" help:"How long to write, after the history; 0: until stopped."`
 	Seed      uint64        `default:"1" help:"Seed of the made-up traffic: which streams there are, and what happens in them."`
-	History   time.Duration `default:"1h" help:"How much made-up past is written at once, before what is written at the rate: what lies behind the newest window there is, at most so long; 0: none."`
+	History   time.Duration `default:"1h" help:"Made-up past that is written at once at the start, up to 24h; what demo_stream has already is not written again, and streams that are new beside it get none of that either; 0: none."`
 	TimeLapse float64       `name:"time-lapse" default:"1" help:"How many times faster than the clock simulated time passes. 1: it is the clock. More: it begins in the past, after its history, and passes so fast until it has reached the clock; 60: a window of a minute closes each second."`
 }
 
@@ -57,7 +57,9 @@ type Simulator struct {
 
 	model                *Model
 	steps, rows, moments int
-	began                time.Time
+	history              int       // of the rows: written at once, not at the rate
+	began                time.Time // the history, and when it is there what is written at the rate
+	shown                report    // the last one
 }
 
 // New prepares a simulator. progress is told how far it has come: once a second
@@ -88,25 +90,30 @@ const lapseFor = 2 * time.Hour
 const (
 	historyStep  = 15 * time.Second // between two writes of a window, the last one at its end
 	historyBatch = 500              // rows in a transaction
+	historyNear  = time.Second      // so far behind the clock it ends
 )
 
-// Run writes until the context ends or the duration is over.
+// Run writes until the context ends or the duration is over, which begins when the
+// history is there.
 func (s *Simulator) Run(ctx context.Context) error {
-	parent := ctx
-	if s.config.Duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.config.Duration)
-		defer cancel()
+	err := s.begin(ctx)
+	if err == nil {
+		if s.config.Duration > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, s.config.Duration)
+			defer cancel()
+		}
+		err = s.write(ctx)
 	}
-	err := s.write(ctx)
-	if parent.Err() != nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		s.finish()
 		return nil
 	}
 	return err
 }
 
-func (s *Simulator) write(ctx context.Context) error {
+// begin writes the streams and their history.
+func (s *Simulator) begin(ctx context.Context) error {
 	var newest time.Time
 	if err := s.retry(ctx, func() (err error) {
 		newest, err = s.db.NewestWindow(ctx, DemoStream)
@@ -114,17 +121,23 @@ func (s *Simulator) write(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	start, present := s.config.times(time.Now().UTC().Truncate(time.Microsecond), newest) // as a timestamptz
-	s.model = NewModel(s.config.Streams, s.config.Seed, start, present)
+	now := clock()
+	start, present := s.config.times(now, newest)
+	s.model = NewModel(s.config.Streams, s.config.Seed, uint64(now.UnixNano()), start, present)
 	streams := s.model.Streams()
 	if err := s.insist(ctx, &streams); err != nil {
 		return err
 	}
-	if err := s.fill(ctx, present); err != nil {
-		return err
-	}
-	s.began = time.Now()
-	shown := report{at: s.began}
+	return s.fill(ctx, present)
+}
+
+// clock is the time as a timestamptz has it.
+func clock() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// write writes at the rate.
+func (s *Simulator) write(ctx context.Context) error {
+	s.began, s.history = time.Now(), s.rows
+	s.shown = report{at: s.began, rows: s.rows}
 	// The schedule is kept by counting what is owed: a late transaction is made
 	// up for by the next ones.
 	batch := float64(s.config.Batch)
@@ -134,13 +147,10 @@ func (s *Simulator) write(ctx context.Context) error {
 	for {
 		for owed >= batch {
 			rows := s.next()
-			if err := s.insist(ctx, &rows); err != nil {
+			if err := s.put(ctx, &rows); err != nil {
 				return err
 			}
-			s.rows += rows.Len()
-			s.moments += len(rows.Moments)
 			owed -= float64(rows.Len())
-			shown = s.show(shown)
 		}
 		select {
 		case <-ctx.Done():
@@ -156,7 +166,7 @@ func (s *Simulator) write(ctx context.Context) error {
 // next makes the rows of a transaction.
 func (s *Simulator) next() (rows sql.JobRows) {
 	for rows.Len() < s.config.Batch {
-		s.model.Step(&rows, s.step(time.Since(s.model.Now()), s.rows+rows.Len()))
+		s.model.Step(&rows, s.step(time.Since(s.model.Now()), s.rows-s.history+rows.Len()))
 		s.steps++
 	}
 	return rows
@@ -181,13 +191,13 @@ func (s *Simulator) step(behind time.Duration, rows int) time.Duration {
 // times are where simulated time starts, and from where on it passes as the clock
 // or the time-lapse has it: what is between them is history. Lapsed time begins so
 // far in the past that it stays behind the clock for long. What has been written
-// already, up to a newest window, is not written again, but for a window that is not
-// over yet: nothing begins in the future.
+// already is not written again, but for the newest window, which may not be whole:
+// all of it is made anew, and its newest write counts. Nothing begins in the future.
 func (c *Config) times(now, newest time.Time) (start, present time.Time) {
 	present = now.Add(-time.Duration((c.TimeLapse - 1) * float64(lapseFor)))
 	start = present.Add(-c.History)
-	if next := newest.Add(windowLength); next.After(start) {
-		start = next
+	if newest.After(start) {
+		start = newest
 	}
 	if start.After(now) {
 		start = now
@@ -198,23 +208,58 @@ func (c *Config) times(now, newest time.Time) (start, present time.Time) {
 	return start, present
 }
 
-// fill writes the history up to the present as fast as it goes.
+// fill writes the history up to the present as fast as it goes. The clock has gone on
+// meanwhile: unless time is lapsed, and stays behind it anyway, what is missing then is
+// history, too. When that does not get less, a step of all streams takes longer to
+// write than it lasts, and there is no catching up.
 func (s *Simulator) fill(ctx context.Context, present time.Time) error {
-	began, written := time.Now(), 0
+	s.began = time.Now()
+	s.shown = report{at: s.began}
+	for missing := present.Sub(s.model.Now()); missing > 0; {
+		if err := s.fillUntil(ctx, present); err != nil {
+			return err
+		}
+		now := clock()
+		behind := now.Sub(present)
+		if s.config.TimeLapse > 1 || behind < historyNear || behind >= missing {
+			break
+		}
+		missing, present = behind, now
+		s.model.await(present)
+	}
+	if s.rows > 0 {
+		s.log.Info().Int("rows", s.rows).Dur("took_ms", time.Since(s.began)).Msg("history is written")
+	}
+	return nil
+}
+
+func (s *Simulator) fillUntil(ctx context.Context, present time.Time) error {
 	for s.model.Now().Before(present) {
 		var rows sql.JobRows
 		for rows.Len() < historyBatch && s.model.Now().Before(present) {
-			now := s.model.Now()
-			s.model.Step(&rows, min(present.Sub(now), now.Truncate(historyStep).Add(historyStep).Sub(now)))
+			s.model.Step(&rows, historyTurn(s.model.Now(), present))
 		}
-		if err := s.insist(ctx, &rows); err != nil {
+		if err := s.put(ctx, &rows); err != nil {
 			return err
 		}
-		written += rows.Len()
 	}
-	if written > 0 {
-		s.log.Info().Int("rows", written).Dur("took_ms", time.Since(began)).Msg("history is written")
+	return nil
+}
+
+// historyTurn is how much time passes in a turn of a stream: to the next step, or to
+// the present.
+func historyTurn(now, present time.Time) time.Duration {
+	return min(present.Sub(now), now.Truncate(historyStep).Add(historyStep).Sub(now))
+}
+
+// put writes, counts and shows rows.
+func (s *Simulator) put(ctx context.Context, rows *sql.JobRows) error {
+	if err := s.insist(ctx, rows); err != nil {
+		return err
 	}
+	s.rows += rows.Len()
+	s.moments += len(rows.Moments)
+	s.show()
 	return nil
 }
 
@@ -272,20 +317,21 @@ type report struct {
 }
 
 // show writes a progress line when one is due since the last one.
-func (s *Simulator) show(last report) report {
+func (s *Simulator) show() {
 	every, format := 10*time.Second, "%s\n"
 	if s.terminal {
 		every, format = time.Second, "\r%s\x1b[K" // to the line's end: what a longer one has left
 	}
 	now := time.Now()
-	if now.Sub(last.at) < every {
-		return last
+	since := now.Sub(s.shown.at)
+	if since < every {
+		return
 	}
-	_, _ = fmt.Fprintf(s.progress, format, s.line(now.Sub(last.at), s.rows-last.rows)) // a terminal that is gone is no reason to stop
-	return report{at: now, rows: s.rows}
+	_, _ = fmt.Fprintf(s.progress, format, s.line(since, s.rows-s.shown.rows)) // a terminal that is gone is no reason to stop
+	s.shown = report{at: now, rows: s.rows}
 }
 
-// finish writes the last progress line, with the rate of the whole run.
+// finish writes the last progress line, with the rate of the whole run but its history.
 func (s *Simulator) finish() {
 	if s.began.IsZero() {
 		return
@@ -294,7 +340,7 @@ func (s *Simulator) finish() {
 	if s.terminal {
 		format = "\r%s\x1b[K\n"
 	}
-	_, _ = fmt.Fprintf(s.progress, format, s.line(time.Since(s.began), s.rows)) // as in show
+	_, _ = fmt.Fprintf(s.progress, format, s.line(time.Since(s.began), s.rows-s.history)) // as in show
 }
 
 // line is how far it has come, with the rate of so many rows in so long.

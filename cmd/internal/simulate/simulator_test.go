@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -82,13 +83,14 @@ func TestTimesOfAStart(t *testing.T) {
 	}{
 		"new":                                  {Config{TimeLapse: 1, History: time.Hour}, 0, -time.Hour, 0},
 		"no history":                           {Config{TimeLapse: 1}, 0, 0, 0},
-		"a gap":                                {Config{TimeLapse: 1, History: time.Hour}, -10 * time.Minute, -9 * time.Minute, 0},
+		"a gap":                                {Config{TimeLapse: 1, History: time.Hour}, -10 * time.Minute, -10 * time.Minute, 0},
 		"a gap of days":                        {Config{TimeLapse: 1, History: time.Hour}, -72 * time.Hour, -time.Hour, 0},
 		"a gap without history":                {Config{TimeLapse: 1}, -10 * time.Minute, 0, 0},
-		"within the newest window":             {Config{TimeLapse: 1, History: time.Hour}, -20 * time.Second, 0, 0},
+		"within the newest window":             {Config{TimeLapse: 1, History: time.Hour}, -20 * time.Second, -20 * time.Second, 0},
+		"a newest window in the future":        {Config{TimeLapse: 1, History: time.Hour}, time.Minute, 0, 0},
 		"time-lapse":                           {Config{TimeLapse: 60, History: time.Hour}, 0, -119 * time.Hour, -118 * time.Hour},
-		"time-lapse after one":                 {Config{TimeLapse: 60, History: time.Hour}, -30 * time.Hour, -30*time.Hour + time.Minute, -30*time.Hour + time.Minute},
-		"time-lapse with a gap in its history": {Config{TimeLapse: 2, History: 4 * time.Hour}, -5 * time.Hour, -5*time.Hour + time.Minute, -2 * time.Hour},
+		"time-lapse after one":                 {Config{TimeLapse: 60, History: time.Hour}, -30 * time.Hour, -30 * time.Hour, -30 * time.Hour},
+		"time-lapse with a gap in its history": {Config{TimeLapse: 2, History: 4 * time.Hour}, -5 * time.Hour, -5 * time.Hour, -2 * time.Hour},
 	} {
 		var newest time.Time
 		if c.newest != 0 {
@@ -105,17 +107,22 @@ func TestTimesOfAStart(t *testing.T) {
 }
 
 // The history is there before anything is written at the rate, up to the clock, each of
-// its windows whole; and a gap is closed by the next run.
+// its windows whole; and a gap is closed by the next run, from the window on that the
+// last one left in the middle.
 func TestHistoryIsThereAtOnce(t *testing.T) {
 	db := open(t, localtest.Postgres(t, sql.Migrate))
 	run := func() {
 		t.Helper()
-		s, err := New(Config{Streams: 3, Rate: 1, Batch: 1, Duration: 2 * time.Second, Seed: 1, History: time.Hour, TimeLapse: 1}, db, zerolog.Nop(), nil)
+		// So short a duration begins after the history, or ends in it.
+		s, err := New(Config{Streams: 3, Rate: 1, Batch: 1, Duration: time.Millisecond, Seed: 1, History: time.Hour, TimeLapse: 1}, db, zerolog.Nop(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Run(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if s.history == 0 || s.rows <= s.history {
+			t.Errorf("%d rows, %d of them history: want some of both", s.rows, s.history)
 		}
 	}
 	check := func() {
@@ -127,13 +134,15 @@ func TestHistoryIsThereAtOnce(t *testing.T) {
 			}
 			var windows, minutes, thin int
 			var newest time.Time
-			// The newest write of each window counts. One that is whole has about as many messages as
-			// its rate makes in a minute, and with a spike somewhere between; a cut one has far fewer.
+			// The newest write of each window counts. A cut one has far fewer messages than both of
+			// its neighbours; one after a spike has not fewer than the next.
 			if err := db.Pool.QueryRow(t.Context(), `
-				WITH w AS (SELECT DISTINCT ON (window_start) window_start, chat_count, avg_viewers FROM chat_summary_minute
-				           WHERE stream_id = $1 ORDER BY window_start, id DESC)
+				WITH w AS (SELECT DISTINCT ON (window_start) window_start, chat_count FROM chat_summary_minute
+				           WHERE stream_id = $1 ORDER BY window_start, id DESC),
+				n AS (SELECT window_start, chat_count, lag(chat_count) OVER o AS before, lead(chat_count) OVER o AS after
+				      FROM w WHERE window_start < (SELECT max(window_start) FROM w) WINDOW o AS (ORDER BY window_start))
 				SELECT count(*), extract(epoch FROM max(window_start) - min(window_start)) / 60 + 1, max(window_start),
-				       count(*) FILTER (WHERE chat_count < 0.1 * 60 * 0.02 * avg_viewers AND window_start < (SELECT max(window_start) FROM w))
+				       (SELECT count(*) FROM n WHERE 3 * chat_count < least(before, after))
 				FROM w`, id).Scan(&windows, &minutes, &newest, &thin); err != nil {
 				t.Fatal(err)
 			}
@@ -150,17 +159,89 @@ func TestHistoryIsThereAtOnce(t *testing.T) {
 	if n := count(t, db, "viewer_timeseries"); n < 3*59 {
 		t.Errorf("%d points of viewers in an hour of 3 streams", n)
 	}
-	for _, table := range []string{"chat_summary_minute", "moments", "viewer_timeseries"} {
-		column := "timestamp"
-		if table == "chat_summary_minute" {
-			column = "window_start"
+	end := time.Now().Add(-20 * time.Minute).Truncate(time.Minute)
+	for range 2 { // the second time from the same start: transactions of the first are still there
+		for statement, at := range map[string]time.Time{
+			`DELETE FROM chat_summary_minute WHERE window_start > $1`:                             end,
+			`DELETE FROM moments WHERE "timestamp" > $1`:                                          end,
+			`DELETE FROM viewer_timeseries WHERE "timestamp" > $1`:                                end,
+			`UPDATE chat_summary_minute SET chat_count = chat_count / 10 WHERE window_start = $1`: end,
+		} {
+			if _, err := db.Pool.Exec(t.Context(), statement, at); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if _, err := db.Pool.Exec(t.Context(), `DELETE FROM `+table+` WHERE "`+column+`" > now() - interval '20 minutes'`); err != nil {
+		run()
+		check()
+	}
+}
+
+// slow takes its time for each transaction, and writes nothing.
+type slow time.Duration
+
+type ended struct {
+	pgx.BatchResults
+	err error
+}
+
+func (e ended) Close() error { return e.err }
+
+func (s slow) SendBatch(ctx context.Context, _ *pgx.Batch) pgx.BatchResults {
+	<-time.After(time.Duration(s))
+	return ended{err: ctx.Err()}
+}
+
+// A long history takes its time, is seen to grow, and is at the clock when it is there:
+// the demo has its first spike after that.
+func TestLongHistoryEndsAtTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		now := clock()
+		s := &Simulator{
+			config: Config{Streams: 40, Rate: 30, Batch: 1, TimeLapse: 1}, log: zerolog.Nop(), to: slow(300 * time.Millisecond), progress: &out, terminal: true,
+			model: NewModel(40, 1, 1, now.Add(-3*time.Hour), now),
+		}
+		if err := s.fill(t.Context(), now); err != nil {
 			t.Fatal(err)
 		}
-	}
-	run()
-	check()
+		took := time.Since(now)
+		if took < 20*time.Second || s.rows < 40*3*240 {
+			t.Errorf("%d rows in %s", s.rows, took)
+		}
+		if behind := time.Since(s.model.Now()); behind < 0 || behind > historyNear {
+			t.Errorf("the history ends %s behind the clock", behind)
+		}
+		if n := strings.Count(out.String(), "\r"); n < int(took.Seconds())-3 {
+			t.Errorf("progress was shown %d times in %s:\n%s", n, took, &out)
+		}
+		var rows sql.JobRows
+		for range 40 * 60 {
+			s.model.Step(&rows, time.Second)
+		}
+		i := slices.IndexFunc(rows.Moments, func(m sql.MomentRow) bool { return m.StreamID == DemoStream })
+		if i < 0 {
+			t.Fatal("the demo has no moment in the minute after its history")
+		}
+		if m := rows.Moments[i]; m.Type != "chat_spike" || time.Until(m.At) < firstSpike-historyNear || time.Until(m.At) > firstSpike+2*time.Second {
+			t.Errorf("its first moment is a %s after %s, want a chat_spike after %s", m.Type, time.Until(m.At), firstSpike)
+		}
+	})
+}
+
+// Where the rows of a step take longer than it lasts, the history ends nevertheless.
+func TestHistoryEndsWhenItCannotCatchUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := clock()
+		s := &Simulator{
+			config: Config{Streams: 2000, Rate: 30, Batch: 1, TimeLapse: 1}, log: zerolog.Nop(), to: slow(10 * time.Second), progress: io.Discard,
+			model: NewModel(2000, 1, 1, now.Add(-10*time.Minute), now),
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := s.fill(ctx, now); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // output is a log that a test reads while it is written.
@@ -339,7 +420,7 @@ func TestLapsedTimePassesAsManyTimesFaster(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			begin := time.Now().Add(-10_000 * time.Hour)
-			s := &Simulator{config: c, model: NewModel(c.Streams, 1, begin, begin)}
+			s := &Simulator{config: c, model: NewModel(c.Streams, 1, 1, begin, begin)}
 			write(s, 5*time.Minute)
 			if got := s.model.Now().Sub(begin).Minutes() / 5; math.Abs(got/c.TimeLapse-1) > 0.1 {
 				t.Errorf("%+v: simulated time passes %.1f times faster", c, got)
@@ -351,7 +432,7 @@ func TestLapsedTimePassesAsManyTimesFaster(t *testing.T) {
 func TestSimulatedTimeStaysAtTheClock(t *testing.T) {
 	for _, lapse := range []float64{1, 60} {
 		synctest.Test(t, func(t *testing.T) {
-			s := &Simulator{config: Config{Streams: 5, Rate: 20, Batch: 1, TimeLapse: lapse}, model: NewModel(5, 1, time.Now().Add(-time.Minute), time.Now())}
+			s := &Simulator{config: Config{Streams: 5, Rate: 20, Batch: 1, TimeLapse: lapse}, model: NewModel(5, 1, 1, time.Now().Add(-time.Minute), time.Now())}
 			const near = time.Second
 			behind := func() time.Duration { return time.Since(s.model.Now()).Abs() }
 			write(s, 10*time.Minute)
@@ -370,12 +451,11 @@ func TestSimulatedTimeStaysAtTheClock(t *testing.T) {
 func TestProgressOnATerminalIsOneLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		s := &Simulator{progress: &out, terminal: true, model: NewModel(1, 1, start, start), began: time.Now()}
-		shown := report{at: s.began}
+		s := &Simulator{progress: &out, terminal: true, model: NewModel(1, 1, 1, start, start), began: time.Now(), shown: report{at: time.Now()}}
 		for range 35 {
 			<-time.After(100 * time.Millisecond)
 			s.rows += 2
-			shown = s.show(shown)
+			s.show()
 		}
 		s.finish()
 		if n := strings.Count(out.String(), "\r"); n != 4 {
