@@ -109,7 +109,7 @@ function draw(drawing, kind, { from, until }, points, moments, under) {
 	const at = (p) => [x(p.at), y(kind.of(p))];
 
 	const parts = [gradient(kind, y(0))];
-	for (const v of there.length > 0 ? steps(lo, hi, height < 130 ? 2 : 4, kind.least) : []) {
+	for (const v of there.length > 0 ? steps(lo, hi, height < 120 ? 2 : 5, kind.least) : []) {
 		parts.push(svg("line", { class: v === 0 ? "axis" : "grid", x1: pad.left, x2: right, y1: y(v), y2: y(v) }));
 		parts.push(svg("text", { class: "y", x: pad.left - 8, y: y(v) + 4 }, kind.format(v)));
 	}
