@@ -143,14 +143,16 @@ export async function streamsAreTaken() {
 export async function oddRowsThrowNothing() {
 	const model = new Model("a");
 	const nothing = { chat_count: null, unique_chatters: null, sentiment_score: null, chat_rate: null, viewer_count: null, z_score: null, is_anomaly: null };
-	model.takeWindows([windowRow(0, { window_start: null }), windowRow(0, { window_start: "nonsense" }), windowRow(0, { ...nothing, window_end: null })], "");
+	model.takeWindows([windowRow(0, { window_start: null }), windowRow(0, { window_start: "nonsense" })], "");
+	equal(model.windows.size, 0, "windows of no time");
+	model.takeWindows([windowRow(0, { ...nothing, window_end: null })], "");
 	equal(model.series.map(({ start, end, rate }) => [start, end, rate]), [[clock.now, clock.now, null]]);
 	model.takeEvent(windowEvent("e-1", -1, { window_end: at(-5) }));
 	equal(model.series[0].end, at(-1), "an end before the start");
 	model.takeEvent(windowEvent("e-2", 0, { window_start: 9e15 }));
 	equal(model.series.length, 2, "a time that no clock shows");
-	model.takeMoments([{ moment_id: "m", timestamp: null, z_score: null }, { moment_id: "n", timestamp: text(clock.now), z_score: null }], "");
-	equal(model.momentList().map((m) => m.id), ["n", "m"], "without a time comes last");
+	model.takeMoments([{ moment_id: "n", timestamp: null, z_score: null }, { moment_id: "m", timestamp: text(clock.now), z_score: null }], "");
+	equal(model.momentList().map((m) => [m.id, m.time]), [["m", clock.now], ["n", NaN]], "without a time comes last");
 	model.takeStream({});
 	model.takeEvent({ type: "viewers", data: {} });
 	model.takeEvent({ type: "of a later version", id: "e-3", timestamp: clock.now, data: {} });
