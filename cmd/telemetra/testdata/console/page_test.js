@@ -104,8 +104,8 @@ const points = (path) => path.getAttribute("d").slice(1).split("L").map((p) => p
 export async function linesGoThroughTheFigures() {
 	await opened("#/streams/a", { a: chess });
 	for (const [chart, labels, lo, hi, values] of [
-		["viewers", { 0: 0, 100: 100, 200: 200 }, 0, 230, [100, 200, 150]],
-		["rate", { 0: 0, 5: 5 }, 0, 9.2, [4, 8, 2.5]],
+		["viewers", { 0: 0, 50: 50, 100: 100, 150: 150, 200: 200 }, 0, 230, [100, 200, 150]],
+		["rate", { 0: 0, 2: 2, 4: 4, 6: 6, 8: 8 }, 0, 9.2, [4, 8, 2.5]],
 		["sentiment", { "-1.00": -1, "-0.50": -0.5, "0.00": 0, "+0.50": 0.5, "+1.00": 1 }, -1, 1, [-0.5, 0.25, 0.75]],
 	]) {
 		const svg = drawing(chart);
