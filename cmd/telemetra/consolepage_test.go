@@ -170,6 +170,7 @@ func TestConsoleShowsRows(t *testing.T) {
 
 // testConsoleList is the rest of it: what the list does as streams come and go.
 func testConsoleList(t *testing.T, s *consoleStack, p *page) {
+	t.Helper()
 	t.Run("search", func(t *testing.T) {
 		p.waitFor(t, "both streams", `document.querySelectorAll("#list li").length === 2`)
 		p.typeInto(t, "#search", "OTHER")
