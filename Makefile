@@ -35,7 +35,8 @@ test: bootstrap-tests ## Prove it: every test, against real Postgres and Redis s
 	go vet ./...
 	@$(if $(RACE),,echo 'make: cgo is off (no C compiler?), testing without the race detector' >&2)
 	go test $(RACE) -run '^$$' -bench . -benchtime 1x $(HOT)
-	go test $(RACE) -count=1 -p $(TEST_P) -parallel 4 -timeout 14m ./...
+	@echo 'make: the tests take about ten minutes, and the first result comes late: the longest begins first'
+	go test $(RACE) -count=1 -p $(TEST_P) -parallel 4 -timeout 14m ./cmd/telemetra ./...
 
 build: ## Build bin/telemetra
 	go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/telemetra ./cmd/telemetra

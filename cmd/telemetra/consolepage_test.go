@@ -27,10 +27,12 @@ type consoleStack struct {
 	start func(command string) *telemetra
 }
 
-func startConsole(t *testing.T) *consoleStack {
+func startConsole(t *testing.T, flags ...string) *consoleStack {
 	t.Helper()
 	s := &consoleStack{databaseURL: localtest.Postgres(t, sql.Migrate), redisURL: localtest.Redis(t).URL()}
-	s.start = func(command string) *telemetra { return startTelemetra(t, s.databaseURL, s.redisURL, command) }
+	s.start = func(command string) *telemetra {
+		return startTelemetra(t, s.databaseURL, s.redisURL, command, flags...)
+	}
 	s.listener, s.api, s.gateway = s.start("listener"), s.start("api"), s.start("gateway")
 	for _, p := range []*telemetra{s.listener, s.api, s.gateway} {
 		p.awaitReady(t)
@@ -119,7 +121,6 @@ func TestConsoleShowsRows(t *testing.T) {
 		p.state(t, "empty", "telemetra simulate")
 	})
 	s.stream(t, "a", "Chess at noon")
-	s.stream(t, "b/ü?", "Other things")
 	s.open(t, p, "a")
 	p.waitFor(t, "history", `document.querySelectorAll("figure .line").length === 3`)
 
@@ -165,12 +166,16 @@ func TestConsoleShowsRows(t *testing.T) {
 			t.Errorf("the document's title is %q", title)
 		}
 	})
-	testConsoleList(t, s, p)
 }
 
-// testConsoleList is the rest of it: what the list does as streams come and go.
-func testConsoleList(t *testing.T, s *consoleStack, p *page) {
-	t.Helper()
+// TestConsoleList is what the list does as streams come and go.
+func TestConsoleList(t *testing.T) {
+	t.Parallel()
+	s := startConsole(t)
+	s.stream(t, "a", "Chess at noon")
+	s.stream(t, "b/ü?", "Other things")
+	p := openBrowser(t).page(t, 1440, 900, true)
+	s.open(t, p, "a")
 	t.Run("search", func(t *testing.T) {
 		p.waitFor(t, "both streams", `document.querySelectorAll("#list li").length === 2`)
 		p.typeInto(t, "#search", "OTHER")
@@ -298,8 +303,8 @@ func TestConsoleComesBack(t *testing.T) {
 
 // TestConsoleAsksForToken is a deployment that wants tokens.
 func TestConsoleAsksForToken(t *testing.T) {
-	t.Setenv("AUTH_JWT_SECRET", localtest.TokenSecret)
-	s := startConsole(t)
+	t.Parallel()
+	s := startConsole(t, "--auth-jwt-secret="+localtest.TokenSecret)
 	s.stream(t, "mine", "Mine")
 	s.stream(t, "yours", "Yours")
 	p := openBrowser(t).page(t, 1440, 900, false)

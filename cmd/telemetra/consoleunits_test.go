@@ -47,6 +47,7 @@ var unitNames = regexp.MustCompile(`(?m)^export async function (\w+)\(`)
 // throws. Each has a document of its own, in which time, chance, sockets and reads are the
 // test's.
 func TestConsoleUnits(t *testing.T) {
+	t.Parallel()
 	tests := filepath.Join("testdata", "console")
 	address := serveUnits(t, filepath.Join("..", "..", "httpapi", "console"), tests)
 	p := openBrowser(t).page(t, 1440, 900, false)

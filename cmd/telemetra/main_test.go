@@ -41,9 +41,9 @@ type telemetra struct {
 }
 
 // startTelemetra starts a command on a free port and waits until it serves.
-func startTelemetra(t *testing.T, databaseURL, redisURL, command string) *telemetra {
+func startTelemetra(t *testing.T, databaseURL, redisURL, command string, flags ...string) *telemetra {
 	t.Helper()
-	p, err := launch(databaseURL, redisURL, command)
+	p, err := launch(databaseURL, redisURL, command, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}
