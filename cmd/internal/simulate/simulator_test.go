@@ -113,7 +113,7 @@ func TestHistoryIsThereAtOnce(t *testing.T) {
 	db := open(t, localtest.Postgres(t, sql.Migrate))
 	run := func() {
 		t.Helper()
-		// So short a duration begins after the history, or ends in it.
+		// So short a duration begins after the history, or cuts it, which check sees.
 		s, err := New(Config{Streams: 3, Rate: 1, Batch: 1, Duration: time.Millisecond, Seed: 1, History: time.Hour, TimeLapse: 1}, db, zerolog.Nop(), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -121,8 +121,8 @@ func TestHistoryIsThereAtOnce(t *testing.T) {
 		if err := s.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if s.history == 0 || s.rows <= s.history {
-			t.Errorf("%d rows, %d of them history: want some of both", s.rows, s.history)
+		if s.history == 0 {
+			t.Error("there is no history")
 		}
 	}
 	check := func() {
