@@ -17,7 +17,6 @@ import (
 // TestFailover kills the primary under load, again and again, and promotes its
 // standby: one that has all that was published, or one that lacks the end of it.
 func TestFailover(t *testing.T) {
-	t.Parallel()
 	t.Run("synchronous standby, behind one address", func(t *testing.T) { testFailover(t, caughtUp, 1) })
 	t.Run("lost tail, two hosts", func(t *testing.T) { testFailover(t, lostTail, 2) })
 }

@@ -13,7 +13,6 @@ import (
 // TestDamagedKeysAreMended damages what is in Redis, in each way three times: a new
 // epoch at most, and events flow again.
 func TestDamagedKeysAreMended(t *testing.T) {
-	t.Parallel()
 	d := startRedisFaults(t)
 	const rounds = 3
 	faults := []struct {

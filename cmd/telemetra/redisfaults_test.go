@@ -324,7 +324,6 @@ func (r *record) newest(n int) []frame {
 // TestConditionsOfRedisAreNamed brings a Redis into each condition that keeps
 // events from being published, and out of it again.
 func TestConditionsOfRedisAreNamed(t *testing.T) {
-	t.Parallel()
 	d := startRedisFaults(t)
 	const junk = 300 // keys that take their time to load
 	nobody, err := local.FreePort()

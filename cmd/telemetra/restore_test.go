@@ -16,7 +16,6 @@ import (
 // again, while the listener is stopped and while it runs. Old rows have transaction ids
 // there that are still to come; when the counter passes them, they must stay what they are.
 func TestRestore(t *testing.T) {
-	t.Parallel()
 	server := localtest.PostgresServer(t)
 	proxy := localtest.Proxy(t, local.Address(server.Port()))
 	databaseURL := "postgres://postgres@" + proxy.Addr() + "/postgres?sslmode=disable"
@@ -65,7 +64,6 @@ func TestRestore(t *testing.T) {
 // ids go back with it, and a row may be changed under an id that is below one of its own
 // that was published.
 func TestRestoreInPlace(t *testing.T) {
-	t.Parallel()
 	server := localtest.PostgresServer(t)
 	databaseURL := server.URL("postgres")
 	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
