@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+
+	"github.com/telemetra/telemetra/broker/event"
 )
 
 // TestBrowserClient follows streams with telemetra.js alone, as any page may, through a
@@ -52,9 +53,7 @@ func TestBrowserClient(t *testing.T) {
 	s.gateway = s.start("gateway")
 	s.gateway.awaitReady(t)
 	moments(2)
-	if err := old.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	old.terminate(t)
 	moments(2)
 	p.waitFor(t, "what came meanwhile", `ids.length === 11 && begun.length === 3`)
 	if got := eval[[]string](t, p, `begun`); !slices.Equal(got, []string{"new", "resumed", "resumed"}) {
@@ -102,13 +101,12 @@ func checkBackoff(t *testing.T, p *page) {
 // checkContiguous holds ids against an offset that goes up by one.
 func checkContiguous(t *testing.T, first string, ids []string) {
 	t.Helper()
-	epoch, _, _ := strings.Cut(first, "-")
-	var offset int
-	if _, err := fmt.Sscanf(strings.TrimPrefix(first, epoch+"-"), "%d", &offset); err != nil {
+	want, err := event.ParseID(first)
+	if err != nil {
 		t.Fatal(err)
 	}
 	for i, id := range ids {
-		if want := fmt.Sprintf("%s-%d", epoch, offset+1+i); id != want {
+		if want.Offset++; id != want.String() {
 			t.Errorf("event %d has the id %s, want %s: %v", i, id, want, ids)
 			return
 		}

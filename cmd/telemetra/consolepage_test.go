@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 // before the two.
 type consoleStack struct {
 	databaseURL, redisURL  string
+	db                     *pgx.Conn // of who writes rows
 	listener, api, gateway *telemetra
 	address                string // of the page
 
@@ -30,6 +30,7 @@ type consoleStack struct {
 func startConsole(t *testing.T, flags ...string) *consoleStack {
 	t.Helper()
 	s := &consoleStack{databaseURL: localtest.Postgres(t, sql.Migrate), redisURL: localtest.Redis(t).URL()}
+	s.db = connect(t, s.databaseURL)
 	s.start = func(command string) *telemetra {
 		return startTelemetra(t, s.databaseURL, s.redisURL, command, flags...)
 	}
@@ -52,15 +53,8 @@ func (s *consoleStack) open(t *testing.T, p *page, streamID string) {
 // write commits a statement.
 func (s *consoleStack) write(t *testing.T, statement string, args ...any) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err = conn.Exec(t.Context(), statement, args...); err != nil {
+	if _, err := s.db.Exec(t.Context(), statement, args...); err != nil {
 		t.Fatalf("%s: %v", statement, err)
-	}
-	if err := conn.Close(t.Context()); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -258,9 +252,7 @@ func TestConsoleComesBack(t *testing.T) {
 		old := s.gateway
 		s.gateway = s.start("gateway")
 		s.gateway.awaitReady(t)
-		if err := old.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		old.terminate(t)
 		moments(3)
 		p.shows(t, "#connection", "Live again, nothing was missed")
 		complete(t)

@@ -3,7 +3,6 @@ package main
 import (
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,9 +28,7 @@ func TestDrainHandsOverInWaves(t *testing.T) {
 	w := startWriters(t, databaseURL, 2, 10*time.Millisecond, []string{"stream-1"})
 	localtest.Eventually(t, "events", func() bool { return w.commits.Load() > 20 })
 
-	if err := serve.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	serve.terminate(t)
 	began := time.Now()
 	localtest.Eventually(t, "/readyz that says so", func() bool {
 		status, body := serve.get(t, "/readyz")
@@ -80,16 +77,12 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	databaseURL := localtest.Postgres(t, sql.Migrate)
 	api := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "api")
 	api.awaitReady(t)
-	if err := api.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	api.terminate(t)
 	localtest.Eventually(t, "/readyz that says so", func() bool {
 		status, _ := api.get(t, "/readyz")
 		return status == http.StatusServiceUnavailable
 	})
-	if err := api.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	api.terminate(t)
 	select {
 	case <-api.done:
 	case <-time.After(10 * time.Second):

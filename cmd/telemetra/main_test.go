@@ -98,6 +98,14 @@ func (p *telemetra) kill() {
 	<-p.done
 }
 
+// terminate tells it to end, as an operator would, and does not wait for it.
+func (p *telemetra) terminate(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // stop ends it as an operator would.
 func (p *telemetra) stop(tb testing.TB) {
 	tb.Helper()
