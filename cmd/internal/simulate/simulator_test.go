@@ -324,7 +324,8 @@ func (f *forgetful) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResult
 			f.lost[id], lose = true, true
 		}
 	}
-	r := f.Sender.SendBatch(ctx, b)
+	// The end of the run cuts nothing off: what is counted as lost has been committed.
+	r := f.Sender.SendBatch(context.WithoutCancel(ctx), b)
 	if lose {
 		return lostAnswer{r}
 	}
