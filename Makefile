@@ -37,6 +37,7 @@ test: bootstrap-tests ## Prove it: every test, against real Postgres and Redis s
 	go test $(RACE) -run '^$$' -bench . -benchtime 1x $(HOT)
 	@echo 'make: the tests take about ten minutes, and the first result comes late: the longest begins first'
 	go test $(RACE) -count=1 -p $(TEST_P) -parallel 4 -timeout 14m ./cmd/telemetra ./...
+	cd deploy/check && go test -count=1 ./...
 
 build: ## Build bin/telemetra
 	go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/telemetra ./cmd/telemetra
@@ -83,12 +84,11 @@ compose-check: build ## Run docker-compose.yml, break it, and keep what came of 
 	mv bin/COMPOSE.md deploy/COMPOSE.md
 
 lint: ## Check go.mod, go vet and golangci-lint (the first run compiles the linter)
-	go mod tidy -diff
-	go vet ./...
-	$(GOLANGCI_LINT) run ./...
+	for module in . deploy/check; do ( cd $$module && go mod tidy -diff && go vet ./... && $(GOLANGCI_LINT) run ./... ) || exit 1; done
 
 fmt: ## Format the Go code
 	$(GOLANGCI_LINT) fmt ./...
+	cd deploy/check && $(GOLANGCI_LINT) fmt ./...
 
 clean: ## Remove what the other targets built
 	rm -rf bin coverage.out

@@ -180,7 +180,7 @@ func TestAPIAlone(t *testing.T) {
 	t.Setenv("CORS_ORIGINS", "https://app.example.com")
 	p := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "api")
 	p.awaitReady(t)
-	writeOdd(t, databaseURL)
+	localtest.WriteUnusualRows(t, databaseURL)
 	request := func(method, path string, header http.Header) (status int, answer http.Header) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+p.addr+path, http.NoBody)

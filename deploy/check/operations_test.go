@@ -1,22 +1,16 @@
-// Package deploy has tests of what is here for operators: they say again what stands in
-// the code, and must agree with it.
-package deploy
+// Package check has tests of what is in deploy/ for operators, and of the OpenAPI document:
+// they say again what stands in the code, and must agree with it.
+package check
 
 import (
 	"bytes"
-	"context"
-	"fmt"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -24,9 +18,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v4"
-
-	"github.com/telemetra/telemetra/deploy/local"
-	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
 // opsRules is alerts.yml.
@@ -225,72 +216,14 @@ func TestMetrics(t *testing.T) {
 	t.Run("dashboard", func(t *testing.T) { opsCheckDashboard(t, known) })
 }
 
-// opsFamilies builds the binary, runs all of it, and returns what it exposes.
+// opsFamilies are the metrics that the binary exposes when it runs all of its parts.
 func opsFamilies(t *testing.T) map[string]*dto.MetricFamily {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	program := filepath.Join(t.TempDir(), "telemetra")
-	built := make(chan error, 1)
-	go func() {
-		args := []string{"build", "-o", program}
-		if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-			args = append(args, "-race") // what the other tests have compiled
-		}
-		out, err := exec.CommandContext(ctx, "go", append(args, "../cmd/telemetra")...).CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%w\n%s", err, out)
-		}
-		built <- err
-	}()
-	postgres, redis := localtest.PostgresServer(t), localtest.Redis(t)
-	if err := <-built; err != nil {
-		t.Fatalf("go build: %v", err)
-	}
-	env := []string{"DATABASE_URL=" + postgres.URL("postgres"), "REDIS_URL=" + redis.URL(), "DRAIN_PERIOD=0"}
-	migrate := exec.CommandContext(ctx, program, "migrate", "up")
-	migrate.Env = append(os.Environ(), env...)
-	if out, err := migrate.CombinedOutput(); err != nil {
-		t.Fatalf("migrate: %v\n%s", err, out)
-	}
-	var log bytes.Buffer
-	p, err := local.StartProcess(t.Context(), local.ProcessConfig{
-		Program: program, Args: []string{"serve", "--host=127.0.0.1", "--port=0"}, Env: env, Await: "started", Log: &log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Stop(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
-	get := func(path string) (int, []byte) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Addr+path, http.NoBody)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Close = true
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = res.Body.Close() }() // it is read to its end
-		var body bytes.Buffer
-		if _, err := body.ReadFrom(res.Body); err != nil {
-			t.Fatal(err)
-		}
-		return res.StatusCode, body.Bytes()
-	}
-	localtest.Eventually(t, "it is ready", func() bool { status, _ := get("/readyz"); return status == http.StatusOK })
+	p := serve(t)
 	for _, path := range []string{"/api/v1/streams", "/api/v1/streams/nothing/metrics"} {
-		get(path) // a route shows when it was asked for
+		p.get(t, path, nil) // a route shows when it was asked for
 	}
-	_, text := get("/metrics")
+	_, text := p.get(t, "/metrics", nil)
 	read := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := read.TextToMetricFamilies(bytes.NewReader(text))
 	if err != nil {

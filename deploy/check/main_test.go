@@ -1,0 +1,117 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/telemetra/telemetra/deploy/local"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// Paths are written as they are in the documents: from deploy/.
+func TestMain(m *testing.M) {
+	if err := os.Chdir(".."); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	localtest.Main(m)
+}
+
+// program is the command, built once by the product's own module, which has no part in the
+// versions that this one chooses.
+var program = sync.OnceValues(func() (path string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if path, err = filepath.Abs("../bin/check/telemetra"); err != nil {
+		return "", err
+	}
+	args := []string{"build", "-o", path}
+	if out, err := exec.CommandContext(ctx, "go", "env", "CGO_ENABLED").Output(); err == nil && strings.TrimSpace(string(out)) == "1" {
+		args = append(args, "-race") // as the product's tests are built, so that little is left to compile
+	}
+	if out, err := exec.CommandContext(ctx, "go", append(args, "../cmd/telemetra")...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// migrate runs `telemetra migrate up`.
+func migrate(ctx context.Context, databaseURL string) error {
+	path, err := program()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, path, "migrate", "up")
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+databaseURL)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("migrate: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// process is a `telemetra serve` with servers of its own.
+type process struct{ addr, databaseURL string }
+
+// serve starts one and waits until it is ready.
+func serve(t *testing.T) *process {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	databaseURL, redis := localtest.Postgres(t, migrate), localtest.Redis(t)
+	var log bytes.Buffer
+	running, err := local.StartProcess(t.Context(), local.ProcessConfig{
+		Program: path, Args: []string{"serve", "--host=127.0.0.1", "--port=0"},
+		Env:   []string{"DATABASE_URL=" + databaseURL, "REDIS_URL=" + redis.URL(), "DRAIN_PERIOD=0"},
+		Await: "started", Log: &log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := running.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+	p := &process{addr: running.Addr, databaseURL: databaseURL}
+	localtest.Eventually(t, "it is ready", func() bool {
+		res, _ := p.get(t, "/readyz", nil)
+		return res.StatusCode == http.StatusOK
+	})
+	return p
+}
+
+// get asks for a path. The answer's body is read to its end.
+func (p *process) get(t *testing.T, path string, header http.Header) (res *http.Response, body []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+path, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Close = true
+	if header != nil {
+		req.Header = header
+	}
+	if res, err = http.DefaultClient.Do(req); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	if body, err = io.ReadAll(res.Body); err != nil {
+		t.Fatal(err)
+	}
+	return res, body
+}
