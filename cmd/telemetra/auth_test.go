@@ -12,8 +12,8 @@ import (
 
 // What a process with a secret shows to whom, and that its log shows no token.
 func TestProcessesWantTokens(t *testing.T) {
-	t.Setenv("AUTH_JWT_SECRET", localtest.TokenSecret)
-	serve := startTelemetra(t, localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL(), "serve")
+	t.Parallel()
+	serve := startTelemetra(t, localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL(), "serve", "AUTH_JWT_SECRET="+localtest.TokenSecret)
 	serve.awaitReady(t)
 	good, bad := localtest.Token(t, time.Hour, "*"), localtest.Token(t, time.Hour, "*")[:40]
 	for path, want := range map[string]int{

@@ -26,7 +26,7 @@ import (
 )
 
 // browserPatience is how long a page may take for what it is asked.
-const browserPatience = 20 * time.Second
+const browserPatience = localtest.HangTimeout
 
 // browserNames are those that deploy/bootstrap.sh looks for.
 var browserNames = []string{
@@ -407,6 +407,7 @@ func TestBrowserNames(t *testing.T) {
 }
 
 func TestBrowserFindsFaults(t *testing.T) {
+	t.Parallel()
 	address := serveFiles(t, map[string]string{
 		"/": `<!doctype html><title>faults</title><link rel="icon" href="data:,"><script src="/faults.js" defer></script>
 			<script>document.title = "the policy does not hold"</script><img src="/missing.png"><img src="http://192.0.2.1/abroad.png">`,
@@ -451,6 +452,7 @@ func TestBrowserFindsFaults(t *testing.T) {
 
 // A page without a fault has none, and is of the size and of the user that it was opened for.
 func TestBrowserPage(t *testing.T) {
+	t.Parallel()
 	address := serveFiles(t, map[string]string{
 		"/": `<!doctype html><title>clean</title><link rel="icon" href="data:,"><script src="/clean.js" defer></script>
 			<button>press</button><input>`,

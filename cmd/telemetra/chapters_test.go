@@ -65,7 +65,16 @@ func awaitChapter(t *testing.T, clients map[string]*record, n int) {
 
 // witness follows what listeners publish, nearer to them than any client: a gateway does
 // not deliver what its state has, and begins an epoch with the newest rows only.
-type witness struct{ of map[string]*record }
+type witness struct {
+	of map[string]*record
+	// lostTails: Postgres was failed over to standbys that lacked the end of the history. A
+	// row that was updated there before the listener read it was published in the new version
+	// only. The version that the standby has is then known to nobody but the tables: its
+	// transaction is one that the old history's position sees, which is taken for published,
+	// and no event brings it; a state may. So a row counts as published, too, when a version
+	// was that the lost tail had made of it.
+	lostTails bool
+}
 
 // witnessOf starts to follow streams, and is there when it returns.
 func witnessOf(t *testing.T, redisURL string, streams []string) *witness {
@@ -129,11 +138,15 @@ func (w *witness) await(t *testing.T, databaseURL string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(localtest.HangTimeout)
 	for id, r := range w.of {
 		rows := table(t.Context(), t, conn, id)
 		for {
-			lost := unseen(marks(t, r.all()), rows)
+			published := marks(t, r.all())
+			lost := unseen(published, rows)
+			if w.lostTails {
+				lost = slices.DeleteFunc(lost, func(m mark) bool { return slices.ContainsFunc(published, m.supersededBy) })
+			}
 			if len(lost) == 0 {
 				break
 			}
@@ -353,11 +366,9 @@ type probes struct {
 	number int
 }
 
-// arrives writes a row as soon as the server takes it, and returns how long it took
-// from the call until the client had it.
-func (p *probes) arrives(t *testing.T, databaseURL string) time.Duration {
+// arrives writes a row as soon as the server takes it, and waits until the client has it.
+func (p *probes) arrives(t *testing.T, databaseURL string) {
 	t.Helper()
-	began := time.Now()
 	p.number++
 	id := fmt.Sprintf("0/%d", p.number)
 	localtest.Eventually(t, "a server that takes a row", func() bool {
@@ -371,7 +382,6 @@ func (p *probes) arrives(t *testing.T, databaseURL string) time.Duration {
 		return err == nil
 	})
 	localtest.Eventually(t, "the row "+id, func() bool { return p.client.hasMoment(id) })
-	return time.Since(began)
 }
 
 // hasMoment tells whether a moment has come.
@@ -385,14 +395,4 @@ func (r *record) hasMoment(id string) bool {
 		}
 	}
 	return false
-}
-
-// within logs how long a fault took, and fails when that is more than three times its
-// bound: other tests may run beside this one.
-func within(t *testing.T, what string, took, bound time.Duration) {
-	t.Helper()
-	t.Logf("%s: %s", what, took.Round(time.Millisecond))
-	if took > 3*bound {
-		t.Errorf("%s took %s, want %s (three times that on a loaded machine)", what, took, bound)
-	}
 }

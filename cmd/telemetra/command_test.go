@@ -3,29 +3,38 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/sql"
 )
 
-// command runs a command that ends by itself.
+// command runs a command that ends by itself, as a process with an environment of its own.
 func command(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), localtest.HangTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd.Env = os.Environ()
 	for name, value := range env {
-		t.Setenv(name, value)
+		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	var out, errs bytes.Buffer
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	code = run(ctx, args, &out, &errs)
-	return code, out.String(), errs.String()
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	var exit *exec.ExitError
+	if err := cmd.Run(); ctx.Err() != nil || err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%q: %v, printed %s%s", args, errors.Join(err, ctx.Err()), &out, &errs)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
 }
 
 func TestWrongSettingsAreNamed(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, value, want string }{
 		{"PORT", "abc", `PORT="abc"`},
 		{"PORT", "70000", "PORT is 70000; allowed are 0 to 65535"},
@@ -61,6 +70,7 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 }
 
 func TestWrongBenchFlagsAreNamed(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ args, want string }{
 		{"--rounds=0", "--rounds is 0; allowed are 1 to 100"},
 		{"fanout --round=11m", "--round is 11m; allowed are 100ms to 10m"},
@@ -96,6 +106,7 @@ func TestWrongBenchFlagsAreNamed(t *testing.T) {
 }
 
 func TestConfigMasksSecrets(t *testing.T) {
+	t.Parallel()
 	code, out, stderr := command(t, map[string]string{
 		"CACHE_REDIS_URL": "rediss://:hunter2@cache", "DATABASE_REPLICA_URL": "postgres://me:hunter2@replica/db",
 		"POSTGRES_PASSWORD": "hunter2", "REDIS_URL": "redis://user:hunter2@cache:6379/3", "DATABASE_URL": "host=db password='hunter2' user=me",
@@ -115,6 +126,7 @@ func TestConfigMasksSecrets(t *testing.T) {
 }
 
 func TestMigrateCommands(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	env := map[string]string{"DATABASE_URL": url}
 	code, _, stderr := command(t, env, "listener", "--port=0")
@@ -141,6 +153,7 @@ func TestMigrateCommands(t *testing.T) {
 }
 
 func TestServeAnswersOverHTTP(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, sql.Migrate)
 	p := startTelemetra(t, url, localtest.Redis(t).URL(), "serve")
 	p.awaitReady(t)
@@ -176,9 +189,9 @@ func TestServeAnswersOverHTTP(t *testing.T) {
 
 // An api process alone needs no listener to answer, and tells that there is none.
 func TestAPIAlone(t *testing.T) {
+	t.Parallel()
 	databaseURL := localtest.Postgres(t, sql.Migrate)
-	t.Setenv("CORS_ORIGINS", "https://app.example.com")
-	p := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "api")
+	p := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "api", "CORS_ORIGINS=https://app.example.com")
 	p.awaitReady(t)
 	localtest.WriteUnusualRows(t, databaseURL)
 	request := func(method, path string, header http.Header) (status int, answer http.Header) {

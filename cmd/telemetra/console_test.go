@@ -14,11 +14,11 @@ import (
 
 // Every gateway and every api has the console, and tells scripts what it is.
 func TestConsoleIsServedByGatewayAndAPI(t *testing.T) {
+	t.Parallel()
 	databaseURL, redisURL := localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL()
-	t.Setenv("API_TITLE", "Mine")
 	for command, title := range map[string]string{"gateway": "Telemetra", "api": "Mine", "serve": "Mine"} {
 		t.Run(command, func(t *testing.T) {
-			p := startTelemetra(t, databaseURL, redisURL, command)
+			p := startTelemetra(t, databaseURL, redisURL, command, "API_TITLE=Mine")
 			ask := func(method, path, accept string, status int, contentType string) (body string, header http.Header) {
 				t.Helper()
 				req, err := http.NewRequestWithContext(t.Context(), method, "http://"+p.addr+path, http.NoBody)

@@ -107,6 +107,7 @@ func (p *page) notKnown() {
 
 // TestConsoleShowsRows is what the page does with rows as they are committed.
 func TestConsoleShowsRows(t *testing.T) {
+	t.Parallel()
 	s := startConsole(t)
 	p := openBrowser(t).page(t, 1440, 900, true)
 

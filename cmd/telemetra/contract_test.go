@@ -20,10 +20,10 @@ import (
 // TestAsyncAPIIsTrue validates the frames of sockets, and what clients send, against
 // asyncapi.yaml.
 func TestAsyncAPIIsTrue(t *testing.T) {
-	t.Setenv("AUTH_JWT_SECRET", localtest.TokenSecret)
+	t.Parallel()
 	token := localtest.Token(t, time.Hour, "*")
 	databaseURL := localtest.Postgres(t, sql.Migrate)
-	serve := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "serve")
+	serve := startTelemetra(t, databaseURL, localtest.Redis(t).URL(), "serve", "AUTH_JWT_SECRET="+localtest.TokenSecret)
 	serve.awaitReady(t)
 	schemas := compileAsyncAPI(t, serve)
 

@@ -16,11 +16,12 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// TestPostgresCrashesLoseNothing crashes the server under writers of whom many
+// TestFaultsPostgresCrashes crashes the server under writers of whom many
 // roll back, so that transaction ids are handed out again: first before anything
 // of theirs was published, then again and again, the whole server and single
 // backends.
-func TestPostgresCrashesLoseNothing(t *testing.T) {
+func TestFaultsPostgresCrashes(t *testing.T) {
+	t.Parallel()
 	server := localtest.PostgresServer(t)
 	databaseURL := server.URL("postgres")
 	if err := sql.Migrate(t.Context(), databaseURL); err != nil {
@@ -33,25 +34,24 @@ func TestPostgresCrashesLoseNothing(t *testing.T) {
 	loseIDs := func() {
 		t.Helper()
 		rollBack(t, databaseURL, 50)
-		wait(t.Context(), 2*looks)
+		wait(t.Context(), 2*idlePoll)
 		crash(t, server)
 	}
 	loseIDs()
 
 	w := startWriters(t, databaseURL, 20, 20*time.Millisecond, p.streams)
 	probe := p.probe(0)
-	const rounds = 3
-	for round := 1; round <= rounds; round++ {
+	for range faultRounds {
 		w.await(t, 200)
 		crash(t, server)
-		within(t, fmt.Sprintf("recovery %d of the server to the first row", round), probe.arrives(t, databaseURL), time.Second)
+		probe.arrives(t, databaseURL)
 		w.await(t, 200)
 		w.gate.Lock()
 		loseIDs()
 		w.gate.Unlock()
 		w.await(t, 200)
 		killBackend(t, databaseURL)
-		within(t, fmt.Sprintf("recovery %d from a backend to the first row", round), probe.arrives(t, databaseURL), time.Second)
+		probe.arrives(t, databaseURL)
 	}
 	w.await(t, 200)
 	w.end()
@@ -116,6 +116,7 @@ func killBackend(t *testing.T, databaseURL string) {
 // TestOpenTransactionDelaysNobody has a transaction with a million rows open
 // beside others, whose rows must arrive as if it were not there.
 func TestOpenTransactionDelaysNobody(t *testing.T) {
+	t.Parallel()
 	databaseURL := localtest.Postgres(t, sql.Migrate)
 	redis := localtest.Redis(t)
 	streams := makeStreams(t, databaseURL, 2)
@@ -164,6 +165,7 @@ func TestOpenTransactionDelaysNobody(t *testing.T) {
 // TestDependenciesThatAreAway starts before its servers and goes on without
 // being started again.
 func TestDependenciesThatAreAway(t *testing.T) {
+	t.Parallel()
 	server := localtest.PostgresServer(t)
 	databaseURL := server.URL("postgres")
 	if err := sql.Migrate(t.Context(), databaseURL); err != nil {

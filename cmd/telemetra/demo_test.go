@@ -20,6 +20,7 @@ import (
 
 // TestDemoMovesAndLeavesNothing is what a newcomer sees, and then kills.
 func TestDemoMovesAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "demo", "--port=0")
 	temp := localtest.OpenDir(t)
 	if err := os.Chmod(temp, 0o777|os.ModeSticky); err != nil {

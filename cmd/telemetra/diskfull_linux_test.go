@@ -20,9 +20,10 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// TestDiskFull fills the disk under Postgres: first so that tables cannot grow, then so
+// TestFaultsDiskFull fills the disk under Postgres: first so that tables cannot grow, then so
 // that the log cannot, which Postgres does not survive.
-func TestDiskFull(t *testing.T) {
+func TestFaultsDiskFull(t *testing.T) {
+	t.Parallel()
 	d := &disk{dir: localtest.OpenDir(t)}
 	d.mount(t)
 	d.server = localtest.PostgresIn(t, d.dir)
@@ -38,8 +39,7 @@ func TestDiskFull(t *testing.T) {
 	w := startWriters(t, databaseURL, 4, 20*time.Millisecond, p.streams)
 	probe := p.probe(0)
 
-	const rounds = 3
-	for round := 1; round <= rounds; round++ {
+	for range faultRounds {
 		w.await(t, 50)
 		execute(t, databaseURL, `SELECT pg_switch_wal()`)
 		execute(t, databaseURL, `CHECKPOINT`) // segments of the log are there for what follows
@@ -54,9 +54,9 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("readiness, when tables cannot grow: %d %s", status, body)
 		}
 		d.free(t)
-		within(t, fmt.Sprintf("room %d for rows to the first row", round), probe.arrives(t, databaseURL), time.Second)
+		probe.arrives(t, databaseURL)
 	}
-	for round := 1; round <= rounds; round++ {
+	for range faultRounds {
 		w.await(t, 50)
 		d.fill(t, 256<<10)
 		localtest.Eventually(t, "a server that gives up", func() bool {
@@ -74,7 +74,7 @@ func TestDiskFull(t *testing.T) {
 		})
 		d.free(t)
 		crash(t, d.server)
-		within(t, fmt.Sprintf("room %d for the log and recovery to the first row", round), probe.arrives(t, databaseURL), time.Second)
+		probe.arrives(t, databaseURL)
 	}
 	w.await(t, 50)
 	w.end()
@@ -84,7 +84,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	// started, first epoch, publishing, and for each time that Postgres is away two lines of
 	// the listener and two of the watch.
-	const most = 3 + 4*rounds
+	const most = 3 + 4*faultRounds
 	if n := strings.Count(p.listener.log.String(), "\n") + 1; n > most {
 		t.Errorf("%d lines were logged, want %d at most:\n%s", n, most, p.listener.log)
 	}

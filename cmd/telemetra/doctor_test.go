@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -34,11 +35,10 @@ func durablePostgres(t *testing.T) (url string) {
 }
 
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	databaseURL, redisURL := durablePostgres(t), localtest.Redis(t).URL()
 	startTelemetra(t, databaseURL, redisURL, "serve").awaitReady(t)
-	t.Setenv("DATABASE_URL", databaseURL)
-	t.Setenv("REDIS_URL", redisURL)
-	t.Setenv("WS_MAX_CONNECTIONS", "100") // what any machine has files for
+	env := map[string]string{"DATABASE_URL": databaseURL, "REDIS_URL": redisURL, "WS_MAX_CONNECTIONS": "100"} // any machine has files for so many
 	conn, err := pgx.Connect(t.Context(), databaseURL)
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestDoctor(t *testing.T) {
 
 	allOK := func() {
 		t.Helper()
-		code, out, stderr := command(t, nil, "doctor", "--strict")
+		code, out, stderr := command(t, env, "doctor", "--strict")
 		if code != 0 || !strings.HasSuffix(out, "\n\n27 ok\n") || stderr != "" {
 			t.Errorf("exit code %d, printed\n%s%s", code, out, stderr)
 		}
@@ -56,17 +56,18 @@ func TestDoctor(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `ALTER TABLE moments DISABLE TRIGGER ALL`); err != nil {
 		t.Fatal(err)
 	}
-	code, out, stderr := command(t, nil, "doctor")
+	code, out, stderr := command(t, env, "doctor")
 	if code != 1 || !strings.Contains(out, "FAILED   triggers") || !strings.Contains(out, "-> run: telemetra migrate repair") || stderr != "telemetra: not all is well\n" {
 		t.Errorf("exit code %d, printed\n%s%s", code, out, stderr)
 	}
-	if code, _, stderr := command(t, nil, "migrate", "repair"); code != 0 {
+	if code, _, stderr := command(t, env, "migrate", "repair"); code != 0 {
 		t.Error(stderr)
 	}
 	allOK()
 }
 
 func TestDoctorSaysHowItEnds(t *testing.T) {
+	t.Parallel()
 	healthy := map[string]string{
 		"DATABASE_URL": localtest.Postgres(t, sql.Migrate), "REDIS_URL": localtest.Redis(t).URL(), "WS_MAX_CONNECTIONS": "100",
 	}
@@ -92,10 +93,9 @@ func TestDoctorSaysHowItEnds(t *testing.T) {
 		{nil, []string{"patient"}, 2, ""},
 	} {
 		t.Run(fmt.Sprint(test.env, test.args), func(t *testing.T) {
-			for name, value := range healthy {
-				t.Setenv(name, value)
-			}
-			code, out, stderr := command(t, test.env, append([]string{"doctor"}, test.args...)...)
+			env := maps.Clone(healthy)
+			maps.Copy(env, test.env)
+			code, out, stderr := command(t, env, append([]string{"doctor"}, test.args...)...)
 			if code != test.code || !strings.Contains(out, test.want) {
 				t.Errorf("exit code %d, printed\n%s%s, want %d and %q", code, out, stderr, test.code, test.want)
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/sql"
 )
 
@@ -83,7 +84,7 @@ func settleEpochs(t *testing.T, databaseURL string, clients map[string]*record, 
 		want := rowsOf(t, conn, id)
 		total += len(want)
 		var missing map[mark]row
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); wait(t.Context(), 100*time.Millisecond) {
+		for deadline := time.Now().Add(localtest.HangTimeout); time.Now().Before(deadline); wait(t.Context(), 100*time.Millisecond) {
 			if missing = notShown(t, r, want); len(missing) == 0 {
 				break
 			}

@@ -14,11 +14,12 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// TestFailover kills the primary under load, again and again, and promotes its
+// TestFaultsFailover kills the primary under load, again and again, and promotes its
 // standby: one that has all that was published, or one that lacks the end of it.
-func TestFailover(t *testing.T) {
-	t.Run("synchronous standby, behind one address", func(t *testing.T) { testFailover(t, caughtUp, 1) })
-	t.Run("lost tail, two hosts", func(t *testing.T) { testFailover(t, lostTail, 2) })
+func TestFaultsFailover(t *testing.T) {
+	t.Parallel()
+	t.Run("synchronous standby, behind one address", func(t *testing.T) { t.Parallel(); testFailover(t, caughtUp, 1, false) })
+	t.Run("lost tail, two hosts", func(t *testing.T) { t.Parallel(); testFailover(t, lostTail, 2, true) })
 }
 
 // hosts are the addresses under which processes know Postgres.
@@ -90,15 +91,16 @@ func lostTail(t *testing.T, _, standby *local.Postgres) {
 	})
 }
 
-func testFailover(t *testing.T, prepare func(t *testing.T, primary, standby *local.Postgres), addresses int) {
+func testFailover(t *testing.T, prepare func(t *testing.T, primary, standby *local.Postgres), addresses int, lostTails bool) {
 	t.Helper()
-	const rounds = 3
+	const rounds = faultRounds
 	h := newHosts(t, addresses)
 	if err := sql.Migrate(t.Context(), h.url()); err != nil {
 		t.Fatal(err)
 	}
 	p := startPipeline(t, h.url(), 4)
 	published := witnessOf(t, p.redis.URL(), p.streams)
+	published.lostTails = lostTails
 
 	w := startWriters(t, h.url(), 12, 20*time.Millisecond, p.streams)
 	lost := 0
@@ -110,9 +112,7 @@ func testFailover(t *testing.T, prepare func(t *testing.T, primary, standby *loc
 		prepare(t, h.server, standby)
 		w.await(t, 200)
 		h.failOver(t, standby)
-		promoted := time.Now()
 		awaitChapter(t, p.clients, round+1)
-		within(t, fmt.Sprintf("promotion %d to the new state", round), time.Since(promoted), 2*time.Second)
 		lost += lostRows(t, h.url(), p.clients, round)
 	}
 	w.await(t, 200)

@@ -69,6 +69,7 @@ func isLive(r *http.Request) bool {
 }
 
 func TestBrowserLoadBalancer(t *testing.T) {
+	t.Parallel()
 	serve := func(name string) *httptest.Server {
 		upgrader := gws.NewUpgrader(&gws.BuiltinEventHandler{}, nil)
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

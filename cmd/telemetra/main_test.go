@@ -40,10 +40,11 @@ type telemetra struct {
 	done chan struct{}
 }
 
-// startTelemetra starts a command on a free port and waits until it serves.
-func startTelemetra(t *testing.T, databaseURL, redisURL, command string, flags ...string) *telemetra {
+// startTelemetra starts a command on a free port and waits until it serves. Settings are
+// flags (--name=value) or variables (NAME=value).
+func startTelemetra(t *testing.T, databaseURL, redisURL, command string, settings ...string) *telemetra {
 	t.Helper()
-	p, err := launch(databaseURL, redisURL, command, flags...)
+	p, err := launch(databaseURL, redisURL, command, settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,14 +57,22 @@ func startTelemetra(t *testing.T, databaseURL, redisURL, command string, flags .
 	return p
 }
 
-func launch(databaseURL, redisURL, command string, flags ...string) (*telemetra, error) {
+func launch(databaseURL, redisURL, command string, settings ...string) (*telemetra, error) {
 	p := &telemetra{log: &logTail{}, done: make(chan struct{})}
-	args := append([]string{command, "--host=127.0.0.1", "--port=0"}, flags...) // the last of two counts
-	p.cmd = exec.Command(os.Args[0], args...)                                   //nolint:noctx // this test binary; stop ends it
-	p.cmd.Env = append(os.Environ(), "DATABASE_URL="+databaseURL, "REDIS_URL="+redisURL)
+	args := []string{command, "--host=127.0.0.1", "--port=0"} // the last of two counts, here and in the environment
+	env := append(os.Environ(), "DATABASE_URL="+databaseURL, "REDIS_URL="+redisURL)
 	if os.Getenv("DRAIN_PERIOD") == "" {
-		p.cmd.Env = append(p.cmd.Env, "DRAIN_PERIOD=0") // most tests have nobody to hand over
+		env = append(env, "DRAIN_PERIOD=0") // most tests have nobody to hand over
 	}
+	for _, s := range settings {
+		if strings.HasPrefix(s, "-") {
+			args = append(args, s)
+		} else {
+			env = append(env, s)
+		}
+	}
+	p.cmd = exec.Command(os.Args[0], args...) //nolint:noctx // this test binary; stop ends it
+	p.cmd.Env = env
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		return nil, err
@@ -112,7 +121,7 @@ func (p *telemetra) stop(tb testing.TB) {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
 	select {
 	case <-p.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(localtest.HangTimeout):
 		tb.Errorf("%v does not stop:\n%s", p.cmd.Args[1:], p.log)
 		p.kill()
 	}

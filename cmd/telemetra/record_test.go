@@ -133,6 +133,11 @@ type mark struct {
 	version        int
 }
 
+// supersededBy reports whether another mark is a newer version of the same row.
+func (m mark) supersededBy(other mark) bool {
+	return m.writer == other.writer && m.number == other.number && m.version < other.version
+}
+
 func marks(t *testing.T, frames []frame) []mark {
 	t.Helper()
 	out := make([]mark, 0, len(frames))

@@ -42,6 +42,7 @@ func terminal(t *testing.T, width, height uint16) (here, there *os.File) {
 // On a terminal the screen is drawn again and again, within its size, and what was there
 // before comes back in the end.
 func TestStatusOnATerminal(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		env    []string
 		screen bool

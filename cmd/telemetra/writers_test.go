@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
 // errRollback ends a transaction that is to leave nothing.
@@ -131,7 +133,7 @@ func settle(t *testing.T, databaseURL string, clients map[string]*record) {
 	for id, r := range clients {
 		want := table(t.Context(), t, conn, id)
 		total += len(want)
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(localtest.HangTimeout)
 		for time.Now().Before(deadline) {
 			live, _ := r.events(t)
 			have := make(map[mark]bool)

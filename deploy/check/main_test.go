@@ -88,15 +88,20 @@ func serve(t *testing.T) *process {
 		}
 	})
 	p := &process{addr: running.Addr, databaseURL: databaseURL}
-	localtest.Eventually(t, "it is ready", func() bool {
-		res, _ := p.get(t, "/readyz", nil)
-		return res.StatusCode == http.StatusOK
-	})
+	localtest.Eventually(t, "it is ready", func() bool { return p.get(t, "/readyz", nil).status == http.StatusOK })
 	return p
 }
 
-// get asks for a path. The answer's body is read to its end.
-func (p *process) get(t *testing.T, path string, header http.Header) (res *http.Response, body []byte) {
+// answer is what a process has answered.
+type answer struct {
+	request *http.Request
+	status  int
+	header  http.Header
+	body    []byte
+}
+
+// get asks for a path.
+func (p *process) get(t *testing.T, path string, header http.Header) *answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+path, http.NoBody)
 	if err != nil {
@@ -106,12 +111,14 @@ func (p *process) get(t *testing.T, path string, header http.Header) (res *http.
 	if header != nil {
 		req.Header = header
 	}
-	if res, err = http.DefaultClient.Do(req); err != nil {
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	if body, err = io.ReadAll(res.Body); err != nil {
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return res, body
+	return &answer{req, res.StatusCode, res.Header, body}
 }

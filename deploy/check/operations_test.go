@@ -223,7 +223,7 @@ func opsFamilies(t *testing.T) map[string]*dto.MetricFamily {
 	for _, path := range []string{"/api/v1/streams", "/api/v1/streams/nothing/metrics"} {
 		p.get(t, path, nil) // a route shows when it was asked for
 	}
-	_, text := p.get(t, "/metrics", nil)
+	text := p.get(t, "/metrics", nil).body
 	read := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := read.TextToMetricFamilies(bytes.NewReader(text))
 	if err != nil {

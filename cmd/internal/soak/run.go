@@ -21,6 +21,8 @@ const (
 	connectWithin = time.Minute
 	// healWithin is how long all clients may take to have what was written after a fault.
 	healWithin = time.Minute
+	// tellTimeout is after how long clients that were not told to be behind never are.
+	tellTimeout = 30 * time.Second
 	// lookEvery is how often is looked whether they have.
 	lookEvery = 20 * time.Millisecond
 	// quietFor is the time between two faults.
@@ -282,6 +284,9 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 		}
 	}
 	pause(ctx, f.hold)
+	if f.told {
+		s.awaitTold(ctx)
+	}
 	if f.end != nil && ctx.Err() == nil {
 		if err := f.end(ctx, s); err != nil {
 			return fmt.Errorf("end: %w", err)
@@ -310,6 +315,14 @@ func (s *soak) injectOne(ctx context.Context, f *fault) error {
 		o.told = max(o.told, t.last)
 	}
 	return nil
+}
+
+// awaitTold keeps a fault up until each client knows that it is behind: how long that took
+// is reported, and only a client that is never told has not been.
+func (s *soak) awaitTold(ctx context.Context) {
+	for deadline := time.Now().Add(tellTimeout); s.tally.countTold() < len(s.followers) && ctx.Err() == nil && time.Now().Before(deadline); {
+		pause(ctx, lookEvery)
+	}
 }
 
 // miss says whose silence was too long, and when, to be looked up in the logs.

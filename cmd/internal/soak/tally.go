@@ -121,6 +121,13 @@ func (t *tally) told(before *trouble, now time.Time) *trouble {
 	return t.trouble
 }
 
+// countTold returns how many clients were told in this trouble.
+func (t *tally) countTold() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.trouble.told
+}
+
 // epoch counts an epoch that a listener has opened.
 func (t *tally) epoch(reason string) {
 	const first = "first"

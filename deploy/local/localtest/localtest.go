@@ -211,19 +211,22 @@ func OpenDir(tb testing.TB) string {
 	return dir
 }
 
-// Eventually waits until ok, looking every few milliseconds, and fails the test
-// after the patience that a loaded machine needs.
+// HangTimeout is after how long a test may say that something hangs. A machine that is
+// merely slow does not take so long, so no test has a shorter bound.
+const HangTimeout = 30 * time.Second
+
+// Eventually waits until ok, polling every few milliseconds, and fails the test after
+// HangTimeout.
 func Eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	const patience = 30 * time.Second
-	deadline := time.NewTimer(patience)
+	deadline := time.NewTimer(HangTimeout)
 	defer deadline.Stop()
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for !ok() {
 		select {
 		case <-deadline.C:
-			tb.Fatalf("not within %s: %s", patience, what)
+			tb.Fatalf("not within %s: %s", HangTimeout, what)
 		case <-ticker.C:
 		}
 	}

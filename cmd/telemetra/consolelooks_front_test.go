@@ -1,3 +1,5 @@
+//go:build front
+
 package main
 
 import (
@@ -35,9 +37,9 @@ const contrastsOf = `(() => {
 // overflowing tells by how many pixels the page is wider than its window.
 const overflowing = `document.documentElement.scrollWidth - document.documentElement.clientWidth`
 
-// TestConsoleLooks takes the pictures, with made-up traffic as in the demo: of
+// TestFrontConsoleLooks takes the pictures, with made-up traffic as in the demo: of
 // desktop, phone and wall, dark and light. bin/console keeps them.
-func TestConsoleLooks(t *testing.T) {
+func TestFrontConsoleLooks(t *testing.T) {
 	t.Parallel()
 	s := startConsole(t)
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "simulate")

@@ -1,0 +1,6 @@
+//go:build faults
+
+package main
+
+// faultRounds: a fault meets another state each time.
+const faultRounds = 3
