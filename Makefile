@@ -5,14 +5,16 @@ GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v
 # Empty when the tree is not a git checkout, for example a source archive: then the binary calls itself "dev".
 VERSION = $(or $(shell git describe --always --dirty 2>/dev/null),dev)
 
-# Packages tested at the same time. Most start a Postgres and a Redis of their own, and some measure time.
-TEST_P ?= 2
+# Packages tested at the same time. Most of the time their tests wait: for servers, processes, timeouts.
+TEST_P ?= 8
+
+# The packages in the order in which go test begins them and prints what came of them: those that need
+# little compilation first, the one that needs all and takes longest last.
+PACKAGES := ./broker/event ./httpapi/body ./httpapi/problem ./httpapi/router ./httpapi/console ./wsgateway/access \
+  ./wsgateway/client ./cmd/internal/... ./broker ./deploy/... ./httpapi ./listener ./sql ./wsgateway ./cmd/telemetra ./...
 
 # The race detector needs cgo, and go turns cgo off when there is no C compiler.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
-
-# Where a benchmark guards a hot path. `make test` runs each once, so that they cannot rot.
-HOT := ./broker/event ./broker ./sql ./wsgateway ./httpapi ./httpapi/router
 
 # Options of the command that demo and bench run: make demo ARGS='--help'
 ARGS ?=
@@ -23,7 +25,7 @@ BENCHES ?=
 .DEFAULT_GOAL := help
 # The prerequisites below are steps in an order, also under -j.
 .NOTPARALLEL:
-.PHONY: help demo test build bench bench-report bench-peer bench-compare soak soak-report compose-check console-picture lint fmt clean bootstrap bootstrap-tests
+.PHONY: help demo test test-faults test-front build bench bench-report bench-peer bench-compare soak soak-report compose-check console-picture lint fmt clean bootstrap bootstrap-tests bootstrap-front
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +33,19 @@ help: ## List the targets
 demo: bootstrap build ## See it: the whole pipeline on this machine, with simulated traffic
 	bin/telemetra demo $(ARGS)
 
+# Benchmarks run once, so that they cannot rot: by arguments of the test binary, because go test compiles and
+# runs one package at a time when it is asked for benchmarks. The tests of documents compile while the others wait.
 test: bootstrap-tests ## Prove it: every test, against real Postgres and Redis servers
-	go vet ./...
 	@$(if $(RACE),,echo 'make: cgo is off (no C compiler?), testing without the race detector' >&2)
-	go test $(RACE) -run '^$$' -bench . -benchtime 1x $(HOT)
-	@echo 'make: the tests take about ten minutes, and the first result comes late: the longest begins first'
-	go test $(RACE) -count=1 -p $(TEST_P) -parallel 4 -timeout 14m ./cmd/telemetra ./...
-	cd deploy/check && go test -count=1 ./...
+	@( cd deploy/check && nice -n 10 go test -count=1 ./... ) & documents=$$!; \
+	  go test $(RACE) -count=1 -p $(TEST_P) -parallel 4 -timeout 14m $(PACKAGES) -args -test.bench=. -test.benchtime=1x; product=$$?; \
+	  wait $$documents && exit $$product
+
+test-faults: bootstrap-tests ## Each fault three times, and that the soak finds what it should
+	go test $(RACE) -tags faults -count=1 -parallel 4 -timeout 15m -run '^TestFaults' ./cmd/telemetra
+
+test-front: bootstrap-front ## Clients of other makers, and how the console looks, in a real browser
+	go test $(RACE) -tags front -count=1 -timeout 15m -run '^TestFront' ./cmd/telemetra
 
 build: ## Build bin/telemetra
 	go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/telemetra ./cmd/telemetra
@@ -73,7 +81,7 @@ soak-report: bootstrap build ## The same, and keep what it says in deploy/SOAK.m
 
 # All pictures of the test, of phone, wall and more, are in bin/console.
 console-picture: bootstrap-tests ## Take the README's picture of the console, deploy/console.png
-	go test -count=1 -timeout 5m -run '^TestConsoleLooks$$/^desktop$$' ./cmd/telemetra
+	go test -count=1 -timeout 5m -tags front -run '^TestFrontConsoleLooks$$/^desktop$$' ./cmd/telemetra
 	cp bin/console/desktop.png deploy/console.png
 
 # The block of deploy/COMPOSE.md is what the check printed; the text around it stays.
@@ -99,3 +107,7 @@ bootstrap:
 # The tests need promtool, too; who only wants to see the demo does not.
 bootstrap-tests:
 	./deploy/bootstrap.sh tests
+
+# Clients that run in node, too.
+bootstrap-front:
+	./deploy/bootstrap.sh front

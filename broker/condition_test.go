@@ -17,6 +17,7 @@ func (r refusal) Error() string { return string(r) }
 func (refusal) RedisError()     {}
 
 func TestConditionOf(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		err         error
 		condition   Condition
@@ -60,6 +61,7 @@ func TestConditionOf(t *testing.T) {
 
 // What another version says, or somebody else, is never shown.
 func TestConditionsAreAClosedVocabulary(t *testing.T) {
+	t.Parallel()
 	if got := Condition("-ERR from 10.0.0.1").String(); got != "redis refuses commands" {
 		t.Errorf("got %q", got)
 	}

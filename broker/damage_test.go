@@ -55,6 +55,7 @@ var damages = map[string]func(p Position) [][]any{
 
 // Every damage is told, nothing is written into it, and a new epoch heals it.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
 	for name, commands := range damages {
@@ -105,6 +106,7 @@ func TestDamage(t *testing.T) {
 
 // A script that breaks off is not rolled back; the next one must find out.
 func TestBrokenOffScriptIsFound(t *testing.T) {
+	t.Parallel()
 	const place = "local moved = {}\n"
 	mutant := strings.Replace(publishSource, place, place+"error('the power is gone')\n", 1)
 	if mutant == publishSource {
@@ -133,6 +135,7 @@ func TestBrokenOffScriptIsFound(t *testing.T) {
 }
 
 func TestRestartedRedisIsAnotherProcess(t *testing.T) {
+	t.Parallel()
 	server := localtest.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
 	b := open(t, server.URL())
 	ctx := t.Context()
@@ -177,6 +180,7 @@ func TestRestartedRedisIsAnotherProcess(t *testing.T) {
 }
 
 func TestEmptiedRedisHasNoPosition(t *testing.T) {
+	t.Parallel()
 	server := localtest.Redis(t)
 	b := open(t, server.URL())
 	ctx := t.Context()
@@ -201,6 +205,7 @@ func TestEmptiedRedisHasNoPosition(t *testing.T) {
 }
 
 func TestFullRedisTakesNothing(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t, "--maxmemory", "3mb", "--maxmemory-policy", "noeviction").URL())
 	ctx := t.Context()
 	p := openEpoch(t, b, nil, 1)
@@ -232,6 +237,7 @@ func TestFullRedisTakesNothing(t *testing.T) {
 }
 
 func TestHeartbeat(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
 	if c, ok, err := b.LastHeartbeat(ctx); ok || err != nil {
@@ -281,6 +287,7 @@ func TestHeartbeat(t *testing.T) {
 // A full Redis passes a heartbeat on, and a key that is nothing of ours does not hide
 // what it brings back.
 func TestHeartbeatOfAFullRedis(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	ctx := t.Context()
 	_, h := follow(t, b, nil)
@@ -298,6 +305,7 @@ func TestHeartbeatOfAFullRedis(t *testing.T) {
 }
 
 func TestBadURLIsRefusedWithoutItsPassword(t *testing.T) {
+	t.Parallel()
 	for _, url := range []string{"", "http://user:secret@x", "redis://user:secret@host:port", "redis://host/db"} {
 		_, err := Open(Config{URL: url})
 		if err == nil || strings.Contains(err.Error(), "secret") {

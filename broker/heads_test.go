@@ -34,6 +34,7 @@ func streamEvent(tb testing.TB, id string) event.Pending {
 
 // Each batch tells which heads it has moved, with a token that shows a gap.
 func TestHeadsAreTold(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	h := &headsHeard{heard: &heard{acked: make(map[string]int), received: make(map[string][]string)}}
 	run(t, b.NewSubscriber(h))
@@ -61,6 +62,7 @@ func TestHeadsAreTold(t *testing.T) {
 }
 
 func TestCache(t *testing.T) {
+	t.Parallel()
 	events, other := localtest.Redis(t), localtest.Redis(t)
 	b := open(t, events.URL())
 	for name, url := range map[string]string{"of the events": "", "its own": other.URL()} {

@@ -9,6 +9,7 @@ import (
 )
 
 func TestInspect(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t, "--maxmemory", "64mb", "--maxmemory-policy", "volatile-lru").URL())
 	f, err := b.Inspect(t.Context())
 	if err != nil {
@@ -28,6 +29,7 @@ func TestInspect(t *testing.T) {
 }
 
 func TestSubscriberLimit(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t, "--client-output-buffer-limit", "pubsub 3mb 2mb 7").URL())
 	l, err := b.SubscriberLimit(t.Context())
 	if want := (BufferLimit{3 << 20, 2 << 20, 7 * time.Second}); err != nil || l != want {
@@ -40,6 +42,7 @@ func TestSubscriberLimit(t *testing.T) {
 }
 
 func TestHeartbeatAge(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	if _, heard, err := b.HeartbeatAge(t.Context()); heard || err != nil {
 		t.Errorf("before any: heard %t, %v", heard, err)
@@ -56,9 +59,10 @@ func TestHeartbeatAge(t *testing.T) {
 }
 
 // soon bounds what should not take long, on a loaded machine.
-const soon = 30 * time.Second
+const soon = localtest.HangTimeout
 
 func TestErrorCodes(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		err     error
 		code    string
@@ -80,6 +84,7 @@ func TestErrorCodes(t *testing.T) {
 }
 
 func TestStanding(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
 	if s, err := b.Standing(ctx); !errors.Is(err, ErrNoPosition) {
@@ -115,6 +120,7 @@ func TestStanding(t *testing.T) {
 
 // The heads of many streams come in steps, up to a bound.
 func TestAllHeadsIsBounded(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	var pairs []any
 	for i := range 5000 {
@@ -132,6 +138,7 @@ func TestAllHeadsIsBounded(t *testing.T) {
 }
 
 func TestLook(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	for _, c := range []struct {
 		setting, value string

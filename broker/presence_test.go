@@ -48,6 +48,7 @@ func ids(all []Process) (out []string) {
 }
 
 func TestProcessesAreRead(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	if all := present(t, b); all != nil {
 		t.Errorf("nobody has said anything: %+v", all)
@@ -84,6 +85,7 @@ func TestProcessesAreRead(t *testing.T) {
 
 // More than one answer brings.
 func TestManyProcesses(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	const n = 2*mostAtOnce + 1
 	for i := range n {
@@ -96,6 +98,7 @@ func TestManyProcesses(t *testing.T) {
 }
 
 func TestSilentProcessesAreForgotten(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
 	announce(t, b, Process{ID: "gone"})
@@ -142,6 +145,7 @@ func TestSilentProcessesAreForgotten(t *testing.T) {
 // The clocks of processes may be anywhere: none throws another out of the index. The
 // clock of a real Redis cannot be set; that of this one is years behind.
 func TestOnlyTheClockOfRedisCounts(t *testing.T) {
+	t.Parallel()
 	server := miniredis.RunT(t)
 	b := open(t, "redis://"+server.Addr())
 	then := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -161,6 +165,7 @@ func TestOnlyTheClockOfRedisCounts(t *testing.T) {
 }
 
 func TestKeysOfPresenceOfAnotherType(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
 	do := func(args ...any) {
@@ -193,6 +198,7 @@ func TestKeysOfPresenceOfAnotherType(t *testing.T) {
 
 // What a gateway says each second is small, also with the longest ids.
 func TestAnnouncementsAreSmall(t *testing.T) {
+	t.Parallel()
 	p := Process{ID: "0123456789abcdef", Host: strings.Repeat("h", 64), Gateway: &GatewayStatus{}}
 	for range len(LagBounds) + 1 {
 		p.Gateway.Lags = append(p.Gateway.Lags, math.MaxUint64)
@@ -212,6 +218,7 @@ func TestAnnouncementsAreSmall(t *testing.T) {
 }
 
 func TestCountsOf(t *testing.T) {
+	t.Parallel()
 	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h", Buckets: LagBounds})
 	for _, v := range []float64{0, .001, .0011, 29, 31, 1000} {
 		h.Observe(v)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestOpenEpochFromNothing(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
 	if p, err := b.Position(ctx); !errors.Is(err, ErrNoPosition) {
@@ -41,6 +42,7 @@ func TestOpenEpochFromNothing(t *testing.T) {
 }
 
 func TestOpenEpochCompares(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	p = publish(t, b, p, moments(t, "a", 3)...)
 	before := dump(t, b)
@@ -74,6 +76,7 @@ func TestOpenEpochCompares(t *testing.T) {
 }
 
 func TestPublishCompares(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	p = publish(t, b, p, moments(t, "a", 3)...)
 	ctx := t.Context()
@@ -105,6 +108,7 @@ func TestPublishCompares(t *testing.T) {
 
 // An empty batch moves the position and nothing else.
 func TestPublishNothing(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	next, err := b.Publish(t.Context(), p, nil, []byte("further"))
 	if err != nil {
@@ -168,6 +172,7 @@ func race(tb testing.TB, b *Redis, p Position, rounds, writers int) error {
 }
 
 func TestExactlyOneOfManyPublishes(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	if err := race(t, b, p, 30, 8); err != nil {
 		t.Error(err)
@@ -175,7 +180,7 @@ func TestExactlyOneOfManyPublishes(t *testing.T) {
 }
 
 // The test of the test: without the comparison, the race must show it.
-func TestRaceFindsMissingCompare(t *testing.T) {
+func TestRaceFindsMissingCompare(t *testing.T) { // not beside others: it takes the compare out of the script of all
 	const compare = "if there[1] ~= epoch or there[2] ~= token or there[3] ~= run then return {'conflict'} end\n"
 	mutant := strings.Replace(publishSource, compare, "", 1)
 	if mutant == publishSource {
@@ -192,6 +197,7 @@ func TestRaceFindsMissingCompare(t *testing.T) {
 
 // Heads, logs, published messages and the position agree, whatever the batches.
 func TestBatchesAgree(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	rng := seeded(t)
 	ctx := t.Context()
@@ -257,6 +263,7 @@ func TestBatchesAgree(t *testing.T) {
 }
 
 func TestLogIsBoundedInCount(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	ctx := t.Context()
 	const n = 700
@@ -313,6 +320,7 @@ func logBytes(tb testing.TB, b *Redis, epoch string, head uint64) (size int, fir
 }
 
 func TestLogIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	ctx := t.Context()
 	large := moment(t, "a", "large", 300_000)
@@ -349,6 +357,7 @@ func TestLogIsBoundedInBytes(t *testing.T) {
 
 // A message that is larger than the log may be is kept alone, until the next.
 func TestOneMessageLargerThanTheLog(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	ctx := t.Context()
 	p = publish(t, b, p, moments(t, "a", 3)...)
@@ -374,6 +383,7 @@ func TestOneMessageLargerThanTheLog(t *testing.T) {
 }
 
 func TestLogsExpireAndHeadsDoNot(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	ctx := t.Context()
 	b.Limits.TTL = 1234 * time.Second
@@ -400,6 +410,7 @@ func TestLogsExpireAndHeadsDoNot(t *testing.T) {
 }
 
 func TestLogRefusesForeignEntries(t *testing.T) {
+	t.Parallel()
 	b, p := start(t)
 	ctx := t.Context()
 	for i, text := range []string{"garbage", "other-1 moment 1 2 0 0\n{}"} {

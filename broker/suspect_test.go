@@ -16,25 +16,32 @@ import (
 
 // The first command that a frozen connection costs a timeout is the last one.
 func TestFrozenConnectionsAreFoundTogether(t *testing.T) {
+	t.Parallel()
 	server := localtest.Redis(t)
 	proxy := localtest.Proxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(server.Port())))
 	b := open(t, "redis://"+proxy.Addr()+"/0")
 	const n = 6
 	var held sync.WaitGroup
 	for range n { // commands that wait, so that each has a connection of its own
-		held.Go(func() { _ = b.client.BLPop(t.Context(), 300*time.Millisecond, "nothing").Err() })
+		held.Go(func() { _ = b.client.BLPop(t.Context(), 0, "released").Err() })
+	}
+	localtest.Eventually(t, "a connection for each", func() bool { return b.client.PoolStats().TotalConns >= n })
+	for range n {
+		if err := open(t, server.URL()).client.RPush(t.Context(), "released", "x").Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	held.Wait()
 	if idle := b.client.PoolStats().IdleConns; idle < n {
 		t.Fatalf("%d idle connections, want %d", idle, n)
 	}
 	proxy.Freeze()
-	ask := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ask := func(patience time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		return b.Ping(ctx)
 	}
-	if err := ask(); err == nil {
+	if err := ask(300 * time.Millisecond); err == nil {
 		t.Fatal("a frozen connection answers")
 	}
 	localtest.Eventually(t, "the end of the frozen connections", func() bool {
@@ -43,7 +50,7 @@ func TestFrozenConnectionsAreFoundTogether(t *testing.T) {
 		return !b.suspects.running && b.client.PoolStats().IdleConns == 0
 	})
 	for range n {
-		if err := ask(); err != nil {
+		if err := ask(localtest.HangTimeout); err != nil {
 			t.Errorf("after the others were found: %v", err)
 		}
 	}
@@ -52,6 +59,7 @@ func TestFrozenConnectionsAreFoundTogether(t *testing.T) {
 // A command that times out while its client is being closed starts nothing that
 // outlives the Close; the race detector sees a start beside the wait for the end.
 func TestNothingIsSuspectedAfterClose(t *testing.T) {
+	t.Parallel()
 	client := redis.NewClient(&redis.Options{})
 	defer func() { _ = client.Close() }() // it has no connection
 	for range 500 {

@@ -14,6 +14,7 @@ import (
 )
 
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
 	var log bytes.Buffer
@@ -101,6 +102,7 @@ func holding(t *testing.T, registry *prometheus.Registry) string {
 
 // A Redis that loads its data serves subscriptions, and refuses a ping.
 func TestSubscriptionIsKeptWhileRedisLoads(t *testing.T) {
+	t.Parallel()
 	config := filepath.Join(t.TempDir(), "redis.conf")
 	configure := func(lines string) {
 		t.Helper()

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need beside Go: the server programs of
-# Postgres and of Redis, and with the argument `tests` promtool, which checks the
-# alerts, and Chromium, which opens the console. Does nothing when they are there, is
-# safe to run again, and says what to do where it cannot install.
+# Postgres and of Redis, with the argument `tests` promtool, which checks the alerts, and
+# Chromium, which opens the console, and with `front` node and npm, too, for clients of
+# other makers. Does nothing when they are there, is safe to run again, and says what to
+# do where it cannot install.
 set -euo pipefail
 
 case "${*:-demo}" in
-  demo) for_tests=false ;;
-  tests) for_tests=true ;;
+  demo) for_tests=false for_front=false ;;
+  tests) for_tests=true for_front=false ;;
+  front) for_tests=true for_front=true ;;
   *)
-    echo "usage: bootstrap.sh [tests]" >&2
+    echo "usage: bootstrap.sh [tests|front]" >&2
     exit 2
     ;;
 esac
@@ -39,11 +41,14 @@ have_chromium() {
   return 1
 }
 
+have_node() { ! "$for_front" || command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; }
+
 missing() {
   have_postgres || echo "PostgreSQL 13 or newer, with initdb"
   have_redis || echo "redis-server"
   have_promtool || echo "promtool, which comes with Prometheus"
   have_chromium || echo "Chromium or Chrome"
+  have_node || echo "node and npm"
 }
 
 give_up() {
@@ -104,10 +109,12 @@ if command -v apt-get >/dev/null 2>&1; then
   [ "${#packages[@]}" -eq 0 ] || install_apt "${packages[@]}"
   # By itself, after the servers: not every system has a package of it. A font, or pages have no text.
   have_chromium || install_apt chromium fonts-dejavu-core
+  have_node || install_apt nodejs npm # large, and the front suite alone needs them
 elif command -v brew >/dev/null 2>&1; then
   have_postgres || packages+=(postgresql@16)
   have_redis || packages+=(redis)
   have_promtool || packages+=(prometheus)
+  have_node || packages+=(node)
   [ "${#packages[@]}" -eq 0 ] || brew install "${packages[@]}" || give_up "brew could not install: ${packages[*]}"
 fi
 [ -z "$(missing)" ] || give_up "not all that is needed is here."

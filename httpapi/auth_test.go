@@ -23,6 +23,7 @@ func bearer(tb testing.TB, streams ...string) string {
 
 // Nothing comes out of a cache for who may not see it, however warm it is.
 func TestReadsNeedATokenThatAllowsTheStream(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.auth = access.TokenConfig{Secret: localtest.TokenSecret}
 	w.exec(`INSERT INTO streams (stream_id) VALUES ('a/1'), ('b')`)
@@ -57,6 +58,7 @@ func TestReadsNeedATokenThatAllowsTheStream(t *testing.T) {
 // The list has what the token allows and nothing else, in Postgres' eyes as in ours,
 // for whoever has asked before.
 func TestTheListHasWhatTheTokenAllows(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.auth = access.TokenConfig{Secret: localtest.TokenSecret}
 	ids := []string{"a", "ab", "a/b", "a_b", "a%b", `a\b`, "a*b", "a?b", "axb", "b", "B", "ü", "%", "_", "*"}

@@ -21,6 +21,7 @@ import (
 )
 
 func TestValidators(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	withStream(w)
 	w.window(1)
@@ -51,6 +52,7 @@ func TestValidators(t *testing.T) {
 }
 
 func TestHeadAndCompression(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	withStream(w)
 	w.exec(`INSERT INTO chat_summary_minute (stream_id, window_start) SELECT 's', now() - n * interval '1 minute' FROM generate_series(1, 50) AS n`)
@@ -76,6 +78,7 @@ func TestHeadAndCompression(t *testing.T) {
 }
 
 func TestPagesAreLinked(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.exec(`INSERT INTO streams (stream_id, created_at) SELECT n::text, now() - n * interval '1 hour' FROM generate_series(1, 5) AS n`)
 	w.publish(&event.Stream{StreamID: "1"})
@@ -116,6 +119,7 @@ func TestPagesAreLinked(t *testing.T) {
 // The pages of the documentation name nothing that is served from elsewhere, and
 // everything that they load is there.
 func TestDocsAreServedFromHere(t *testing.T) {
+	t.Parallel()
 	a := newWorld(t).serve()
 	source := regexp.MustCompile(`(?:src|href)="([^"]*)"`)
 	elsewhere := regexp.MustCompile(`(?i)(?:src|href|url\(|@import|fetch\()\s*=?\s*["'(]?\s*(?:https?:)?//`)
@@ -166,6 +170,7 @@ func TestDocsAreServedFromHere(t *testing.T) {
 }
 
 func TestHeadsAreForgottenWhenAMessageIsMissed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	withStream(w)
 	a := w.serve()
@@ -291,6 +296,7 @@ func TestBreaker(t *testing.T) {
 }
 
 func TestMemoryIsBounded(t *testing.T) {
+	t.Parallel()
 	m := newMemory()
 	put := func(key string, size int, readAt time.Time) {
 		m.put(newDocument(&read{key: key}, answer{status: 200, body: make([]byte, size)}, event.ID{}, readAt))

@@ -11,6 +11,7 @@ import (
 
 // However many consoles ask how things are, the dependencies are asked once a second.
 func TestHealthIsFoundOnceForAll(t *testing.T) {
+	t.Parallel()
 	a := newWorld(t).serve()
 	when := func() time.Time {
 		var h Health

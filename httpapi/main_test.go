@@ -223,7 +223,7 @@ func (s *served) get(path string, header ...string) reply {
 }
 
 func (s *served) try(method, path string, header ...string) (reply, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.tb.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.tb.Context()), localtest.HangTimeout)
 	defer cancel()
 	u, err := url.Parse(s.url)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 
 // Each fault of a request is listed, and none of them reaches Postgres.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a := w.serve()
 	var questions atomic.Int64
@@ -135,6 +136,7 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestOddInputThatIsFine(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a := w.serve()
 	for _, id := range []string{"s", "a/b", "a b", "ü", "😀", "%", "a?b", "health", "..", strings.Repeat("😀", 255), "\u202e"} {

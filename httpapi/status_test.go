@@ -10,6 +10,7 @@ import (
 
 // That the cache is away, or back, is known although nobody reads.
 func TestRungIsKnownWithoutReads(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	proxy, through := proxied(t, localtest.Redis(t).URL())
 	a := w.serve(func(c *Config, _ *sql.Config, _ *broker.Config) { c.Cache.URL = through })

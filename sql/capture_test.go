@@ -32,6 +32,7 @@ func stampOf(tb testing.TB, conn *pgx.Conn) (s stamp) {
 func (s stamp) complete() bool { return s.xid != nil && s.id != nil && s.at != nil }
 
 func TestWriterNeedsInsertAndUpdateOnly(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	makeRole(t, url, "spark")
 	admin := connect(t, url)
@@ -76,6 +77,7 @@ func kinds(all []found) string {
 }
 
 func TestWritesAreStamped(t *testing.T) {
+	t.Parallel()
 	conn := connect(t, localtest.Postgres(t, Migrate))
 	before := one[time.Time](t, conn, `SELECT clock_timestamp()`)
 	withStream(t, conn)
@@ -102,6 +104,7 @@ func TestWritesAreStamped(t *testing.T) {
 }
 
 func TestAStampThatIsBroughtAlongIsReplaced(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	r := newReader(t, config(url))
@@ -126,6 +129,7 @@ func TestAStampThatIsBroughtAlongIsReplaced(t *testing.T) {
 // Only the defaults number changes: numbers that a writer brings would put rows before
 // the header of a look, or where none looks.
 func TestANumberThatIsBroughtAlongIsReplaced(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	r := newReader(t, config(url))
@@ -147,6 +151,7 @@ func TestANumberThatIsBroughtAlongIsReplaced(t *testing.T) {
 }
 
 func TestReplicationIsCaptured(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	r := newReader(t, config(url))
@@ -202,6 +207,7 @@ func count(tb testing.TB, conn *pgx.Conn) func() int {
 }
 
 func TestATransactionNotifiesOnce(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -255,6 +261,7 @@ func TestATransactionNotifiesOnce(t *testing.T) {
 }
 
 func TestCommitBesideAnotherDoesNotWaitToNotify(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn, other := connect(t, url), connect(t, url)
 	withStream(t, conn)
@@ -280,6 +287,7 @@ func TestCommitBesideAnotherDoesNotWaitToNotify(t *testing.T) {
 }
 
 func TestWritersNotifyWhenSomebodyWaits(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -339,6 +347,7 @@ func TestWritersNotifyWhenSomebodyWaits(t *testing.T) {
 }
 
 func TestAsynchronousCommitIsRaised(t *testing.T) {
+	t.Parallel()
 	conn := connect(t, localtest.Postgres(t, Migrate))
 	exec(t, conn, `CREATE TABLE seen (setting text)`)
 	exec(t, conn, `CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -366,6 +375,7 @@ func TestAsynchronousCommitIsRaised(t *testing.T) {
 }
 
 func TestRowSecurityIsAnErrorAndNotSilence(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	admin := connect(t, url)
 	withStream(t, admin)

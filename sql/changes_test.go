@@ -26,6 +26,7 @@ func expect(tb testing.TB, what string, got []found, want ...int64) {
 }
 
 func TestChangesAreFoundOnce(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -56,6 +57,7 @@ func TestChangesAreFoundOnce(t *testing.T) {
 }
 
 func TestLateCommitsAreFound(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	early, late := connect(t, url), connect(t, url)
 	withStream(t, early)
@@ -75,6 +77,7 @@ func TestLateCommitsAreFound(t *testing.T) {
 }
 
 func TestRolledBackRowsAreNeverSeen(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn, other := connect(t, url), connect(t, url)
 	withStream(t, conn)
@@ -100,6 +103,7 @@ func TestRolledBackRowsAreNeverSeen(t *testing.T) {
 // After a crash ids above the last flushed one come again: a position must not
 // have ticked them off.
 func TestPositionStaysBelowIdsThatPublishedNothing(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -121,6 +125,7 @@ func TestPositionStaysBelowIdsThatPublishedNothing(t *testing.T) {
 }
 
 func TestFirstPositionIsCutAtAnIdOfItsOwn(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn, open := connect(t, url), connect(t, url)
 	withStream(t, conn)
@@ -140,6 +145,7 @@ func TestFirstPositionIsCutAtAnIdOfItsOwn(t *testing.T) {
 // A backlog is read in parts; between them rows are updated, and transactions
 // commit that were open when it began.
 func TestBacklogIsReadInPartsWithoutLossOrRepetition(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn, other := connect(t, url), connect(t, url)
 	withStream(t, conn)
@@ -195,6 +201,7 @@ type modelled struct {
 // Random transactions of several writers, with drains in between: what is read
 // is compared with what has been committed.
 func TestReadersFindExactlyWhatIsCommitted(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	withStream(t, connect(t, url))
 	for seed := range uint64(12) {

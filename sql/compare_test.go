@@ -10,6 +10,7 @@ import (
 
 // Each row of one statement comes as a notification of its own.
 func TestNotifyRowsSendsEachRow(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	if err := (&Migrator{URL: url}).Tables(t.Context()); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestConfigIsValidated(t *testing.T) {
+	t.Parallel()
 	valid := Config{Host: "db", Port: 5432, User: "u", Password: "hunter2", Database: "d", SSLMode: "prefer", PoolMin: 5, PoolMax: 20, TimeZone: "UTC"}
 	if err := valid.Validate(); err != nil {
 		t.Errorf("valid: %v", err)
@@ -92,6 +93,7 @@ func noSecret(tb testing.TB, err error) {
 }
 
 func TestURLSaysWhatTheSettingsSay(t *testing.T) {
+	t.Parallel()
 	for _, host := range []string{"db", "::1", "/run/postgresql"} {
 		c := Config{Host: host, Port: 6543, User: "a@b", Password: `p@:/?#% "\`, Database: "d/e?f", SSLMode: "disable"}
 		got, err := pgx.ParseConfig(c.URL())
@@ -105,6 +107,7 @@ func TestURLSaysWhatTheSettingsSay(t *testing.T) {
 }
 
 func TestPasswordIsInNoErrorOfTheServer(t *testing.T) {
+	t.Parallel()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +140,7 @@ func refused(tb testing.TB, url string, want ...string) {
 }
 
 func TestServerThatServesIsAccepted(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	db := open(t, config(url))
 	if err := db.Check(t.Context()); err != nil {
@@ -153,6 +157,7 @@ func TestServerThatServesIsAccepted(t *testing.T) {
 }
 
 func TestDatabaseThatIsNotMigratedIsRefused(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	refused(t, url, "not migrated", "telemetra migrate up")
 	if err := (&Migrator{URL: url}).Tables(t.Context()); err != nil {
@@ -169,6 +174,7 @@ func TestDatabaseThatIsNotMigratedIsRefused(t *testing.T) {
 }
 
 func TestStandbyIsRefused(t *testing.T) {
+	t.Parallel()
 	p := localtest.PostgresServer(t)
 	url := p.URL("postgres")
 	up(t, url)
@@ -196,6 +202,7 @@ func TestStandbyIsRefused(t *testing.T) {
 }
 
 func TestOldServerIsRefused(t *testing.T) {
+	t.Parallel()
 	row := func(b *pgproto3.Backend, oids []uint32, values ...string) {
 		var (
 			fields []pgproto3.FieldDescription
@@ -237,6 +244,7 @@ func TestOldServerIsRefused(t *testing.T) {
 }
 
 func TestTransactionPoolerIsRefused(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	refusal := []string{"pooler in transaction mode", "LISTEN", "session mode"}
 	pooled := localtest.TransactionPooler(t, url)
@@ -250,6 +258,7 @@ func TestTransactionPoolerIsRefused(t *testing.T) {
 
 // A pool in session mode also tells another process id than the server's.
 func TestSessionPoolerIsAccepted(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	if err := open(t, config(localtest.SessionPooler(t, url))).Check(t.Context()); err != nil {
 		t.Error(err)
@@ -259,6 +268,7 @@ func TestSessionPoolerIsAccepted(t *testing.T) {
 // A database may store text in another encoding than UTF-8. Or in none: then it is
 // what the writer has sent.
 func TestTextIsUTF8WhateverIsStored(t *testing.T) {
+	t.Parallel()
 	for _, encoding := range []string{"LATIN1", "SQL_ASCII"} {
 		t.Run(encoding, func(t *testing.T) {
 			shared := localtest.Postgres(t, nil)

@@ -19,6 +19,7 @@ import (
 
 // Whatever a writer can store can be read and sent.
 func TestOddRowsAreRead(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	r := newReader(t, config(url))
@@ -72,6 +73,7 @@ func TestOddRowsAreRead(t *testing.T) {
 }
 
 func TestNumbersKeepTheirValue(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -84,6 +86,7 @@ func TestNumbersKeepTheirValue(t *testing.T) {
 }
 
 func TestTimestampsWithoutZoneAreReadInSourceTimezone(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)
 	exec(t, conn, `SET TimeZone = 'Asia/Tokyo'`) // the writer's is of no interest
@@ -171,7 +174,7 @@ func explain(tb testing.TB, d *Drainer, pos Position) plan {
 // The statement runs a hundred times a second beside whatever writers do: after
 // a bulk load that nobody has analyzed, and beside hundreds of thousands of rows
 // that are not committed, it must touch what is new and nothing else.
-func TestDrainReadsWhatIsNewAndNothingElse(t *testing.T) {
+func TestDrainReadsWhatIsNewAndNothingElse(t *testing.T) { // not beside others: it counts the open transactions of the server
 	url := localtest.Postgres(t, Migrate)
 	conn, open := connect(t, url), connect(t, url)
 	for _, table := range captured {
@@ -271,6 +274,7 @@ func first(tb testing.TB, db *DB) Position {
 }
 
 func TestReadingCanBeGivenUp(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -306,6 +310,7 @@ func TestReadingCanBeGivenUp(t *testing.T) {
 }
 
 func TestForeignStampsAreForgotten(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn, writer := connect(t, url), connect(t, url)
 	withStream(t, conn)
@@ -353,6 +358,7 @@ func TestForeignStampsAreForgotten(t *testing.T) {
 }
 
 func TestCheckpointIsKeptByTheHighestToken(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	db := open(t, config(url))
 	if c, ok, err := db.LoadCheckpoint(t.Context()); ok || err != nil {
@@ -381,6 +387,7 @@ func TestCheckpointIsKeptByTheHighestToken(t *testing.T) {
 
 // Who finds a checkpoint relies on its being of the history in which it stands.
 func TestCheckpointOfAnotherHistoryIsNotKept(t *testing.T) {
+	t.Parallel()
 	db := open(t, config(localtest.Postgres(t, Migrate)))
 	here := first(t, db)
 	for name, change := range map[string]func(*Cluster){
@@ -403,6 +410,7 @@ func TestCheckpointOfAnotherHistoryIsNotKept(t *testing.T) {
 // A failover that lost the end of the log: what was published and is still there is
 // forgotten, what came later is found, also under ids that were handed out before.
 func TestStartOverGoesOnInAnotherHistory(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn, writer := connect(t, url), connect(t, url)
 	withStream(t, conn)
@@ -443,6 +451,7 @@ func TestStartOverGoesOnInAnotherHistory(t *testing.T) {
 }
 
 func TestWorkingTellsABusyBackendFromAnIdleOne(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn, other := connect(t, url), connect(t, url)
 	db := open(t, config(url))
@@ -471,6 +480,7 @@ func TestWorkingTellsABusyBackendFromAnIdleOne(t *testing.T) {
 }
 
 func TestNotifyWakesWhoListens(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	notified := listen(t, url)
 	if err := open(t, config(url)).Notify(t.Context(), "telemetra"); err != nil {
@@ -482,6 +492,7 @@ func TestNotifyWakesWhoListens(t *testing.T) {
 }
 
 func TestUnavailableIsWhatHealsByWaiting(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	if _, err := conn.Exec(t.Context(), `SELECT nonsense`); IsUnavailable(err) {
@@ -497,6 +508,7 @@ func TestUnavailableIsWhatHealsByWaiting(t *testing.T) {
 }
 
 func TestUnchangedMeansThatNothingCanBeNew(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn, other := connect(t, url), connect(t, url)
 	withStream(t, conn)

@@ -20,6 +20,7 @@ func inspector(tb testing.TB, url string) *Inspector {
 // What a database should have is written down twice, in the migrations and in what
 // looks for it: they must agree.
 func TestInspectorFindsWhatMigrationsMake(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	i := inspector(t, url)
 	columns, err := i.ChangeColumns(t.Context())
@@ -65,6 +66,7 @@ func TestInspectorFindsWhatMigrationsMake(t *testing.T) {
 
 // search_path decides how Postgres writes a default.
 func TestInspectorUnderAnotherSearchPath(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	exec(t, connect(t, url), `ALTER DATABASE `+one[string](t, connect(t, url), `SELECT current_database()`)+` SET search_path = telemetra, public`)
 	columns, err := inspector(t, url).ChangeColumns(t.Context())
@@ -79,6 +81,7 @@ func TestInspectorUnderAnotherSearchPath(t *testing.T) {
 }
 
 func TestInspectorLeavesSessionsAlone(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	exec(t, conn, `ALTER DATABASE `+one[string](t, conn, `SELECT current_database()`)+` SET default_transaction_read_only = on`)
@@ -97,6 +100,7 @@ func TestInspectorLeavesSessionsAlone(t *testing.T) {
 }
 
 func TestInspectorReadsTheLoad(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	i := inspector(t, url)
 	db := open(t, config(url))

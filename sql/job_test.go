@@ -36,6 +36,7 @@ func writeJob(tb testing.TB, conn *pgx.Conn, rows JobRows) {
 }
 
 func TestJobWritesEachColumn(t *testing.T) {
+	t.Parallel()
 	conn := connect(t, localtest.Postgres(t, Migrate))
 	exec(t, conn, "SET timezone = 'UTC'")
 	writeJob(t, conn, jobRows())
@@ -56,6 +57,7 @@ func TestJobWritesEachColumn(t *testing.T) {
 }
 
 func TestJobChangesTheRowOfAStream(t *testing.T) {
+	t.Parallel()
 	conn := connect(t, localtest.Postgres(t, Migrate))
 	exec(t, conn, "SET timezone = 'UTC'")
 	for i, title := range []string{"a title", "another"} {
@@ -68,6 +70,7 @@ func TestJobChangesTheRowOfAStream(t *testing.T) {
 }
 
 func TestJobIsOneTransaction(t *testing.T) {
+	t.Parallel()
 	conn := connect(t, localtest.Postgres(t, Migrate))
 	rows := jobRows()
 	rows.Transactions[0].StreamID = "unknown"
@@ -86,6 +89,7 @@ func TestJobIsOneTransaction(t *testing.T) {
 }
 
 func TestRepeatedJobIsRecognised(t *testing.T) {
+	t.Parallel()
 	for name, rows := range map[string]JobRows{
 		"moment":      {Moments: jobRows().Moments},
 		"transaction": {Transactions: jobRows().Transactions},
@@ -107,6 +111,7 @@ func TestRepeatedJobIsRecognised(t *testing.T) {
 
 // An adopted table may have uuid keys: ids that look like one suit both.
 func TestJobWritesUUIDKeys(t *testing.T) {
+	t.Parallel()
 	const id = "0198a7c2-93b1-4c5e-8b1d-6f0e2a4c8d10"
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -189,4 +188,4 @@ func waitsForLock(tb testing.TB, watcher *pgx.Conn, pid uint32) {
 }
 
 // soon bounds what should not take long, on a loaded machine.
-const soon = 30 * time.Second
+const soon = localtest.HangTimeout

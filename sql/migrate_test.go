@@ -81,6 +81,7 @@ func tables(tb testing.TB, conn *pgx.Conn) []string {
 }
 
 func TestUpMakesTheTablesOnce(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)
 	empty := catalog(t, conn, true)
@@ -109,6 +110,7 @@ func TestUpMakesTheTablesOnce(t *testing.T) {
 
 // An attempt that a lock has stopped half-way is repeated.
 func TestMigrationsMayRunAgain(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	before := catalog(t, conn, true)
@@ -120,6 +122,7 @@ func TestMigrationsMayRunAgain(t *testing.T) {
 }
 
 func TestRepairPutsBackWhatWasTakenAway(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -158,6 +161,7 @@ func TestRepairPutsBackWhatWasTakenAway(t *testing.T) {
 
 // An earlier build had the wake-up as a trigger of each captured table.
 func TestRepairReplacesTheTriggersOfAnEarlierBuild(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	before := catalog(t, conn, false)
@@ -171,6 +175,7 @@ func TestRepairReplacesTheTriggersOfAnEarlierBuild(t *testing.T) {
 }
 
 func TestDownLeavesNothing(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)
 	before := catalog(t, conn, true)
@@ -190,6 +195,7 @@ func TestDownLeavesNothing(t *testing.T) {
 }
 
 func TestDownKeepsRows(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -221,6 +227,7 @@ func TestDownKeepsRows(t *testing.T) {
 }
 
 func TestMigrationsTakeTurns(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)
 	together := func(what string, work func(m *Migrator) error) (steps int64) {
@@ -252,6 +259,7 @@ func TestMigrationsTakeTurns(t *testing.T) {
 }
 
 func TestOwnerWithoutOtherRightsCanMigrateAndRead(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	makeRole(t, url, "owner")
 	exec(t, connect(t, url), `GRANT CREATE ON DATABASE `+one[string](t, connect(t, url), `SELECT current_database()`)+` TO owner; GRANT CREATE ON SCHEMA public TO owner`)
@@ -301,6 +309,7 @@ func fileNodes(tb testing.TB, conn *pgx.Conn) []string {
 }
 
 func TestTablesOfAnotherSystemAreAdopted(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)
 	exec(t, conn, adopted)
@@ -358,6 +367,7 @@ func TestTablesOfAnotherSystemAreAdopted(t *testing.T) {
 }
 
 func TestMissingColumnsAreAdded(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)
 	exec(t, conn, `CREATE TABLE moments (moment_id text PRIMARY KEY, stream_id text, "timestamp" timestamptz)`)
@@ -380,6 +390,7 @@ func TestMissingColumnsAreAdded(t *testing.T) {
 }
 
 func TestWhatCannotServeIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name, setup string
 		want        []string
@@ -441,6 +452,7 @@ func TestWhatCannotServeIsRefused(t *testing.T) {
 }
 
 func TestMigrationWaitsForReadersAndHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	conn, reader := connect(t, url), connect(t, url)
 	exec(t, conn, adopted)
@@ -502,6 +514,7 @@ func TestMigrationWaitsForReadersAndHoldsUpNobody(t *testing.T) {
 }
 
 func TestInvalidIndexIsBuiltAgain(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	want := catalog(t, conn, false)
@@ -513,6 +526,7 @@ func TestInvalidIndexIsBuiltAgain(t *testing.T) {
 }
 
 func TestTablesAloneCaptureNothing(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, nil)
 	conn := connect(t, url)
 	if err := (&Migrator{URL: url}).Tables(t.Context()); err != nil {
@@ -526,6 +540,7 @@ func TestTablesAloneCaptureNothing(t *testing.T) {
 }
 
 func TestStreamsWithAnotherKeyAreAdopted(t *testing.T) {
+	t.Parallel()
 	for _, setup := range []string{
 		`CREATE TABLE streams (stream_id varchar, title text)`,
 		`CREATE TABLE streams (id serial PRIMARY KEY, stream_id varchar UNIQUE NOT NULL)`,

@@ -39,6 +39,7 @@ func near(t *rapid.T, s Snapshot) XID {
 }
 
 func TestSnapshotTextRoundTrip(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		want := snapshots().Draw(t, "snapshot")
 		got, err := ParseSnapshot(want.String())
@@ -49,6 +50,7 @@ func TestSnapshotTextRoundTrip(t *testing.T) {
 }
 
 func TestParseSnapshotRefuses(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{
 		"", "1", "1:2", ":", "::", "1:2:3", "0:2:", "3:2:", "a:2:", "1:b:", "1:9:c", "1:9:5,4", "1:9:5,5", "2:9:1", "1:9:9",
 		"1:9:,", "1:9:5,", "-1:9:", "1:9:5:", " 1:9:", "1:18446744073709551616:",
@@ -60,6 +62,7 @@ func TestParseSnapshotRefuses(t *testing.T) {
 }
 
 func TestCutSeesNothingAboveAndTheSameBelow(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		s := snapshots().Draw(t, "snapshot")
 		at, x := near(t, s), near(t, s)
@@ -75,6 +78,7 @@ func TestCutSeesNothingAboveAndTheSameBelow(t *testing.T) {
 // The id before the low half wraps can be published, and Postgres must be able to
 // read the position that it is cut at.
 func TestCutBeforeAWrap(t *testing.T) {
+	t.Parallel()
 	conn := connect(t, localtest.Postgres(t, nil))
 	for _, x := range []XID{1<<32 - 2, 1<<32 - 1, 1<<33 - 1} {
 		s := newSnapshot(x+40, nil).Cut(x)
@@ -88,6 +92,7 @@ func TestCutBeforeAWrap(t *testing.T) {
 }
 
 func TestAndSeesWhatBothSee(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := snapshots().Draw(t, "a"), snapshots().Draw(t, "b")
 		both := a.And(b)
@@ -106,6 +111,7 @@ func TestAndSeesWhatBothSee(t *testing.T) {
 }
 
 func TestReachSeesThePublishedAndNothingAbove(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		target := snapshots().Draw(t, "target")
 		p := Position{Published: near(t, target)}
@@ -122,6 +128,7 @@ func TestReachSeesThePublishedAndNothingAbove(t *testing.T) {
 }
 
 func TestPositionTextRoundTrip(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		want := Position{
 			Seen:       snapshots().Draw(t, "seen"),
@@ -162,6 +169,7 @@ func TestPositionTextRoundTrip(t *testing.T) {
 }
 
 func TestUnmarshalPositionRefusesAndKeeps(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{"", "{}", "null", `{"seen":"1:2"}`, `{"seen":"1:2:","target":"x"}`, `{"seen":1}`} {
 		p := Position{Published: 7}
 		if err := p.UnmarshalText([]byte(text)); err == nil || p.Published != 7 {
@@ -171,6 +179,7 @@ func TestUnmarshalPositionRefusesAndKeeps(t *testing.T) {
 }
 
 func TestLSNTextRoundTrip(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		want := LSN(rapid.Uint64().Draw(t, "lsn"))
 		if got, err := ParseLSN(want.String()); err != nil || got != want {
@@ -186,6 +195,7 @@ func TestLSNTextRoundTrip(t *testing.T) {
 
 // Postgres is asked about random snapshots and transaction ids, all at once.
 func TestSnapshotSeesWhatPostgresSees(t *testing.T) {
+	t.Parallel()
 	conn := connect(t, localtest.Postgres(t, Migrate))
 	var (
 		texts []string
@@ -224,6 +234,7 @@ func TestSnapshotSeesWhatPostgresSees(t *testing.T) {
 }
 
 func TestPositionIsLost(t *testing.T) {
+	t.Parallel()
 	here := Cluster{SystemID: "7", Timeline: "00000001", WAL: 1 << 30}
 	pos := Position{Seen: newSnapshot(101, nil), Published: 100, Cluster: here}
 	at := func(change func(*Cluster)) Cluster {

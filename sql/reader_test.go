@@ -15,6 +15,7 @@ import (
 )
 
 func TestMetricsAreTheNewestWritesOfTheNewestWindows(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -69,6 +70,7 @@ func TestMetricsAreTheNewestWritesOfTheNewestWindows(t *testing.T) {
 }
 
 func TestMomentsByTypeAndTime(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
@@ -105,6 +107,7 @@ func TestMomentsByTypeAndTime(t *testing.T) {
 }
 
 func TestStreamsComeInPages(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	exec(t, conn, `INSERT INTO streams (stream_id, created_at, is_live)
@@ -151,6 +154,7 @@ func TestStreamsComeInPages(t *testing.T) {
 // No read may cost more than what it answers: by an index, before and after the
 // tables are analyzed, whatever Postgres knows of the parameters.
 func TestReadsTouchWhatTheyAnswer(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	for _, table := range captured {
@@ -231,6 +235,7 @@ func explainText(tb testing.TB, conn *pgx.Conn, statement string) plan {
 
 // A replica answers while it has all that was asked for, and the primary else.
 func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
+	t.Parallel()
 	primary := localtest.PostgresServer(t)
 	if err := Migrate(t.Context(), primary.URL("postgres")); err != nil {
 		t.Fatal(err)
@@ -304,6 +309,7 @@ func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
 
 // What a writer may store and JSON may not reaches nobody as an error.
 func TestReadsTakeWhatIsStored(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)

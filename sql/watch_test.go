@@ -35,7 +35,7 @@ func throughProxy(t *testing.T) (*DB, *local.Proxy) {
 // takeAll takes as many connections as there may be from the pool, and asks over each.
 func takeAll(t *testing.T, db *DB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), localtest.HangTimeout)
 	defer cancel()
 	var held []*pgxpool.Conn
 	for range db.Pool.Config().MaxConns {
@@ -54,6 +54,7 @@ func takeAll(t *testing.T, db *DB) {
 }
 
 func TestWatchDropsConnectionsThatCarryNothing(t *testing.T) {
+	t.Parallel()
 	db, proxy := throughProxy(t)
 	takeAll(t, db)
 	proxy.Freeze()
@@ -62,6 +63,7 @@ func TestWatchDropsConnectionsThatCarryNothing(t *testing.T) {
 }
 
 func TestWatchTellsWhetherPostgresIsThere(t *testing.T) {
+	t.Parallel()
 	db, proxy := throughProxy(t)
 	var log bytes.Buffer
 	registry := prometheus.NewRegistry()
@@ -105,6 +107,7 @@ func valueOf(t *testing.T, registry *prometheus.Registry, name string) float64 {
 }
 
 func TestObserve(t *testing.T) {
+	t.Parallel()
 	url := localtest.Postgres(t, Migrate)
 	db, writer := open(t, config(url)), connect(t, url)
 	before, err := db.Observe(t.Context())

@@ -56,6 +56,7 @@ func connected(tb testing.TB, writers *sync.WaitGroup) (*outbox, net.Conn) {
 // Whatever part of a write each socket takes at once, the rest follows before anything
 // else, and is its own.
 func TestPartsOfWrites(t *testing.T) {
+	t.Parallel()
 	var wg sync.WaitGroup
 	rng := rand.New(rand.NewPCG(1, 2))
 	const frames = 1000
@@ -129,6 +130,7 @@ func TestPartsOfWrites(t *testing.T) {
 // A descriptor is used again as soon as its socket is closed. Whatever ends sockets while
 // they are written to, nobody gets what is another one's.
 func TestDescriptorsAreNotMixedUp(t *testing.T) {
+	t.Parallel()
 	const sockets, rounds, frames = 8, 100, 50
 	var wg, lives sync.WaitGroup
 	for n := range sockets {
@@ -171,6 +173,7 @@ func TestDescriptorsAreNotMixedUp(t *testing.T) {
 
 // Who is written to together with others waits for none of them.
 func TestFlushWaitsForNobody(t *testing.T) {
+	t.Parallel()
 	var wg sync.WaitGroup
 	stuck, there := connected(t, &wg)
 	for { // until it takes nothing any more
@@ -242,6 +245,7 @@ func TestAttemptsAllocateNothing(t *testing.T) {
 
 // What a socket has not taken stays as it is while others are written to.
 func TestTheRestIsItsOwn(t *testing.T) {
+	t.Parallel()
 	var wg sync.WaitGroup
 	stuck, _ := connected(t, &wg)
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)

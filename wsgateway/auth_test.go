@@ -17,6 +17,7 @@ import (
 func locked(w *world, _ *Config) { w.auth = access.TokenConfig{Secret: localtest.TokenSecret} }
 
 func TestSocketsNeedAToken(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, locked)
 	good, other, old := localtest.Token(t, time.Hour, "a", "b*"), localtest.Token(t, time.Hour, "c"), localtest.Token(t, -time.Minute, "*")
 	for _, c := range []struct {
@@ -51,6 +52,7 @@ func TestSocketsNeedAToken(t *testing.T) {
 // A browser closes a socket that does not answer with a subprotocol that it has
 // offered, whether tokens are wanted or not.
 func TestTheSubprotocolIsAnswered(t *testing.T) {
+	t.Parallel()
 	for _, option := range []option{locked, func(*world, *Config) {}} {
 		w := newWorld(t, option)
 		for offer, want := range map[string]string{"bearer, " + localtest.Token(t, time.Hour, "*"): "bearer", "": "", "other": ""} {
@@ -71,6 +73,7 @@ func TestTheSubprotocolIsAnswered(t *testing.T) {
 }
 
 func TestHealthShowsWhatTheTokenAllows(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, locked)
 	for _, id := range []string{"a", "a", "b"} {
 		w.dial("/ws/live/"+id+"?token="+localtest.Token(t, time.Hour, "*"), "").connected("new")
@@ -87,6 +90,7 @@ func TestHealthShowsWhatTheTokenAllows(t *testing.T) {
 }
 
 func TestManyStreamsNeedATokenThatAllowsThem(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, locked)
 	c := w.dial("/ws/live?token="+localtest.Token(t, time.Hour, "a*"), "")
 	c.subscribe("b", "")
@@ -127,6 +131,7 @@ func TestManyStreamsNeedATokenThatAllowsThem(t *testing.T) {
 }
 
 func TestExpiredTokens(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, locked)
 	short := 2*time.Second - access.Leeway
 	closes := w.dial("/ws/live/a?token="+localtest.Token(t, short, "*"), "")
@@ -154,6 +159,7 @@ func TestExpiredTokens(t *testing.T) {
 }
 
 func TestAuthIsNotNeeded(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.dial("/ws/live/a?token=anything", "")
 	c.connected("new")

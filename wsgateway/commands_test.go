@@ -32,6 +32,7 @@ func (c *client) subscribe(stream, since string) {
 func (w *world) connectMany() *client { return w.dial("/ws/live", "") }
 
 func TestManyStreamsOnOneSocket(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.moments("a", 1, 3)
 	w.moments("b", 1, 2)
@@ -77,6 +78,7 @@ func TestManyStreamsOnOneSocket(t *testing.T) {
 
 // A reset starts over each stream of the socket.
 func TestManyStreamsAreReset(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.connectMany()
 	for _, id := range []string{"a", "b"} {
@@ -95,6 +97,7 @@ func TestManyStreamsAreReset(t *testing.T) {
 }
 
 func TestWhatIsNotUnderstoodIsToldAndNothingElse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Subscriptions = 2 })
 	many, one := w.connectMany(), w.connect("s")
 	one.connected("new")
@@ -150,6 +153,7 @@ func TestWhatIsNotUnderstoodIsToldAndNothingElse(t *testing.T) {
 // Many large streams begin as fast as the client takes them, and nobody counts as
 // slow for what there was before it came.
 func TestManyLargeStreamsForASlowClient(t *testing.T) {
+	t.Parallel()
 	const streams, events, size = 12, 400, 5_000 // far more than may wait
 	w := newWorld(t)
 	for i := range streams {
@@ -279,6 +283,7 @@ func FuzzClientFrames(f *testing.F) {
 
 // What breaks the protocol closes the socket, with the code that says why.
 func TestMalformedFrames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	frame := func(first, second byte, rest string) string { return string([]byte{first, second}) + rest }
 	const mask, zero = 0x80, "\x00\x00\x00\x00"

@@ -47,6 +47,7 @@ func offers(lines ...string) http.Header {
 }
 
 func TestOffersOfCompression(t *testing.T) {
+	t.Parallel()
 	for offer, want := range map[string]bool{
 		"":                       false,
 		"permessage-deflate":     true,
@@ -78,6 +79,7 @@ func TestOffersOfCompression(t *testing.T) {
 // Who has asked for it gets large frames compressed, the same bytes as all others,
 // and may send compressed ones; who has not gets them as they are.
 func TestCompression(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, offer := range []string{"permessage-deflate; client_max_window_bits", "permessage-deflate; server_max_window_bits=9, permessage-deflate"} {
 		k := w.dial("/ws/live/s", offer)
@@ -112,6 +114,7 @@ func TestCompression(t *testing.T) {
 
 // A frame is compressed once, whoever waits for it, and only when that helps.
 func TestFramesAreCompressedOnce(t *testing.T) {
+	t.Parallel()
 	f := newFrame([]byte(strings.Repeat(`{"a":1}`, 100)))
 	if a, b := f.in(deflated), f.in(deflated); &a[0] != &b[0] || len(a) > 100 {
 		t.Errorf("%d bytes, made twice: %t", len(a), &a[0] != &b[0])

@@ -57,6 +57,8 @@ type Gateway struct {
 
 	// lookAtHeads has one place: comparing once stands for all who ask.
 	lookAtHeads chan struct{}
+	// compareInterval is after how long heads are compared that nobody has asked for.
+	compareInterval time.Duration
 
 	sessions sync.WaitGroup // goroutines of sockets
 
@@ -77,7 +79,7 @@ func New(c Config, states States, redis *broker.Redis, tokens *access.Tokens, lo
 		config: c, limiter: limiter, states: states, redis: redis, tokens: tokens,
 		log:         log.With().Str("component", "gateway").Logger(),
 		metrics:     newMetrics(reg),
-		lookAtHeads: make(chan struct{}, 1),
+		lookAtHeads: make(chan struct{}, 1), compareInterval: compareEvery,
 	}
 	g.subscriber = redis.NewSubscriber(g)
 	g.hubs = newHubs(g)
@@ -237,7 +239,7 @@ const (
 // compareHeads finds what pub/sub has lost without another message showing it,
 // and epochs that have begun.
 func (g *Gateway) compareHeads(ctx context.Context) error {
-	ticker := time.NewTicker(compareEvery)
+	ticker := time.NewTicker(g.compareInterval)
 	defer ticker.Stop()
 	for {
 		select {

@@ -44,6 +44,7 @@ func (l *lossy) Received(streamID string, message []byte) {
 
 // Whatever pub/sub does, each client gets each event once and in order.
 func TestLossDuplicationAndDisorder(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -103,6 +104,7 @@ func TestLossDuplicationAndDisorder(t *testing.T) {
 
 // A hub that cannot deliver for long drops what waits, and reads it from the log.
 func TestPendingIsBounded(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.moments("s", 1, 1)
 	gate := make(chan struct{})
@@ -136,6 +138,7 @@ func TestPendingIsBounded(t *testing.T) {
 }
 
 func TestHubLingersAndGoes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.connect("s")
 	c.connected("new")

@@ -287,6 +287,7 @@ func (l *life) publish(stream string, rows int, metric bool, draw func() int64) 
 // record of each client is the history of its streams, in order, without a loss or a
 // duplicate, and of metrics that were left out a newer one has come.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.beat(well)
 	l := &life{world: w, table: &table{rows: make(map[string]map[string]event.Change), history: make(map[string][]published)}, tokens: w.gateway.tokens}

@@ -10,6 +10,7 @@ import (
 )
 
 func TestConnectionsAreLimited(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Connections, c.Limits.ConnectionsPerIP = 3, 2 })
 	a, b := w.connect("s"), w.connect("s")
 	a.connected("new")
@@ -30,6 +31,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 
 // A client that sends too much is closed with a reason, and its place is free.
 func TestClientFramesAreLimited(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(_ *world, c *Config) { c.Limits.FramesPerSecond, c.Limits.Connections = 1, 1 })
 	c := w.connect("s")
 	c.connected("new")

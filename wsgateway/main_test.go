@@ -33,7 +33,7 @@ import (
 func TestMain(m *testing.M) { localtest.Main(m) }
 
 // patience is for frames that are to come.
-const patience = 15 * time.Second
+const patience = localtest.HangTimeout
 
 var began = time.UnixMilli(1767225600000)
 

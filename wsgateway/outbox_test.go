@@ -67,6 +67,7 @@ func piped(tb testing.TB) (*outbox, net.Conn, *sync.WaitGroup) {
 }
 
 func TestOutboxKeepsTheOrder(t *testing.T) {
+	t.Parallel()
 	o, there, wg := piped(t)
 	const n = 1000
 	go func() {
@@ -107,6 +108,7 @@ func TestOutboxKeepsTheOrder(t *testing.T) {
 // Behind the frame that asks a client to connect elsewhere comes nothing but what gws
 // writes.
 func TestNothingComesBehindTheLastFrame(t *testing.T) {
+	t.Parallel()
 	o, there, _ := piped(t)
 	go func() {
 		f := newFrame([]byte("last"))
@@ -130,6 +132,7 @@ func TestNothingComesBehindTheLastFrame(t *testing.T) {
 }
 
 func TestOutboxIsBounded(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		size  int
@@ -159,6 +162,7 @@ func TestOutboxIsBounded(t *testing.T) {
 // What streams begin with is as large as it is; it takes no place from the events
 // behind it, and the next stream waits until the client has taken it.
 func TestOutboxTakesBeginningsWhole(t *testing.T) {
+	t.Parallel()
 	o, there, _ := piped(t)
 	f := newFrame(make([]byte, 1<<20))
 	frames := make([]*frame, 2*mostQueued)
@@ -187,6 +191,7 @@ func TestOutboxTakesBeginningsWhole(t *testing.T) {
 }
 
 func TestOutboxAborts(t *testing.T) {
+	t.Parallel()
 	o, there, wg := piped(t)
 	o.begin([]*frame{newFrame([]byte("a")), newFrame([]byte("b"))})
 	o.abort()
@@ -226,6 +231,7 @@ func TestOutboxGivesUpOnAClientThatTakesNothing(t *testing.T) {
 // Without a writev, as over TLS or here, each frame is a write of its own; the
 // goroutine is one for all of them, and ends.
 func TestOutboxHasOneWriter(t *testing.T) {
+	t.Parallel()
 	var wg sync.WaitGroup
 	c := &counting{gate: make(chan struct{})}
 	o := newOutbox(c, &wg, newMetrics(prometheus.NewRegistry()))
@@ -250,6 +256,7 @@ func TestOutboxHasOneWriter(t *testing.T) {
 }
 
 func TestFrameHeaders(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{0, 1, 125, 126, 127, 65535, 65536, 1 << 20} {
 		f := newFrame(bytes.Repeat([]byte("x"), n))
 		op, payload, err := readFrame(bytes.NewReader(f.wire))

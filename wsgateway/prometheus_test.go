@@ -10,6 +10,7 @@ import (
 
 // An alert sees the increase of a counter, and none in one that begins with 1.
 func TestRefusalsAreCountedFromZero(t *testing.T) {
+	t.Parallel()
 	reg := prometheus.NewRegistry()
 	newMetrics(reg)
 	families, err := reg.Gather()

@@ -19,6 +19,7 @@ import (
 // Joining with an id of an old epoch once took the locks of a hub and of all hubs in
 // the other order than joining does.
 func TestJoinsOfAnOldEpochLockNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.connect("s").connected("new")
 	var joins sync.WaitGroup
@@ -82,6 +83,7 @@ func TestGivingUpDelaysNobody(t *testing.T) {
 
 // A client of events that says it is done is done with.
 func TestEventsEndWithTheClient(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.url[len("http://"):])
 	if err != nil {
@@ -112,12 +114,12 @@ func TestEventsEndWithTheClient(t *testing.T) {
 
 // A client that has said goodbye and takes what waits for it slowly is not waited for.
 func TestGoodbyesAreShort(t *testing.T) {
+	t.Parallel()
 	var wg sync.WaitGroup
 	o, there := connected(t, &wg)
 	for queued(o, newFrame(make([]byte, 20_000))) == nil {
 		continue
 	}
-	began := time.Now()
 	o.finish(200 * time.Millisecond)
 	stop := make(chan struct{})
 	var reader sync.WaitGroup
@@ -135,17 +137,15 @@ func TestGoodbyesAreShort(t *testing.T) {
 			}
 		}
 	})
-	wg.Wait()
+	localtest.Ends(t, "the goodbye", wg.Wait) // the rest would take minutes
 	close(stop)
 	_ = there.Close()
 	reader.Wait()
-	if took := time.Since(began); took > patience/3 {
-		t.Errorf("it was waited for %s", took)
-	}
 }
 
 // What a client has missed comes as it is, however much that is.
 func TestResumesAreNotConflated(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	var batch []event.Change
 	for n := range int64(150) {

@@ -17,6 +17,7 @@ func (w *world) back(stream, since string) *client {
 }
 
 func TestResumeFromTheRing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	first := w.connect("s")
 	first.connected("new")
@@ -36,6 +37,7 @@ func TestResumeFromTheRing(t *testing.T) {
 }
 
 func TestResumeFromTheLog(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	first := w.connect("s")
 	first.connected("new")
@@ -70,6 +72,7 @@ func TestResumeFromTheLog(t *testing.T) {
 }
 
 func TestResumeOfWhatIsNotKnown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	first := w.connect("s")
 	first.connected("new")
@@ -97,6 +100,7 @@ func TestResumeOfWhatIsNotKnown(t *testing.T) {
 
 // A client was ahead of this gateway: it comes from another one.
 func TestResumeAheadOfTheGateway(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	first := w.connect("s")
 	first.connected("new")
@@ -115,6 +119,7 @@ func TestResumeAheadOfTheGateway(t *testing.T) {
 // The state was read after an event was written and before it is told: who has
 // the state does not get the event again, who goes on without it does.
 func TestResumeBesideANewerState(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.moments("s", 1, 2)
 	row := w.moment("s", 3)
@@ -137,6 +142,7 @@ func TestResumeBesideANewerState(t *testing.T) {
 // Cut off after any frame, a client that comes back with the last id it has seen
 // misses nothing.
 func TestCutAfterEachFrame(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	viewers := int64(1)
 	rows := []event.Change{w.metric("s", 1, 10), {Row: &event.Stream{StreamID: "s"}}, {Row: &event.Viewers{StreamID: "s", Timestamp: stamp(1), ViewerCount: &viewers}}}

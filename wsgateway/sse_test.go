@@ -81,6 +81,7 @@ func (c *sseClient) next() sseEvent {
 
 // The same frames as over a WebSocket, in the other clothes.
 func TestServerSentEvents(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	socket := w.connect("s")
 	socket.connected("new")
@@ -117,6 +118,7 @@ func TestServerSentEvents(t *testing.T) {
 }
 
 func TestServerSentEventsResume(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.connect("s").connected("new")
 	w.moments("s", 1, 5)
@@ -139,6 +141,7 @@ func TestServerSentEventsResume(t *testing.T) {
 }
 
 func TestServerSentEventsRefuse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Connections = 1 })
 	for path, want := range map[string]int{"/sse/live/%ff": 400, "/sse/live/s?since=x": 400, "/sse/live/": 404, "/sse/live/a/b": 404} {
 		if status, body := w.get(path, nil); status != want {
@@ -165,8 +168,12 @@ func TestServerSentEventsRefuse(t *testing.T) {
 
 // A comment each interval keeps the line alive; a drain says so and ends it.
 func TestServerSentEventsHeartbeatAndDrain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(_ *world, c *Config) { c.HeartbeatSeconds = 1 })
 	c := w.listen("/sse/live/s", nil)
+	if e := c.next(); e.event != "connected" {
+		t.Errorf("%+v", e)
+	}
 	for deadline := time.Now().Add(patience); ; {
 		if e := receive(t, "comment", c.events); e.comment != "" {
 			break
@@ -189,6 +196,7 @@ func TestServerSentEventsHeartbeatAndDrain(t *testing.T) {
 }
 
 func TestConflatedEventsSaySo(t *testing.T) {
+	t.Parallel()
 	e := entry{frame: newFrame([]byte(`{"type":"metrics","id":"e-7","data":{}}`)), conflated: 3}
 	if got, want := string(e.told().event()), "event: metrics\nid: e-7\ndata: {\"type\":\"metrics\",\"id\":\"e-7\",\"conflated\":3,\"data\":{}}\n\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)

@@ -47,6 +47,7 @@ func describe(st *state) string {
 }
 
 func TestStatePut(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		changes []event.Change
@@ -67,6 +68,7 @@ func TestStatePut(t *testing.T) {
 }
 
 func TestStateKeepsTheNewestMoments(t *testing.T) {
+	t.Parallel()
 	st := newState(t)
 	for i := range int64(80) {
 		n := i * 37 % 80 // in no order
@@ -87,6 +89,7 @@ func TestStateKeepsTheNewestMoments(t *testing.T) {
 }
 
 func TestStateHolds(t *testing.T) {
+	t.Parallel()
 	st := newState(t, metric(2, 5), moment("a", 1, 5), stream(5))
 	for _, c := range []struct {
 		name   string
@@ -127,6 +130,7 @@ func TestStateHolds(t *testing.T) {
 
 // Frames of a state are written once for all who come before the next event.
 func TestStateFramesAreCached(t *testing.T) {
+	t.Parallel()
 	st := newState(t, metric(2, 5), moment("a", 1, 5))
 	id := event.ID{Epoch: "e", Offset: 7}
 	first, second := st.frames(id), st.frames(id)

@@ -11,6 +11,7 @@ import (
 // What is measured is the way of a live event; what a client begins with, and what it
 // has missed, are as old as they are.
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	defer w.beat(well)()
 	publish := func(n int64) {

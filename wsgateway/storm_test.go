@@ -57,11 +57,11 @@ func (w *world) seeAll(last uint64) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
 	var at uint64
 	for stateful := false; at < last; {
+		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
 		op, payload, err := readFrame(in)
 		if err != nil {
 			return err

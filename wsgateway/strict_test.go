@@ -14,6 +14,7 @@ import (
 // Frames of all sizes pass as they are, however they are cut, and the first that
 // must not be there ends the reading.
 func TestStrict(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var all []byte
 		bad := false

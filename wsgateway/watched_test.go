@@ -14,6 +14,7 @@ import (
 
 // Only the most watched streams are named, whatever the order in which they come.
 func TestMostWatched(t *testing.T) {
+	t.Parallel()
 	var all []broker.Watched
 	for i := range 10 * mostWatched {
 		all = append(all, broker.Watched{StreamID: fmt.Sprint("s", i), Connections: i / 3})

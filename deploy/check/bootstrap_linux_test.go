@@ -14,7 +14,7 @@ import (
 // system whose programs are made up: nothing is installed.
 func TestBootstrapNamesWhatIsMissing(t *testing.T) {
 	const (
-		redis, promtool, chromium = "redis-server", "promtool, which comes with Prometheus", "Chromium or Chrome"
+		redis, promtool, chromium, node = "redis-server", "promtool, which comes with Prometheus", "Chromium or Chrome", "node and npm"
 		// It installs what it has a package of, which Chromium is not.
 		sudo = `case "$*" in
 			*"install "*chromium*) exit 100 ;;
@@ -28,11 +28,12 @@ func TestBootstrapNamesWhatIsMissing(t *testing.T) {
 		says     string
 		missing  []string
 	}{
-		"no apt":       {nil, "tests", "not all that is needed is here.", []string{redis, promtool, chromium}},
-		"for the demo": {nil, "demo", "not all that is needed is here.", []string{redis}},
-		"no right":     {map[string]string{"apt-get": ""}, "tests", "no right to install packages: neither root nor sudo.", []string{redis, promtool, chromium}},
-		"no Chromium":  {map[string]string{"apt-get": "", "sudo": sudo}, "tests", "apt-get could not install: chromium fonts-dejavu-core", []string{chromium}},
-		"an old Go":    {map[string]string{"go": "echo go1.25.1", "redis-server": ""}, "demo", "Go 1.26 or newer is needed, this is go1.25.1.", nil},
+		"no apt":        {nil, "tests", "not all that is needed is here.", []string{redis, promtool, chromium}},
+		"for the front": {nil, "front", "not all that is needed is here.", []string{redis, promtool, chromium, node}},
+		"for the demo":  {nil, "demo", "not all that is needed is here.", []string{redis}},
+		"no right":      {map[string]string{"apt-get": ""}, "tests", "no right to install packages: neither root nor sudo.", []string{redis, promtool, chromium}},
+		"no Chromium":   {map[string]string{"apt-get": "", "sudo": sudo}, "tests", "apt-get could not install: chromium fonts-dejavu-core", []string{chromium}},
+		"an old Go":     {map[string]string{"go": "echo go1.25.1", "redis-server": ""}, "demo", "Go 1.26 or newer is needed, this is go1.25.1.", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

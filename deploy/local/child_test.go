@@ -10,6 +10,7 @@ import (
 )
 
 func TestStopGoesOnToTheNextSignal(t *testing.T) {
+	t.Parallel()
 	out, log := io.Pipe()
 	c, err := start(command{
 		name: "deaf", path: "/bin/sh", args: []string{"-c", `trap "" TERM; echo deaf; exec sleep 600`}, log: log,
@@ -38,6 +39,7 @@ func TestStopGoesOnToTheNextSignal(t *testing.T) {
 
 // The error of a server that ends at start quotes what it wrote, and nothing of ours.
 func TestWatchdogAddsNothingToTheOutput(t *testing.T) {
+	t.Parallel()
 	c, err := start(command{name: "brief", path: "/bin/sh", args: []string{"-c", "echo why; exit 3"}, stops: []syscall.Signal{syscall.SIGKILL}})
 	if err != nil {
 		t.Fatal(err)

@@ -48,6 +48,7 @@ func beParent(dir string) {
 }
 
 func TestServersDieWithParent(t *testing.T) {
+	t.Parallel()
 	dir := localtest.OpenDir(t)
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), parentVar+"="+dir)
@@ -83,6 +84,7 @@ func TestServersDieWithParent(t *testing.T) {
 }
 
 func TestPostgresComesBackAfterKill(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	p := localtest.PostgresServer(t)
 	for i := range 5 {
@@ -156,6 +158,7 @@ func keepBusy(t *testing.T, p *local.Postgres) <-chan struct{} {
 }
 
 func TestServersThatHangAreClosed(t *testing.T) {
+	t.Parallel()
 	p, err := local.StartPostgres(t.Context(), local.PostgresConfig{Settings: map[string]string{"fsync": "off"}})
 	if err != nil {
 		t.Fatal(err)
@@ -177,6 +180,7 @@ func TestServersThatHangAreClosed(t *testing.T) {
 }
 
 func TestStartErrorQuotesTheServer(t *testing.T) {
+	t.Parallel()
 	_, err := local.StartPostgres(t.Context(), local.PostgresConfig{Settings: map[string]string{"no_such_setting": "1"}})
 	if err == nil || !strings.Contains(err.Error(), "no_such_setting") {
 		t.Errorf("got %v, want what the server wrote", err)
@@ -184,6 +188,7 @@ func TestStartErrorQuotesTheServer(t *testing.T) {
 }
 
 func TestRedisComesBackAfterKill(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		redis *local.Redis
 		kept  string
@@ -218,7 +223,7 @@ func ask(t *testing.T, r *local.Redis, command string, n int) string {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.WriteString(c, command); err != nil {
@@ -239,6 +244,7 @@ func TestMissingProgramsAreNamed(t *testing.T) {
 }
 
 func TestProxy(t *testing.T) {
+	t.Parallel()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -265,13 +271,13 @@ func TestProxy(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	echo := func() error {
+	echoWithin := func(patience time.Duration) error {
 		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", p.Addr())
 		if err != nil {
 			return err
 		}
 		defer func() { _ = c.Close() }()
-		if err := c.SetDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
 		if _, err := io.WriteString(c, "hello"); err != nil {
@@ -280,12 +286,14 @@ func TestProxy(t *testing.T) {
 		_, err = io.ReadFull(c, make([]byte, 5))
 		return err
 	}
+	const hangs = 30 * time.Second // localtest.HangTimeout, which imports this package
+	echo := func() error { return echoWithin(hangs) }
 	if err := echo(); err != nil {
 		t.Errorf("forwarding: %v", err)
 	}
 	p.BlackHole()
 	var timeout net.Error
-	if err := echo(); !errors.As(err, &timeout) || !timeout.Timeout() {
+	if err := echoWithin(200 * time.Millisecond); !errors.As(err, &timeout) || !timeout.Timeout() {
 		t.Errorf("black hole: %v, want a timeout", err)
 	}
 	p.Heal()

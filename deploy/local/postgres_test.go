@@ -48,6 +48,7 @@ func TestNewestVersionIsFound(t *testing.T) {
 }
 
 func TestVersionIn(t *testing.T) {
+	t.Parallel()
 	for path, want := range map[string]int{
 		"/usr/lib/postgresql/15/bin": 15, "/usr/pgsql-9/bin": 9,
 		"/opt/homebrew/opt/postgresql@17/bin": 17, "/usr/local/pgsql/bin": 0,
@@ -59,6 +60,7 @@ func TestVersionIn(t *testing.T) {
 }
 
 func TestClosedDirectoryIsNamed(t *testing.T) {
+	t.Parallel()
 	closed := filepath.Join(t.TempDir(), "closed")
 	inside := filepath.Join(closed, "inside")
 	if err := os.MkdirAll(inside, 0o755); err != nil {

@@ -8,6 +8,7 @@ import (
 )
 
 func TestProcessIsAwaitedUntilItIsReady(t *testing.T) {
+	t.Parallel()
 	asked := 0
 	p, err := StartProcess(t.Context(), ProcessConfig{
 		Program: "/bin/sh", Args: []string{"-c", "exec sleep 600"},

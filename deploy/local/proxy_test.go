@@ -50,7 +50,7 @@ func connect(t *testing.T, p *Proxy) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	return c.(*net.TCPConn)
@@ -76,6 +76,7 @@ func released(t *testing.T, c *net.TCPConn) {
 }
 
 func TestProxyLetsGoOfFrozenConnections(t *testing.T) {
+	t.Parallel()
 	p, client, ended := echoed(t)
 	p.Freeze()
 	p.Heal() // changes nothing for them
@@ -84,6 +85,7 @@ func TestProxyLetsGoOfFrozenConnections(t *testing.T) {
 }
 
 func TestProxyLetsGoOfWhatABlackHoleSwallows(t *testing.T) {
+	t.Parallel()
 	p, client, ended := echoed(t)
 	p.BlackHole()
 	released(t, client)
@@ -93,6 +95,7 @@ func TestProxyLetsGoOfWhatABlackHoleSwallows(t *testing.T) {
 
 // A black hole takes any amount, and gives none of it back.
 func TestHealingClosesWhatABlackHoleSwallowed(t *testing.T) {
+	t.Parallel()
 	p, client, ended := echoed(t)
 	p.BlackHole()
 	if _, err := client.Write(make([]byte, 32<<20)); err != nil {

@@ -39,6 +39,7 @@ func eventsOf(t *testing.T, play func(n int, w http.ResponseWriter, r *http.Requ
 func write(w io.Writer, text string) { _, _ = io.WriteString(w, text) } // the client may have gone
 
 func TestEventsGoOnAfterTheLastOne(t *testing.T) {
+	t.Parallel()
 	url, sinces := eventsOf(t, func(n int, w http.ResponseWriter, _ *http.Request) {
 		switch n {
 		case 0:
@@ -75,15 +76,16 @@ data: {"type":"moment","id":"e-5"`) // cut off: no event
 }
 
 func TestEventsOfASilentGateway(t *testing.T) {
+	t.Parallel()
 	url, _ := eventsOf(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		switch n {
 		case 0:
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case 1: // a sign now and then is enough
-			for range 4 {
+			for range 12 {
 				write(w, ": ping\n\n")
 				_ = http.NewResponseController(w).Flush()
-				timer := time.NewTimer(100 * time.Millisecond)
+				timer := time.NewTimer(200 * time.Millisecond)
 				<-timer.C
 			}
 			write(w, "data: {\"type\":\"connected\",\"resumed\":false,\"reason\":\"new\"}\n\n")
@@ -95,7 +97,7 @@ func TestEventsOfASilentGateway(t *testing.T) {
 	})
 	var failures []string
 	c := &client.Client{
-		Gateways: []string{url}, StreamID: "a/b", Events: true, Silence: 300 * time.Millisecond,
+		Gateways: []string{url}, StreamID: "a/b", Events: true, Silence: 2 * time.Second,
 		LeastBackoff: time.Millisecond, MostBackoff: time.Millisecond, Failed: func(err error) { failures = append(failures, err.Error()) },
 	}
 	frames, err := follow(t, c, count(2))

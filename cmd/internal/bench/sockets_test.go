@@ -10,7 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
 // wire is a text frame as a server sends it.
@@ -33,7 +34,7 @@ func TestFloorWritesFrames(t *testing.T) {
 	const n, triggers = 3, 2
 	in, out := io.Pipe()
 	ended := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), localtest.HangTimeout)
 	defer cancel()
 	go func() { ended <- FloorFrames(ctx, file, n, out) }()
 	var started struct{ Address string }
@@ -52,7 +53,7 @@ func TestFloorWritesFrames(t *testing.T) {
 	if _, err := trigger.conn.Write(make([]byte, triggers)); err != nil {
 		t.Fatal(err)
 	}
-	if err := ss.need(ctx, "frames", live, triggers, 5*time.Second); err != nil {
+	if err := ss.need(ctx, "frames", live, triggers, localtest.HangTimeout); err != nil {
 		t.Error(err)
 	}
 	if come, err := ss.await(ctx, live, triggers+1, 0); err != nil || come != triggers*n {

@@ -26,6 +26,7 @@ func rows(seed uint64, streams, steps int, step time.Duration) sql.JobRows {
 }
 
 func TestSeedDecidesTheRows(t *testing.T) {
+	t.Parallel()
 	a, b, c := rows(1, 3, 500, 10*time.Second), rows(1, 3, 500, 10*time.Second), rows(2, 3, 500, 10*time.Second)
 	if d := cmp.Diff(a, b); d != "" {
 		t.Errorf("the same seed gives other rows: %s", d)
@@ -36,6 +37,7 @@ func TestSeedDecidesTheRows(t *testing.T) {
 }
 
 func TestFirstStreamIsTheDemo(t *testing.T) {
+	t.Parallel()
 	r := rows(1, 3, 0, time.Second)
 	if got, want := r.Streams[0].StreamID, DemoStream; got != want || len(r.Streams) != 3 {
 		t.Errorf("got %d streams, the first %q, want 3 and %q", len(r.Streams), got, want)
@@ -43,6 +45,7 @@ func TestFirstStreamIsTheDemo(t *testing.T) {
 }
 
 func TestWindowsSlide(t *testing.T) {
+	t.Parallel()
 	r := rows(1, 1, 600, 12*time.Second)
 	again := 0
 	for i, s := range r.Summaries[1:] {
@@ -57,6 +60,7 @@ func TestWindowsSlide(t *testing.T) {
 
 // Whatever the seed and the steps: the rows are those of a job that counts.
 func TestRowsAreConsistent(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := NewModel(rapid.IntRange(1, 4).Draw(t, "streams"), rapid.Uint64().Draw(t, "seed"), 1,
 			start.Add(time.Duration(rapid.Int64Range(0, 1e11).Draw(t, "start"))), start.Add(time.Duration(rapid.Int64Range(0, 1e12).Draw(t, "present"))))
@@ -123,6 +127,7 @@ var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][
 // Steps that do not divide a window neither lose its messages nor count those of
 // its neighbours.
 func TestWindowsCountAllTheirTime(t *testing.T) {
+	t.Parallel()
 	for _, step := range []time.Duration{7 * time.Second, 59 * time.Second, 25 * time.Second, 10 * time.Minute} {
 		r := rows(1, 1, 3000, step)
 		var counted, expected float64
@@ -139,6 +144,7 @@ func TestWindowsCountAllTheirTime(t *testing.T) {
 }
 
 func TestAnotherRunGivesOtherIDs(t *testing.T) {
+	t.Parallel()
 	seen := map[string]int{}
 	for i := range 3 {
 		m := NewModel(3, 1, uint64(i), start, start)
@@ -161,6 +167,7 @@ func TestAnotherRunGivesOtherIDs(t *testing.T) {
 }
 
 func TestSpikesAreSeldomAndSeen(t *testing.T) {
+	t.Parallel()
 	for _, step := range []time.Duration{time.Second, 10 * time.Second, 20 * time.Second} {
 		const streams, hours = 5, 24
 		r := rows(3, streams, int(streams*hours*time.Hour/step), step)
@@ -191,6 +198,7 @@ func TestSpikesAreSeldomAndSeen(t *testing.T) {
 }
 
 func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
+	t.Parallel()
 	const hours = 200
 	m := NewModel(2, 1, 1, start, start)
 	live, changes, written := true, 0, 0
@@ -224,6 +232,7 @@ func TestOfflineStreamsAreSilentAndTheDemoIsNotOne(t *testing.T) {
 // soon, and does not wait long for more. None is of the kind of the one before, but for
 // that new one.
 func TestDemoHasAMomentSoon(t *testing.T) {
+	t.Parallel()
 	const longest = longestQuiet + 2*longestSpike + firstSpike
 	for seed := range uint64(20) {
 		m := NewModel(1, seed, 1, start, start.Add(time.Hour))
@@ -260,6 +269,7 @@ func TestDemoHasAMomentSoon(t *testing.T) {
 // How many streams of a demo are live does not depend on the second in which it is
 // started: most are, from the end of its history on.
 func TestDemoIsAliveInWhateverSecondItStarts(t *testing.T) {
+	t.Parallel()
 	const streams, least = 12, 10
 	for seed := uint64(1); seed <= 3; seed++ {
 		var first []int
@@ -306,6 +316,7 @@ func alive(rows []sql.StreamRow) (n int) {
 
 // A line through the windows is one that bends, but for the spikes, which stand out.
 func TestWindowsMakeALine(t *testing.T) {
+	t.Parallel()
 	r := rows(1, 1, 24*60*4, 15*time.Second)
 	spikes := map[time.Time]bool{}
 	for _, m := range r.Moments {
@@ -341,6 +352,7 @@ func TestWindowsMakeALine(t *testing.T) {
 }
 
 func TestTitlesDifferWhileThereAreEnough(t *testing.T) {
+	t.Parallel()
 	r := rows(1, 12, 12*20*60, time.Minute)
 	owner, changed := map[string]string{}, map[string]map[string]bool{}
 	for _, s := range r.Streams {
@@ -364,6 +376,7 @@ func TestTitlesDifferWhileThereAreEnough(t *testing.T) {
 }
 
 func TestConfigIsRefusedWithItsValue(t *testing.T) {
+	t.Parallel()
 	good := Config{Streams: 1, Rate: 1, Batch: 1, TimeLapse: 1}
 	if err := good.Validate(); err != nil {
 		t.Errorf("good: %v", err)

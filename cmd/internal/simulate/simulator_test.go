@@ -46,6 +46,7 @@ func count(t *testing.T, db *sql.DB, table string) (n int) {
 }
 
 func TestSimulatorKeepsItsRateAndGoesOn(t *testing.T) {
+	t.Parallel()
 	db := open(t, localtest.Postgres(t, sql.Migrate))
 	run := func() (rows int, newest time.Time, progress string) {
 		t.Helper()
@@ -76,6 +77,7 @@ func TestSimulatorKeepsItsRateAndGoesOn(t *testing.T) {
 }
 
 func TestTimesOfAStart(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		config         Config
 		newest         time.Duration // from now; 0: there is none
@@ -110,6 +112,7 @@ func TestTimesOfAStart(t *testing.T) {
 // its windows whole; and a gap is closed by the next run, from the window on that the
 // last one left in the middle.
 func TestHistoryIsThereAtOnce(t *testing.T) {
+	t.Parallel()
 	db := open(t, localtest.Postgres(t, sql.Migrate))
 	run := func() {
 		t.Helper()
@@ -263,6 +266,7 @@ func (o *output) count(text string) int {
 }
 
 func TestSimulatorOutlivesPostgres(t *testing.T) {
+	t.Parallel()
 	direct := localtest.Postgres(t, sql.Migrate)
 	watcher := open(t, direct)
 	u, err := url.Parse(direct)
@@ -333,6 +337,7 @@ func (f *forgetful) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResult
 }
 
 func TestCommitWithoutAnAnswerIsNotRepeated(t *testing.T) {
+	t.Parallel()
 	db := open(t, localtest.Postgres(t, sql.Migrate))
 	s, err := New(Config{Streams: 3, Rate: 1000, Batch: 20, Duration: 2 * time.Second, Seed: 1, TimeLapse: 3600}, db, zerolog.Nop(), nil)
 	if err != nil {
@@ -384,6 +389,7 @@ func TestRetryTellsChangesOfState(t *testing.T) {
 }
 
 func TestRefusedRowsEndTheRun(t *testing.T) {
+	t.Parallel()
 	s := &Simulator{log: zerolog.Nop()}
 	attempts := 0
 	err := s.retry(t.Context(), func() error { attempts++; return &pgconn.PgError{Code: "42501"} })
@@ -413,6 +419,7 @@ func write(s *Simulator, d time.Duration) {
 }
 
 func TestLapsedTimePassesAsManyTimesFaster(t *testing.T) {
+	t.Parallel()
 	for _, c := range []Config{
 		{Streams: 5, Rate: 20, Batch: 1, TimeLapse: 60},
 		{Streams: 5, Rate: 20, Batch: 10, TimeLapse: 60},
@@ -431,6 +438,7 @@ func TestLapsedTimePassesAsManyTimesFaster(t *testing.T) {
 }
 
 func TestSimulatedTimeStaysAtTheClock(t *testing.T) {
+	t.Parallel()
 	for _, lapse := range []float64{1, 60} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &Simulator{config: Config{Streams: 5, Rate: 20, Batch: 1, TimeLapse: lapse}, model: NewModel(5, 1, 1, time.Now().Add(-time.Minute), time.Now())}

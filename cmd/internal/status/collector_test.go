@@ -17,10 +17,6 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
-// bound is within what a sample is there, whatever answers: 1.5 s and 0.5 s, and what a
-// loaded machine adds.
-const bound = 6 * time.Second
-
 func collector(t *testing.T, postgresURL, redisURL string) *Collector {
 	t.Helper()
 	k, err := Open(t.Context(), Config{
@@ -96,7 +92,7 @@ func TestCollector(t *testing.T) {
 	d.publish("quiet", 5) // before anybody looks
 	d.announce()
 	k := collector(t, localtest.Postgres(t, nil), redisURL)
-	wait(t.Context(), k.traffic.heard, bound)
+	wait(t.Context(), k.traffic.heard, localtest.HangTimeout)
 	r := NewReport(k.Sample(t.Context()))
 	if r.State != OK || len(r.Listeners) != 1 || len(r.Gateways) != 1 || r.Listeners[0].Events != nil || len(r.Missing) != 0 {
 		t.Errorf("%s %v %v: %+v", r.State, r.Reasons, r.Missing, r.Listeners)
@@ -164,7 +160,7 @@ func TestOnce(t *testing.T) {
 	}
 }
 
-// What does not answer is told within bounds, and everything is there again when it does.
+// What does not answer is named, and everything is there again when it does.
 func TestServersThatAreAway(t *testing.T) {
 	t.Parallel()
 	server := localtest.Redis(t)
@@ -181,12 +177,7 @@ func TestServersThatAreAway(t *testing.T) {
 	sample := func() *Report {
 		t.Helper()
 		d.announce()
-		asked := time.Now()
-		s := k.Sample(t.Context())
-		if took := time.Since(asked); took > bound {
-			t.Errorf("a sample took %s", took)
-		}
-		return NewReport(s)
+		return NewReport(k.Sample(t.Context()))
 	}
 	localtest.Eventually(t, "all is well", func() bool { return sample().State == OK })
 
@@ -225,11 +216,11 @@ func TestForbiddenCommands(t *testing.T) {
 	t.Parallel()
 	server := localtest.Redis(t, "--user", "looker", "on", ">hunter2", "~*", "&*", "+@all", "-set", "-info", "-pttl")
 	d := deploy(t, server.URL())
-	d.announce()
 	d.publish("busy", 1)
 	k := collector(t, localtest.Postgres(t, nil), strings.Replace(server.URL(), "redis://", "redis://looker:hunter2@", 1))
 	var r *Report
 	localtest.Eventually(t, "the processes", func() bool {
+		d.announce() // what is said once is forgotten by a machine that is slow enough
 		r = NewReport(k.Sample(t.Context()))
 		return len(r.Listeners) == 1 && len(r.Streams) == 1
 	})
@@ -256,9 +247,5 @@ func TestCollectorStops(t *testing.T) {
 	k := collector(t, "postgres://"+redis.Addr()+"/d", "redis://"+redis.Addr())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	asked := time.Now()
-	_ = k.Once(ctx, time.Hour)
-	if took := time.Since(asked); took > bound {
-		t.Errorf("it took %s to stop", took)
-	}
+	localtest.Ends(t, "a collector that is stopped", func() { _ = k.Once(ctx, time.Hour) })
 }

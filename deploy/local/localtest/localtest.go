@@ -215,6 +215,21 @@ func OpenDir(tb testing.TB) string {
 // merely slow does not take so long, so no test has a shorter bound.
 const HangTimeout = 30 * time.Second
 
+// Ends fails the test when f does not return within HangTimeout.
+func Ends(tb testing.TB, what string, f func()) {
+	tb.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(HangTimeout):
+		tb.Fatalf("not within %s: the end of %s", HangTimeout, what)
+	}
+}
+
 // Eventually waits until ok, polling every few milliseconds, and fails the test after
 // HangTimeout.
 func Eventually(tb testing.TB, what string, ok func() bool) {
