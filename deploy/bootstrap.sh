@@ -41,7 +41,7 @@ have_chromium() {
   return 1
 }
 
-have_node() { ! "$for_front" || command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; }
+have_node() { ! "$for_front" || { command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; }; }
 
 missing() {
   have_postgres || echo "PostgreSQL 13 or newer, with initdb"

@@ -72,6 +72,8 @@ func TestSlowReaderStoresNothingThatHolds(t *testing.T) {
 	w.window(1)
 	a := w.serve()
 	loaded, store := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(store) })
+	defer release() // or a failure would wait for the reader
 	var first atomic.Bool
 	a.ladder.loaded = func(string) {
 		if first.CompareAndSwap(false, true) {
@@ -89,10 +91,13 @@ func TestSlowReaderStoresNothingThatHolds(t *testing.T) {
 	}()
 	<-loaded
 	w.window(2)
-	localtest.Eventually(t, "the event", func() bool { return a.ladder.heads.known("s").Offset == 3 })
+	localtest.Eventually(t, "the event", func() bool {
+		a.get("/api/v1/streams/s") // a head that was forgotten is asked for
+		return a.ladder.heads.known("s").Offset == 3
+	})
 	// Who asks now does not join the slow reader.
 	a.expect(metricsPath, 200, "miss", `"chat_count":2,`)
-	close(store)
+	release()
 	if r := <-slow; !strings.Contains(r.body, `"chat_count":1,`) {
 		t.Errorf("the slow reader got %s", r.body)
 	}

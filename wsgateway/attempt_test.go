@@ -202,7 +202,7 @@ func TestFlushWaitsForNobody(t *testing.T) {
 	}
 	flush(f, idle...)
 	for _, c := range []net.Conn{firstThere, secondThere} {
-		if err := c.SetReadDeadline(time.Now().Add(takeWithin / 2)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
 		if _, got, err := readFrame(c); err != nil || string(got) != "hello" {

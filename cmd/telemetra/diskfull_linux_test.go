@@ -49,10 +49,7 @@ func TestFaultsDiskFull(t *testing.T) {
 			_, err := conn.Exec(t.Context(), growSQL+`generate_series(1, 10)`)
 			return err != nil && strings.Contains(err.Error(), "could not extend file")
 		})
-		wait(t.Context(), 500*time.Millisecond)
-		if status, body := p.listener.get(t, "/readyz"); status != http.StatusOK {
-			t.Errorf("readiness, when tables cannot grow: %d %s", status, body)
-		}
+		p.listener.awaitReady(t) // also when tables cannot grow
 		d.free(t)
 		probe.arrives(t, databaseURL)
 	}

@@ -314,7 +314,8 @@ func TestSimulatorOutlivesPostgres(t *testing.T) {
 // moment or transaction.
 type forgetful struct {
 	sql.Sender
-	lost map[string]bool // by id
+	lost   map[string]bool // by id
+	enough func()          // called when ten are
 }
 
 type lostAnswer struct{ pgx.BatchResults }
@@ -328,6 +329,9 @@ func (f *forgetful) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResult
 			f.lost[id], lose = true, true
 		}
 	}
+	if len(f.lost) >= 10 {
+		f.enough()
+	}
 	// The end of the run cuts nothing off: what is counted as lost has been committed.
 	r := f.Sender.SendBatch(context.WithoutCancel(ctx), b)
 	if lose {
@@ -339,13 +343,15 @@ func (f *forgetful) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResult
 func TestCommitWithoutAnAnswerIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	db := open(t, localtest.Postgres(t, sql.Migrate))
-	s, err := New(Config{Streams: 3, Rate: 1000, Batch: 20, Duration: 2 * time.Second, Seed: 1, TimeLapse: 3600}, db, zerolog.Nop(), nil)
+	s, err := New(Config{Streams: 3, Rate: 1000, Batch: 20, Duration: localtest.HangTimeout, Seed: 1, TimeLapse: 3600}, db, zerolog.Nop(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &forgetful{s.to, map[string]bool{}}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	f := &forgetful{s.to, map[string]bool{}, stop}
 	s.to = f
-	if err := s.Run(t.Context()); err != nil {
+	if err := s.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if len(f.lost) < 10 {
