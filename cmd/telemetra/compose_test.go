@@ -181,12 +181,13 @@ func TestComposeIsClosedByDefault(t *testing.T) {
 	}
 }
 
-// Go is the same in go.mod, the Dockerfile and the set-up script, and all images have
+// Go is the same in both modules, the Dockerfile and the set-up script, and all images have
 // a version.
 func TestImagesHaveVersions(t *testing.T) {
 	want := find(t, "../../go.mod", `(?m)^go (\d+\.\d+)`)
 	for path, expression := range map[string]string{
 		"../../deploy/Dockerfile":   `(?m)^FROM golang:(\d+\.\d+) AS build$`,
+		"../../deploy/check/go.mod": `(?m)^go (\d+\.\d+)`,
 		"../../deploy/bootstrap.sh": `install Go (\d+\.\d+) or newer`,
 	} {
 		if got := find(t, path, expression); got != want {
