@@ -69,7 +69,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		tooMany:    dropped.WithLabelValues("too_many_frames"),
 		expired:    dropped.WithLabelValues("token_expired"),
 		refused: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "telemetra_gateway_refused_total", Help: "Sockets that were not opened, by the limit that they would exceed, or what was wrong with the token.",
+			Name: "telemetra_gateway_refused_total", Help: "Sockets and event streams that were not opened, by the limit that they would exceed, draining, or what was wrong with the token.",
 		}, []string{"reason"}),
 	}
 	gauge := func(name, help string) prometheus.Gauge {

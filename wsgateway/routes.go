@@ -27,15 +27,15 @@ func (g *Gateway) Register(r *router.Router) {
 // until read returns.
 type connector func(w http.ResponseWriter, r *http.Request) (s *session, read func())
 
-// openStream opens a session that follows one stream.
-func (g *Gateway) openStream(w http.ResponseWriter, r *http.Request, escaped string, sinces []string, connect connector) {
+// openStream opens a session that follows one stream, from where sinceOf finds that the client was.
+func (g *Gateway) openStream(w http.ResponseWriter, r *http.Request, escaped string, sinceOf func(*http.Request) (*event.ID, error), connect connector) {
 	streamID, err := url.PathUnescape(escaped)
 	if err == nil {
 		err = event.CheckStreamID(streamID)
 	}
 	var since *event.ID
 	if err == nil {
-		since, err = parseSince(sinces)
+		since, err = sinceOf(r)
 	}
 	if err != nil {
 		problem.Write(w, http.StatusBadRequest, err.Error())
@@ -49,14 +49,13 @@ func (g *Gateway) openStream(w http.ResponseWriter, r *http.Request, escaped str
 // will say.
 func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID, connect connector) {
 	if !g.admit() {
-		(&access.Refusal{Status: http.StatusServiceUnavailable, Detail: "this gateway is shutting down; connect again", RetryAfter: time.Second}).Write(w)
+		g.refuse(w, r, access.Draining())
 		return
 	}
 	defer g.sessions.Done()
 	grant, release, refusal := g.admitClient(r, streamID)
 	if refusal != nil {
-		g.metrics.refused.WithLabelValues(refusal.Reason).Inc()
-		refusal.Write(w)
+		g.refuse(w, r, refusal)
 		return
 	}
 	s, read := connect(w, r)
@@ -84,6 +83,21 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 	}
 }
 
+// refuse answers a client that may not have a session, and counts it.
+func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, refusal *access.Refusal) {
+	g.metrics.refused.WithLabelValues(refusal.Reason).Inc()
+	router.SetRefused(w, refusal.Reason)
+	if refusal.Temporary() {
+		// Past a balancer of connections, another request over this one would come here again.
+		w.Header().Set("Connection", "close")
+		if isEventSource(r) {
+			refuseEventSource(w, refusal.Detail)
+			return
+		}
+	}
+	refusal.Write(w)
+}
+
 // admitClient tells what a client may see, if it may have a session at all. The caller
 // owes a call of release when that has ended.
 func (g *Gateway) admitClient(r *http.Request, streamID string) (grant *access.Grant, release func(), refusal *access.Refusal) {
@@ -100,6 +114,9 @@ func (g *Gateway) admitClient(r *http.Request, streamID string) (grant *access.G
 	}
 	return grant, release, refusal
 }
+
+// sinceOfQuery reads the id after which a client wants to go on from the address.
+func sinceOfQuery(r *http.Request) (*event.ID, error) { return parseSince(r.URL.Query()["since"]) }
 
 // parseSince reads the id after which a client wants to go on. None is fine.
 func parseSince(values []string) (*event.ID, error) {

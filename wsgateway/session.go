@@ -221,6 +221,9 @@ func (s *session) handOver() {
 	}
 	after := rand.N(reconnectWithin) //nolint:gosec // jitter
 	f := encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()})
+	if s.conn == nil {
+		f = &frame{wire: append(retryLine(after), f.event()...), raw: true}
+	}
 	f.last = true // an event must not come between this and the close frame
 	s.push(f)
 	s.end(closeGoingAway, "going away")

@@ -25,7 +25,7 @@ func (g *Gateway) serveLive(w http.ResponseWriter, r *http.Request, p httprouter
 		return
 	}
 	if mayUpgrade(w, r) {
-		g.openStream(w, r, escaped, r.URL.Query()["since"], g.upgrade)
+		g.openStream(w, r, escaped, sinceOfQuery, g.upgrade)
 	}
 }
 

@@ -8,32 +8,57 @@ import (
 
 	"github.com/julienschmidt/httprouter"
 
+	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/httpapi/router"
 )
 
 // serveEvents answers with Server-Sent Events: the frames of a WebSocket, over the
-// same hubs and within the same bounds, for those who have none.
+// same hubs and within the same bounds, for those who have none. HEAD is answered as GET
+// would be.
 // https://html.spec.whatwg.org/multipage/server-sent-events.html
 func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
+	connect := g.stream
+	if router.Method(w) == http.MethodHead {
+		connect = describeStream
+	}
+	g.openStream(w, r, p.ByName("stream_id"), lastSeen, connect)
+}
+
+// lastSeen reads the id after which a client wants to go on. One that comes back by itself has the
+// old address, and a newer id in the header.
+func lastSeen(r *http.Request) (*event.ID, error) {
+	last := r.Header.Values("Last-Event-ID")
+	if len(last) == 0 || len(last) == 1 && last[0] == "" {
+		return sinceOfQuery(r)
+	}
+	since, err := parseSince(last)
+	if err != nil {
+		// Only what another server gave it, and a 400 would be the end of it: the id is of no
+		// epoch, so the stream begins with the reason "unknown".
+		return &event.ID{}, nil //nolint:nilerr // no id is an answer
+	}
+	return since, nil
+}
+
+// setStreamHeader sets the fields of a stream's answer.
+func setStreamHeader(h http.Header) {
+	h.Set("Content-Type", eventStream)
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no") // a proxy that gathers would hold events back
-	if router.Method(w) == http.MethodHead {
-		return
-	}
-	// A browser that comes back by itself has the old address and a newer id.
-	sinces := r.URL.Query()["since"]
-	if last := r.Header.Get("Last-Event-ID"); last != "" {
-		sinces = []string{last}
-	}
-	g.openStream(w, r, p.ByName("stream_id"), sinces, g.stream)
+}
+
+// describeStream answers HEAD.
+func describeStream(w http.ResponseWriter, _ *http.Request) (*session, func()) {
+	setStreamHeader(w.Header())
+	w.WriteHeader(http.StatusOK)
+	return nil, nil
 }
 
 // stream takes a connection over and begins the answer. It ends with the connection,
 // so it needs neither a length nor chunks.
 func (g *Gateway) stream(w http.ResponseWriter, _ *http.Request) (s *session, read func()) {
 	h := w.Header()
+	setStreamHeader(h)
 	h.Set("Connection", "close")
 	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	conn, rw := g.takeOver(w)
@@ -45,6 +70,7 @@ func (g *Gateway) stream(w http.ResponseWriter, _ *http.Request) (s *session, re
 	head.WriteString("HTTP/1.1 200 OK\r\n")
 	_ = h.Write(&head) // to memory
 	head.WriteString("\r\n")
+	head.Write(append(retryLine(reconnectAfter()), '\n'))
 	s = newSession(g, conn)
 	s.out.encoding = events
 	s.push(&frame{wire: head.Bytes(), raw: true})

@@ -3,7 +3,9 @@ package wsgateway
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +14,7 @@ import (
 )
 
 // sseEvent is one of a stream of Server-Sent Events, or a comment.
-type sseEvent struct{ event, id, data, comment string }
+type sseEvent struct{ event, id, data, comment, retry string }
 
 // sseClient reads as an EventSource does.
 type sseClient struct {
@@ -61,6 +63,8 @@ func (w *world) listen(path string, header http.Header) *sseClient {
 				e.id = value
 			case name == "data":
 				e.data += value
+			case name == "retry":
+				e.retry = value
 			default:
 				w.tb.Errorf("line %q", lines.Text())
 			}
@@ -70,12 +74,21 @@ func (w *world) listen(path string, header http.Header) *sseClient {
 	return c
 }
 
+// next is the next event other than a status.
 func (c *sseClient) next() sseEvent {
 	c.tb.Helper()
 	for {
-		if e := receive(c.tb, "event", c.events); e.event != "status" && e.comment == "" {
+		if e := receive(c.tb, "event", c.events); e.event != "status" && e.data != "" {
 			return e
 		}
+	}
+}
+
+// wantRetry fails unless a client is told to come back in 2 to 5 s.
+func wantRetry(tb testing.TB, retry string) {
+	tb.Helper()
+	if n, err := strconv.Atoi(retry); err != nil || n < 2000 || n > 5000 {
+		tb.Errorf("retry is %q, want 2000 to 5000", retry)
 	}
 }
 
@@ -94,6 +107,7 @@ func TestServerSentEvents(t *testing.T) {
 			t.Errorf("%s is %q", name, got)
 		}
 	}
+	wantRetry(t, receive(t, "the first lines", c.events).retry)
 	if c.header.Get("X-Request-Id") == "" || c.header.Get("Date") == "" {
 		t.Errorf("headers %v", c.header)
 	}
@@ -128,6 +142,7 @@ func TestServerSentEventsResume(t *testing.T) {
 		"by the header":       w.listen("/sse/live/s", http.Header{"Last-Event-Id": {w.id(3)}}),
 		"by the address":      w.listen("/sse/live/s?since="+w.id(3), nil),
 		"the header is newer": w.listen("/sse/live/s?since="+w.id(1), http.Header{"Last-Event-Id": {w.id(3)}}),
+		"an empty header":     w.listen("/sse/live/s?since="+w.id(3), http.Header{"Last-Event-Id": {""}}),
 	} {
 		if e := c.next(); e.event != "connected" || e.id != w.id(3) || !strings.Contains(e.data, `"resumed":true`) {
 			t.Errorf("%s: %+v", name, e)
@@ -140,6 +155,25 @@ func TestServerSentEventsResume(t *testing.T) {
 	}
 }
 
+// An id that no gateway gave is that of another server at this address. The address of an
+// EventSource is its page's to mend; the header is not.
+func TestServerSentEventsBeginAnewAfterAForeignID(t *testing.T) {
+	w := newWorld(t)
+	w.connect("s").connected("new")
+	w.moments("s", 1, 2)
+	w.settled("s")
+	for name, ids := range map[string][]string{
+		"a number": {"42"}, "text": {"not an id"}, "an epoch alone": {"-1"}, "UTF-8": {"\u00e9-1"}, "bytes": {"\xff"}, "long": {strings.Repeat("x", 8000)},
+		"two": {w.id(1), w.id(2)}, "another epoch": {"other-1"},
+	} {
+		c := w.listen("/sse/live/s?since="+w.id(1), http.Header{"Last-Event-Id": ids})
+		if e := c.next(); e.event != "connected" || !strings.Contains(e.data, `"resumed":false,"reason":"unknown"`) {
+			t.Errorf("%s: %+v", name, e)
+		}
+		c.stop()
+	}
+}
+
 func TestServerSentEventsRefuse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Connections = 1 })
@@ -148,20 +182,37 @@ func TestServerSentEventsRefuse(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d", path, status, body, want)
 		}
 	}
-	req, err := http.NewRequestWithContext(w.context(), http.MethodHead, w.url+"/sse/live/s", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	res, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = res.Body.Close()
-	if res.StatusCode != 200 || res.Header.Get("Content-Type") != "text/event-stream" || w.gateway.wheel.size() != 0 {
-		t.Errorf("HEAD: %d %v", res.StatusCode, res.Header)
-	}
 	w.listen("/sse/live/a%2Fb", nil).next()
 	if status, _ := w.get("/sse/live/s", nil); status != 503 {
+		t.Errorf("beyond the limit: %d", status)
+	}
+}
+
+func TestServerSentEventsHead(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Connections = 1 })
+	head := func(path string) (status int, contentType string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(w.context(), http.MethodHead, w.url+path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		return res.StatusCode, res.Header.Get("Content-Type")
+	}
+	for range 2 { // it takes no place
+		if status, contentType := head("/sse/live/s"); status != 200 || contentType != "text/event-stream" {
+			t.Errorf("%d %s", status, contentType)
+		}
+	}
+	if status, _ := head("/sse/live/s?since=x"); status != 400 {
+		t.Errorf("a bad id: %d", status)
+	}
+	w.listen("/sse/live/s", nil).next()
+	if status, _ := head("/sse/live/s"); status != 503 {
 		t.Errorf("beyond the limit: %d", status)
 	}
 }
@@ -187,7 +238,7 @@ func TestServerSentEventsHeartbeatAndDrain(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	w.stop()
-	if e := c.next(); e.event != "reconnect" || !strings.Contains(e.data, "after_ms") {
+	if e := c.next(); e.event != "reconnect" || e.data != fmt.Sprintf(`{"type":"reconnect","after_ms":%s}`, e.retry) {
 		t.Errorf("%+v", e)
 	}
 	if e, open := <-c.events; open {

@@ -54,7 +54,8 @@ type record struct {
 	status int
 	bytes  int64
 
-	hijacked bool // somebody else writes the answer
+	refused  string // why the client is refused, whatever the status
+	hijacked bool   // somebody else writes the answer
 }
 
 var records = sync.Pool{New: func() any { return new(record) }}
@@ -153,6 +154,13 @@ func SetStatus(w http.ResponseWriter, status int) {
 	}
 }
 
+// SetRefused notes why a client is refused, for an answer whose status does not say it.
+func SetRefused(w http.ResponseWriter, reason string) {
+	if rec := recordOf(w); rec != nil {
+		rec.refused = reason
+	}
+}
+
 // Method is the method of the request that w answers, as the client sent it: HEAD
 // comes to handlers as GET.
 func Method(w http.ResponseWriter) string {
@@ -195,6 +203,9 @@ func (l *accessLog) write(rec *record) {
 			Int("status", rec.status).Int64("bytes", rec.bytes).Dur("duration_ms", took)
 		if cache := rec.Header()["X-Cache"]; len(cache) == 1 {
 			e.Str("cache", cache[0])
+		}
+		if rec.refused != "" {
+			e.Str("refused", rec.refused)
 		}
 		e.Str("remote", rec.remote).Str("request_id", rec.id).Msg("request")
 	}

@@ -66,7 +66,7 @@ func (o *Origins) Allow(origin string) (may, credentials bool) {
 // What a page of another origin may ask with, and see.
 const (
 	corsMethods = "GET, HEAD, OPTIONS"
-	corsRequest = "Accept, Authorization, Content-Type, If-None-Match, X-Request-Id"
+	corsRequest = "Accept, Authorization, Cache-Control, Content-Type, If-None-Match, Last-Event-ID, X-Request-Id"
 	corsExpose  = "ETag, Link, X-Total-Count, X-Cache, X-Event-Id, X-Request-Id, Age, Retry-After, WWW-Authenticate"
 	corsMaxAge  = "600" // seconds for which a preflight holds
 )

@@ -12,6 +12,7 @@ import (
 const (
 	reasonConnections      = "connections" // as many as a process may have
 	reasonConnectionsPerIP = "connections_per_ip"
+	reasonDraining         = "draining"
 	reasonHandshakes       = "handshakes"
 	reasonStream           = "stream" // not among those of the token
 	reasonTokenAudience    = "token_audience"
@@ -26,8 +27,8 @@ const (
 
 // Reasons are all that a refusal can have.
 var Reasons = [...]string{
-	reasonConnections, reasonConnectionsPerIP, reasonHandshakes, reasonStream, reasonTokenAudience, reasonTokenEarly, reasonTokenExpired,
-	reasonTokenIssuer, reasonTokenKeys, reasonTokenMalformed, reasonTokenMissing, reasonTokenSignature,
+	reasonConnections, reasonConnectionsPerIP, reasonDraining, reasonHandshakes, reasonStream, reasonTokenAudience, reasonTokenEarly,
+	reasonTokenExpired, reasonTokenIssuer, reasonTokenKeys, reasonTokenMalformed, reasonTokenMissing, reasonTokenSignature,
 }
 
 // Refusal is why a socket is not opened, or a read not answered.
@@ -38,6 +39,11 @@ type Refusal struct {
 	RetryAfter time.Duration
 
 	challenge string // WWW-Authenticate, RFC 6750 section 3
+}
+
+// Draining refuses a client of a process that hands its clients to others.
+func Draining() *Refusal {
+	return &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonDraining, Detail: "this gateway is shutting down; connect again", RetryAfter: time.Second}
 }
 
 // Forbidden refuses a stream that the token does not allow.
@@ -60,6 +66,11 @@ func invalid(reason, detail string) *Refusal {
 		Status: http.StatusUnauthorized, Reason: reason, Detail: detail,
 		challenge: challenge + `, error="invalid_token", error_description="` + detail + `"`,
 	}
+}
+
+// Temporary reports whether the same request may be accepted later.
+func (f *Refusal) Temporary() bool {
+	return f.Status == http.StatusTooManyRequests || f.Status == http.StatusServiceUnavailable
 }
 
 // Write answers with the refusal as a problem document.

@@ -34,7 +34,8 @@ func (a *attempt) runEvents(ctx context.Context, header http.Header) error {
 	if header != nil {
 		req.Header = header
 	}
-	req.Header.Set("Accept", "text/event-stream")
+	// A refusal is to be a status and a problem: a client that accepts only events gets 200 and none.
+	req.Header.Set("Accept", "text/event-stream, application/problem+json")
 	answer, err := eventsClient.Do(req)
 	if err != nil {
 		return fmt.Errorf("connect: %w", causeOr(ctx, err))

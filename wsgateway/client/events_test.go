@@ -23,7 +23,7 @@ func eventsOf(t *testing.T, play func(n int, w http.ResponseWriter, r *http.Requ
 		n := len(asked)
 		asked = append(asked, r.URL.Query().Get("since"))
 		mu.Unlock()
-		if r.URL.EscapedPath() != "/sse/live/a%2Fb" || r.Header.Get("Accept") != "text/event-stream" {
+		if r.URL.EscapedPath() != "/sse/live/a%2Fb" || r.Header.Get("Accept") != "text/event-stream, application/problem+json" {
 			t.Errorf("asked for %s, accepting %q", r.URL.EscapedPath(), r.Header.Get("Accept"))
 		}
 		play(n, w, r)
