@@ -45,6 +45,9 @@ func setStreamHeader(h http.Header) {
 	h.Set("Content-Type", eventStream)
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no") // a proxy that gathers would hold events back
+	// So would one that compresses and does not flush, as Caddy 2.6. It leaves alone what has an
+	// encoding, and "identity" is the one that everybody reads, although RFC 9110 wants it left out.
+	h.Set("Content-Encoding", "identity")
 }
 
 // describeStream answers HEAD.
@@ -73,6 +76,8 @@ func (g *Gateway) stream(w http.ResponseWriter, _ *http.Request) (s *session, re
 	head.Write(append(retryLine(reconnectAfter()), '\n'))
 	s = newSession(g, conn)
 	s.out.encoding = events
+	// A write of its own, because nothing is queued yet: a proxy that decides by the first bytes of
+	// a body whether it is worth compressing sees few of them.
 	s.push(&frame{wire: head.Bytes(), raw: true})
 	// A client of events has nothing to say: what comes is thrown away, and that
 	// nothing more comes means that it has gone.

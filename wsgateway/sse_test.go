@@ -102,7 +102,9 @@ func TestServerSentEvents(t *testing.T) {
 	socket.events(w.at.Epoch, 1, 2)
 
 	c := w.listen("/sse/live/s", nil)
-	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"} {
+	for name, want := range map[string]string{
+		"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Content-Encoding": "identity",
+	} {
 		if got := c.header.Get(name); got != want {
 			t.Errorf("%s is %q", name, got)
 		}
