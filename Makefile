@@ -104,7 +104,7 @@ clean: ## Remove what the other targets built
 bootstrap:
 	./deploy/bootstrap.sh
 
-# The tests need promtool, too; who only wants to see the demo does not.
+# The tests need promtool, HAProxy and Chromium, too; who only wants to see the demo does not.
 bootstrap-tests:
 	./deploy/bootstrap.sh tests
 

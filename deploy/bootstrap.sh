@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need beside Go: the server programs of
-# Postgres and of Redis, with the argument `tests` promtool, which checks the alerts, and
-# Chromium, which opens the console, and with `front` node and npm, too, for clients of
-# other makers. Does nothing when they are there, is safe to run again, and says what to
-# do where it cannot install.
+# Postgres and of Redis, with the argument `tests` promtool, which checks the alerts,
+# HAProxy, which is the balancer, and Chromium, which opens the console, and with `front`
+# node and npm, too, for clients of other makers. Does nothing when they are there, is
+# safe to run again, and says what to do where it cannot install.
 set -euo pipefail
 
 case "${*:-demo}" in
@@ -30,6 +30,9 @@ have_redis() { command -v redis-server >/dev/null 2>&1; }
 
 have_promtool() { ! "$for_tests" || command -v promtool >/dev/null 2>&1; }
 
+# Its package puts it where only root looks.
+have_haproxy() { ! "$for_tests" || command -v haproxy >/dev/null 2>&1 || [ -x /usr/sbin/haproxy ]; }
+
 # The names and places that the tests look at: browserNames in cmd/telemetra.
 have_chromium() {
   "$for_tests" || return 0
@@ -47,6 +50,7 @@ missing() {
   have_postgres || echo "PostgreSQL 13 or newer, with initdb"
   have_redis || echo "redis-server"
   have_promtool || echo "promtool, which comes with Prometheus"
+  have_haproxy || echo "HAProxy 2.6 or newer"
   have_chromium || echo "Chromium or Chrome"
   have_node || echo "node and npm"
 }
@@ -105,6 +109,7 @@ if command -v apt-get >/dev/null 2>&1; then
   have_postgres || packages+=(postgresql)
   have_redis || packages+=(redis-server)
   have_promtool || packages+=(prometheus)
+  have_haproxy || packages+=(haproxy)
   [ -z "$(missing)" ] || prepare_apt
   [ "${#packages[@]}" -eq 0 ] || install_apt "${packages[@]}"
   # By itself, after the servers: not every system has a package of it. A font, or pages have no text.
@@ -115,6 +120,7 @@ elif command -v brew >/dev/null 2>&1; then
   have_redis || packages+=(redis)
   have_promtool || packages+=(prometheus)
   have_node || packages+=(node)
+  have_haproxy || packages+=(haproxy)
   [ "${#packages[@]}" -eq 0 ] || brew install "${packages[@]}" || give_up "brew could not install: ${packages[*]}"
 fi
 [ -z "$(missing)" ] || give_up "not all that is needed is here."
