@@ -84,14 +84,20 @@ func startBalancer(t *testing.T, gateways, apis []string, edits ...string) (addr
 		}
 	})
 	addr = fmt.Sprintf("127.0.0.1:%d", ports[0])
-	localtest.Eventually(t, "the balancer", func() bool {
+	awaitTCP(t, addr)
+	return addr
+}
+
+// awaitTCP waits until something listens.
+func awaitTCP(t *testing.T, addr string) {
+	t.Helper()
+	localtest.Eventually(t, "what listens on "+addr, func() bool {
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 		if err == nil {
 			_ = conn.Close()
 		}
 		return err == nil
 	})
-	return addr
 }
 
 // askForEvents asks a balancer for a stream that ends.
