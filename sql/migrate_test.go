@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -555,5 +557,23 @@ func TestStreamsWithAnotherKeyAreAdopted(t *testing.T) {
 		id := addViewers(t, conn, 1)
 		expect(t, setup, r.drain(t), id)
 		down(t, url)
+	}
+}
+
+// A database may be of an encoding that lacks a character of a comment.
+func TestMigrationsAreASCII(t *testing.T) {
+	t.Parallel()
+	names, err := migrationNames()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		text, err := migrations.ReadFile("migrations/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := bytes.IndexFunc(text, func(r rune) bool { return r > unicode.MaxASCII }); i >= 0 {
+			t.Errorf("%s: %.20q is not ASCII", name, text[i:])
+		}
 	}
 }

@@ -7,9 +7,9 @@
 -- migrator runs the file again when a lock was not to be had.
 SET lock_timeout = '200ms';
 
-CREATE TEMPORARY TABLE IF NOT EXISTS contract (tab text, col text, ddl text, allowed text[], n serial);
-TRUNCATE contract;
-INSERT INTO contract (tab, col, ddl, allowed)
+CREATE TEMPORARY TABLE IF NOT EXISTS pg_temp.contract (tab text, col text, ddl text, allowed text[], n serial);
+TRUNCATE pg_temp.contract;
+INSERT INTO pg_temp.contract (tab, col, ddl, allowed)
 SELECT tab, col, ddl,
        CASE kind
            WHEN 'text' THEN '{character varying,text,character}'::text[]
@@ -75,7 +75,7 @@ BEGIN
                            format_type(a.atttypid, a.atttypmod),
                            (SELECT string_agg(x, ' or ' ORDER BY o)
                             FROM unnest(c.allowed) WITH ORDINALITY AS u (x, o))) AS fault
-        FROM contract c
+        FROM pg_temp.contract c
         JOIN pg_catalog.pg_attribute a
           ON a.attrelid = to_regclass(format('public.%I', c.tab))
          AND a.attname = c.col AND NOT a.attisdropped
@@ -83,7 +83,7 @@ BEGIN
         UNION ALL
         -- a numeric of any size might not fit float8, and its cast would fail for ever
         SELECT c.n, format('column public.%s.%s is of type numeric without a precision, expected double precision or numeric(p,s) with at most 300 digits before the point', c.tab, c.col)
-        FROM contract c
+        FROM pg_temp.contract c
         JOIN pg_catalog.pg_attribute a
           ON a.attrelid = to_regclass(format('public.%I', c.tab))
          AND a.attname = c.col AND NOT a.attisdropped
@@ -93,7 +93,7 @@ BEGIN
         SELECT min(c.n), format('public.%s is a %s, expected an ordinary table', c.tab,
                                 CASE r.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
                                      WHEN 'f' THEN 'foreign table' WHEN 'p' THEN 'partitioned table' ELSE 'relation' END)
-        FROM contract c
+        FROM pg_temp.contract c
         JOIN pg_catalog.pg_class r ON r.oid = to_regclass(format('public.%I', c.tab))
         WHERE r.relkind <> 'r'
         GROUP BY c.tab, r.relkind
@@ -119,7 +119,7 @@ DECLARE
 BEGIN
     FOR missing IN
         SELECT tab, string_agg(format('%I %s', col, ddl), ', ' ORDER BY n) AS columns
-        FROM contract WHERE to_regclass(format('public.%I', tab)) IS NULL
+        FROM pg_temp.contract WHERE to_regclass(format('public.%I', tab)) IS NULL
         GROUP BY tab ORDER BY min(n)
     LOOP
         -- Adopted streams may have another key than the one that is referred to.
@@ -142,7 +142,7 @@ DECLARE
 BEGIN
     FOR missing IN
         SELECT c.tab, c.col, split_part(c.ddl, ' DEFAULT', 1) AS ddl
-        FROM contract c
+        FROM pg_temp.contract c
         WHERE c.allowed IS NOT NULL AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_attribute a
             WHERE a.attrelid = format('public.%I', c.tab)::regclass AND a.attname = c.col AND NOT a.attisdropped)
@@ -173,7 +173,7 @@ BEGIN
 END
 $$;
 
-DROP TABLE contract;
+DROP TABLE pg_temp.contract;
 
 -- An index whose concurrent build broke off is there and of no use.
 DO $$
