@@ -87,36 +87,3 @@ func isUndefinedTable(err error) bool {
 var errTransactionPooler = &RefusedError{
 	Reason: "a pooler in transaction mode stands before Postgres: LISTEN and prepared statements need a session; connect to Postgres itself or to a pool in session mode",
 }
-
-const backendSQL = `SELECT pg_backend_pid()`
-
-// checkPooler finds a pooler that hands out a server connection for a
-// transaction only: while the first client is idle, a second one that opens a
-// transaction is given the same backend. A backend whose pid is the one that
-// the server told at start is its own, and there is nothing to find.
-func checkPooler(ctx context.Context, conn *pgx.Conn, config *pgx.ConnConfig) error {
-	var first, second uint32
-	if err := conn.QueryRow(ctx, backendSQL, pgx.QueryExecModeSimpleProtocol).Scan(&first); err != nil {
-		return fmt.Errorf("ask for the backend: %w", err)
-	}
-	if first == conn.PgConn().PID() {
-		return nil
-	}
-	other, err := pgx.ConnectConfig(ctx, config.Copy())
-	if err != nil {
-		return fmt.Errorf("connect a second time: %w", err)
-	}
-	defer func() { _ = other.Close(ctx) }() // a probe's connection
-	tx, err := other.Begin(ctx)
-	if err != nil {
-		return fmt.Errorf("open a transaction: %w", err)
-	}
-	err = tx.QueryRow(ctx, backendSQL, pgx.QueryExecModeSimpleProtocol).Scan(&second)
-	if err = errors.Join(err, tx.Rollback(ctx)); err != nil {
-		return fmt.Errorf("ask for the second backend: %w", err)
-	}
-	if first == second {
-		return errTransactionPooler
-	}
-	return nil
-}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // A history is loaded past foreign keys: its rows are made to fit.
@@ -33,7 +31,7 @@ func HistoryStream(n int) string { return fmt.Sprintf("history_%d", n) }
 // (see Migrator.Tables) with streams and so many windows of each: what reads are
 // measured on. Analyze follows the rest of the migrations.
 func WriteHistory(ctx context.Context, url string, streams, windows int) (err error) {
-	conn, err := pgx.Connect(ctx, url)
+	conn, err := Connect(ctx, url)
 	if err != nil {
 		return fmt.Errorf("write history: %w", err)
 	}
@@ -51,7 +49,7 @@ func WriteHistory(ctx context.Context, url string, streams, windows int) (err er
 
 // Analyze does what autovacuum would in time.
 func Analyze(ctx context.Context, url string) (err error) {
-	conn, err := pgx.Connect(ctx, url)
+	conn, err := Connect(ctx, url)
 	if err != nil {
 		return fmt.Errorf("analyze: %w", err)
 	}

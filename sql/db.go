@@ -37,8 +37,12 @@ type Config struct {
 // sslModes are those of libpq.
 var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
-// connectTimeout bounds one attempt to connect.
-const connectTimeout = 3 * time.Second
+const (
+	// connectTimeout bounds one attempt to connect.
+	connectTimeout = 3 * time.Second
+	// idleTime is how long the pool keeps a connection that nobody uses.
+	idleTime = 5 * time.Minute
+)
 
 // URL returns the connection string that the settings stand for.
 func (c *Config) URL() string {
@@ -119,7 +123,8 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if c.ApplicationName != "" {
 		db.config.ConnConfig.RuntimeParams["application_name"] = c.ApplicationName
 	}
-	db.config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.prepare(ctx, conn, primary) }
+	makeOurs(db.config.ConnConfig, db.zone)
+	db.config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return checkServer(ctx, conn, primary) }
 	if db.Pool, err = pgxpool.NewWithConfig(ctx, db.config); err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
@@ -131,23 +136,6 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		return nil, err
 	}
 	return db, nil
-}
-
-func poolConfig(url string, least, most int32) (*pgxpool.Config, error) {
-	c, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return nil, redact(err)
-	}
-	c.MinConns, c.MaxConns = least, most
-	c.MaxConnIdleTime = 5 * time.Minute
-	c.ShouldPing = isLost
-	c.ConnConfig.ConnectTimeout = connectTimeout
-	// Else the server talks as it stores, which need not be UTF-8.
-	c.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
-	if c.ConnConfig.RuntimeParams["application_name"] == "" {
-		c.ConnConfig.RuntimeParams["application_name"] = "telemetra"
-	}
-	return c, nil
 }
 
 // Close closes the pools.
@@ -163,47 +151,26 @@ func (db *DB) Close() {
 func (db *DB) Session(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, db.config.ConnConfig.Copy())
+	conn, err := openSession(ctx, db.config.ConnConfig.Copy())
 	if err != nil {
 		return nil, err
 	}
-	if err := db.prepare(ctx, conn, primary); err != nil {
+	if err := checkServer(ctx, conn, primary); err != nil {
 		_ = conn.Close(ctx) // the reason to give up is the one to report
 		return nil, err
 	}
 	return conn, nil
 }
 
-const setupSQL = `
-SELECT set_config('row_security', 'off', false),
-       set_config('jit', 'off', false),
-       set_config('TimeZone', $1, false)`
-
-// prepare makes a fresh connection a session of ours, or says why this server
-// cannot serve.
-func (db *DB) prepare(ctx context.Context, conn *pgx.Conn, as role) error {
-	if _, err := conn.Exec(ctx, setupSQL, db.zone); err != nil {
-		return fmt.Errorf("set up session: %w", err)
-	}
-	return checkServer(ctx, conn, as)
-}
-
 // Check tells whether this server can serve. A *RefusedError will not heal by
 // waiting; any other error may.
 func (db *DB) Check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
-	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, db.config.ConnConfig.Copy())
+	conn, err := db.Session(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close(ctx) }() // a probe's connection: nothing is lost with it
-	// First: behind such a pooler any other statement may fail for a reason that
-	// tells nothing, such as a prepared statement that is there already.
-	if err := checkPooler(ctx, conn, db.config.ConnConfig); err != nil {
-		return err
-	}
-	return db.prepare(ctx, conn, primary)
+	_ = conn.Close(ctx) // a probe's connection: nothing is lost with it
+	return nil
 }
 
 // Ping asks the server for a sign, over a connection of its own when the pool has
@@ -217,7 +184,7 @@ func (db *DB) Ping(ctx context.Context) error {
 		defer conn.Release()
 		return prove(ctx, conn.Conn())
 	}
-	conn, err := pgx.ConnectConfig(ctx, db.config.ConnConfig.Copy())
+	conn, err := openSession(ctx, db.config.ConnConfig.Copy())
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,11 @@
 //
 // # Sessions
 //
-// Every session of ours turns row security off (a policy that would hide rows
-// becomes an error), jit off, and takes SOURCE_TIMEZONE as its time zone, which
-// is how a "timestamp" column of an adopted table is read.
+// Every session of ours has the settings of sessionSettings, whatever the role, the
+// database and the connection string say: search_path is pg_catalog, so that no name of
+// a statement is looked up in a schema where others may create something; row security is
+// off (a policy that would hide rows becomes an error); no timeout of the server ends it.
+// SOURCE_TIMEZONE is its time zone, which is how a "timestamp" column of an adopted table
+// is read. Tables are written with their schema. Triggers run in the writer's session,
+// so they write everything with its schema, operators too.
 package sql

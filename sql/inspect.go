@@ -13,8 +13,9 @@ import (
 )
 
 // Inspector looks at a server and changes nothing there, its sessions' settings
-// included. Unlike a DB it takes any server that answers: a standby, one that is
-// not migrated, one behind a pooler. What it finds is for others to judge.
+// included: those that it needs are its transactions'. Unlike a DB it takes any server
+// that answers: a standby, one that is not migrated, one behind a pooler. What it finds
+// is for others to judge.
 type Inspector struct {
 	pool *pgxpool.Pool
 	name string // application_name of the processes that serve
@@ -30,6 +31,7 @@ func NewInspector(ctx context.Context, c Config) (*Inspector, error) {
 	if err != nil {
 		return nil, err
 	}
+	prepareConnect(config.ConnConfig)
 	// Behind a pooler in transaction mode prepared statements may be another client's.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	i := &Inspector{name: config.ConnConfig.RuntimeParams["application_name"]}
@@ -42,6 +44,24 @@ func NewInspector(ctx context.Context, c Config) (*Inspector, error) {
 
 // Close closes the connections.
 func (i *Inspector) Close() { i.pool.Close() }
+
+// inspection begins with the settings that decide what a statement means, of those of
+// sessionSettings. All of it is one message.
+const inspection = `
+BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL statement_timeout = 0`
+
+// ask runs statements in a transaction that ends with them.
+func (i *Inspector) ask(ctx context.Context, statements func(on querier) error) error {
+	return pgx.BeginTxFunc(ctx, i.pool, pgx.TxOptions{BeginQuery: inspection}, func(tx pgx.Tx) error { return statements(tx) })
+}
+
+// askRow reads the one row of a statement.
+func (i *Inspector) askRow(ctx context.Context, statement string, args []any, values ...any) error {
+	return i.ask(ctx, func(on querier) error { return on.QueryRow(ctx, statement, args...).Scan(values...) })
+}
 
 // Address tells where the server is looked for: host:port/database.
 func (i *Inspector) Address() string {
@@ -65,7 +85,7 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
 // Server asks the server what it is.
 func (i *Inspector) Server(ctx context.Context) (s Server, err error) {
 	var number int
-	err = i.pool.QueryRow(ctx, inspectServerSQL).Scan(&number, &s.Version, &s.Standby, &s.ReadOnly, &s.Role)
+	err = i.askRow(ctx, inspectServerSQL, nil, &number, &s.Version, &s.Standby, &s.ReadOnly, &s.Role)
 	s.Supported = number >= minVersion
 	return s, err
 }
@@ -83,7 +103,7 @@ SELECT (SELECT system_identifier::text FROM pg_control_system()),
 // Place asks the server where it is.
 func (i *Inspector) Place(ctx context.Context) (p Place, err error) {
 	var log string
-	if err := i.pool.QueryRow(ctx, placeSQL).Scan(&p.SystemID, &log); err != nil {
+	if err := i.askRow(ctx, placeSQL, nil, &p.SystemID, &log); err != nil {
 		return p, err
 	}
 	p.Log, err = ParseLSN(log)
@@ -98,25 +118,26 @@ func (i *Inspector) TransactionPooler(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer conn.Release()
-	err = checkPooler(ctx, conn.Conn(), i.pool.Config().ConnConfig)
-	if errors.Is(err, errTransactionPooler) {
-		return true, nil
-	}
-	return false, err
+	return isTransactionPooler(ctx, conn.Conn().PgConn(), &i.pool.Config().ConnConfig.Config)
 }
 
 // Migration tells how far the database is.
-func (i *Inspector) Migration(ctx context.Context) (Status, error) { return readStatus(ctx, i.pool) }
+func (i *Inspector) Migration(ctx context.Context) (s Status, err error) {
+	err = i.ask(ctx, func(on querier) error { s, err = readStatus(ctx, on); return err })
+	return s, err
+}
 
 // Checkpoint reads the listener's last position as Postgres keeps it; ok is false
 // when there is none yet.
 func (i *Inspector) Checkpoint(ctx context.Context) (c Checkpoint, ok bool, err error) {
-	return loadCheckpoint(ctx, i.pool)
+	err = i.ask(ctx, func(on querier) error { c, ok, err = loadCheckpoint(ctx, on); return err })
+	return c, ok, err
 }
 
 // Holds tells why a position is none of this server's history, or "".
 func (i *Inspector) Holds(ctx context.Context, p Position) (lost string, err error) {
-	return holds(ctx, i.pool, p)
+	err = i.ask(ctx, func(on querier) error { lost, err = holds(ctx, on, p); return err })
+	return lost, err
 }
 
 // In microseconds: as text a time has a form that the server's settings choose.
@@ -125,7 +146,7 @@ const nowSQL = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 // Now reads the server's clock.
 func (i *Inspector) Now(ctx context.Context) (time.Time, error) {
 	var micro int64
-	err := i.pool.QueryRow(ctx, nowSQL).Scan(&micro)
+	err := i.askRow(ctx, nowSQL, nil, &micro)
 	return time.UnixMicro(micro), err
 }
 
@@ -135,7 +156,7 @@ const queueSQL = `SELECT pg_notification_queue_usage()`
 
 // NotificationQueue tells how full the queue of notifications is, from 0 to 1.
 func (i *Inspector) NotificationQueue(ctx context.Context) (used float64, err error) {
-	err = i.pool.QueryRow(ctx, queueSQL).Scan(&used)
+	err = i.askRow(ctx, queueSQL, nil, &used)
 	return used, err
 }
 
@@ -165,10 +186,10 @@ ORDER BY xact_start LIMIT 100`
 // Transactions lists the open transactions of the whole server, the oldest first.
 // Without all those of other roles are missing.
 func (i *Inspector) Transactions(ctx context.Context) (open []Transaction, all bool, err error) {
-	if err := i.pool.QueryRow(ctx, seesAllSQL).Scan(&all); err != nil {
+	if err := i.askRow(ctx, seesAllSQL, nil, &all); err != nil {
 		return nil, false, err
 	}
-	open, err = list(ctx, i.pool, transactionsSQL, func(row pgx.CollectableRow) (t Transaction, err error) {
+	open, err = list(ctx, i, transactionsSQL, func(row pgx.CollectableRow) (t Transaction, err error) {
 		var since, idle float64
 		err = row.Scan(&t.PID, &t.Role, &t.Application, &since, &idle)
 		t.Open, t.Idle = seconds(since), seconds(idle)
@@ -189,7 +210,7 @@ FROM pg_prepared_xacts ORDER BY prepared LIMIT 100`
 
 // Prepared lists the prepared transactions of the whole server, the oldest first.
 func (i *Inspector) Prepared(ctx context.Context) ([]Prepared, error) {
-	return list(ctx, i.pool, preparedSQL, func(row pgx.CollectableRow) (p Prepared, err error) {
+	return list(ctx, i, preparedSQL, func(row pgx.CollectableRow) (p Prepared, err error) {
 		var since float64
 		err = row.Scan(&p.GID, &p.Database, &since)
 		p.Open = seconds(since)
@@ -226,10 +247,10 @@ ORDER BY 1, 2, 3`
 
 // Durability reads what commits of this database promise.
 func (i *Inspector) Durability(ctx context.Context) (d Durability, err error) {
-	if err := i.pool.QueryRow(ctx, durabilitySQL).Scan(&d.SynchronousCommit, &d.FSync, &d.FullPages); err != nil {
+	if err := i.askRow(ctx, durabilitySQL, nil, &d.SynchronousCommit, &d.FSync, &d.FullPages); err != nil {
 		return d, err
 	}
-	d.Overrides, err = list(ctx, i.pool, overridesSQL, pgx.RowToStructByPos[Override])
+	d.Overrides, err = list(ctx, i, overridesSQL, pgx.RowToStructByPos[Override])
 	return d, err
 }
 
@@ -249,7 +270,7 @@ SELECT current_setting('max_connections')::int - current_setting('superuser_rese
 
 // Connections counts connections.
 func (i *Inspector) Connections(ctx context.Context) (c Connections, err error) {
-	err = i.pool.QueryRow(ctx, connectionsSQL, i.name).Scan(&c.Most, &c.Used, &c.Ours)
+	err = i.askRow(ctx, connectionsSQL, []any{i.name}, &c.Most, &c.Used, &c.Ours)
 	return c, err
 }
 
@@ -275,7 +296,7 @@ func (i *Inspector) Load(ctx context.Context) (l Load, err error) {
 	var log string
 	var oldest float64
 	c := &l.Connections
-	if err := i.pool.QueryRow(ctx, loadSQL, i.name).Scan(&l.Version, &l.Standby, &c.Most, &c.Used, &c.Ours,
+	if err := i.askRow(ctx, loadSQL, []any{i.name}, &l.Version, &l.Standby, &c.Most, &c.Used, &c.Ours,
 		&l.Place.SystemID, &log, &l.QueueUsed, &oldest); err != nil {
 		return l, err
 	}
@@ -284,12 +305,16 @@ func (i *Inspector) Load(ctx context.Context) (l Load, err error) {
 	return l, err
 }
 
-func list[T any](ctx context.Context, on querier, statement string, row pgx.RowToFunc[T]) ([]T, error) {
-	rows, err := on.Query(ctx, statement)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, row)
+func list[T any](ctx context.Context, i *Inspector, statement string, row pgx.RowToFunc[T]) (all []T, err error) {
+	err = i.ask(ctx, func(on querier) error {
+		rows, err := on.Query(ctx, statement)
+		if err != nil {
+			return err
+		}
+		all, err = pgx.CollectRows(rows, row)
+		return err
+	})
+	return all, err
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -21,10 +21,9 @@ type ChangeColumn struct {
 	WantType, WantDefault string
 }
 
-// search_path decides whether a name in a default is written with its schema.
 const columnsSQL = `
 SELECT tab, want.name, coalesce(format_type(a.atttypid, a.atttypmod), ''),
-       coalesce(replace(pg_get_expr(d.adbin, d.adrelid), '''change_id_seq''', '''telemetra.change_id_seq'''), ''), want.type, want.value
+       coalesce(pg_get_expr(d.adbin, d.adrelid), ''), want.type, want.value
 FROM ` + capturedSQL + `
 CROSS JOIN (VALUES
     ('change_xid', 'xid8', 'pg_current_xact_id()'),
@@ -36,7 +35,7 @@ ORDER BY tab, want.name`
 
 // ChangeColumns reads the columns that each captured table should have.
 func (i *Inspector) ChangeColumns(ctx context.Context) ([]ChangeColumn, error) {
-	return list(ctx, i.pool, columnsSQL, pgx.RowToStructByPos[ChangeColumn])
+	return list(ctx, i, columnsSQL, pgx.RowToStructByPos[ChangeColumn])
 }
 
 // Trigger is a trigger of ours.
@@ -64,7 +63,7 @@ ORDER BY want.tab, want.name`
 
 // Triggers reads the triggers of captured tables, and the one that notifies.
 func (i *Inspector) Triggers(ctx context.Context) ([]Trigger, error) {
-	return list(ctx, i.pool, triggersSQL, pgx.RowToStructByPos[Trigger])
+	return list(ctx, i, triggersSQL, pgx.RowToStructByPos[Trigger])
 }
 
 // Index is an index of ours.
@@ -96,7 +95,7 @@ ORDER BY want.changes DESC, want.tab, want.name`
 
 // Indexes reads the indexes that the listener's and REST's reads rest on.
 func (i *Inspector) Indexes(ctx context.Context) ([]Index, error) {
-	return list(ctx, i.pool, indexesSQL, pgx.RowToStructByPos[Index])
+	return list(ctx, i, indexesSQL, pgx.RowToStructByPos[Index])
 }
 
 // Privilege is a right that our role needs.
@@ -140,5 +139,5 @@ ORDER BY 1, 2`
 
 // Privileges reads which rights our role has of those that it needs.
 func (i *Inspector) Privileges(ctx context.Context) ([]Privilege, error) {
-	return list(ctx, i.pool, privilegesSQL, pgx.RowToStructByPos[Privilege])
+	return list(ctx, i, privilegesSQL, pgx.RowToStructByPos[Privilege])
 }

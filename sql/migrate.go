@@ -134,9 +134,10 @@ func (m *Migrator) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, redact(err)
 	}
-	config.ConnectTimeout = connectTimeout
+	makeOurs(config, "UTC")
 	config.RuntimeParams["application_name"] = "telemetra migrate"
-	conn, err := pgx.ConnectConfig(ctx, config)
+	config.Tracer = keepSettings{}
+	conn, err := openSession(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +147,24 @@ func (m *Migrator) connect(ctx context.Context) (*pgx.Conn, error) {
 	}
 	return conn, nil
 }
+
+// keepSettings drops a statement of tern's, which resets the session after each
+// migration and then calls functions by their name alone, along the search_path of the
+// database. What a migration sets, the next one sets anew.
+type keepSettings struct{}
+
+// TraceQueryStart is called before each statement.
+func (keepSettings) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	if q.SQL != "reset all" {
+		return ctx
+	}
+	ended, end := context.WithCancel(ctx)
+	end() // pgx does not send it, and tern does not look for its answer
+	return ended
+}
+
+// TraceQueryEnd is called after each statement.
+func (keepSettings) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 func checkMigratable(ctx context.Context, conn *pgx.Conn) error {
 	var r *RefusedError
@@ -229,12 +248,10 @@ func (m *Migrator) attempt(ctx context.Context, conn *pgx.Conn, table string, wo
 	if m.Step != nil {
 		t.OnStart = func(_ int32, name, direction, _ string) { m.Step(name, direction) }
 	}
-	if err := work(ctx, t); err != nil {
-		// What a broken-off file had set must not outlive it.
-		if _, resetErr := conn.Exec(ctx, "RESET ALL"); resetErr != nil {
-			return errors.Join(err, resetErr)
-		}
-		return err
+	err = work(ctx, t)
+	// It is what the files set, and must not outlive them.
+	if _, resetErr := conn.Exec(ctx, "SET lock_timeout = 0"); err != nil || resetErr != nil {
+		return errors.Join(err, resetErr)
 	}
 	version, err := t.GetCurrentVersion(ctx)
 	if err != nil {

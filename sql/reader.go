@@ -63,7 +63,8 @@ func (db *DB) openReplica(ctx context.Context, url string, most int32) (*replica
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_REPLICA_URL: %w", err)
 	}
-	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.prepare(ctx, conn, reading) }
+	makeOurs(c.ConnConfig, db.zone)
+	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return checkServer(ctx, conn, reading) }
 	pool, err := pgxpool.NewWithConfig(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("open pool of the replica: %w", err)

@@ -253,7 +253,7 @@ func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
 	answeredBy := func(atLeast LSN) (title string, replica bool) {
 		t.Helper()
 		err := db.Reader(atLeast).run(ctx, func(ctx context.Context, on querier) error {
-			return on.QueryRow(ctx, `SELECT title, pg_is_in_recovery() FROM streams`).Scan(&title, &replica)
+			return on.QueryRow(ctx, `SELECT title, pg_is_in_recovery() FROM public.streams`).Scan(&title, &replica)
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -298,7 +298,7 @@ func (p *Postgres) Promote(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("promote: %w", err)
 	}
-	if err := conn.Exec(ctx, "SELECT pg_promote()").Close(); err != nil {
+	if err := conn.Exec(ctx, "SELECT pg_catalog.pg_promote()").Close(); err != nil {
 		err = fmt.Errorf("promote: %w", err)
 		return errors.Join(err, conn.Close(ctx))
 	}

@@ -165,7 +165,7 @@ func pace(ctx context.Context, conns []*pgx.Conn, perSecond float64, n int, writ
 // connect opens connections for writing.
 func connect(ctx context.Context, url string, n int) (conns []*pgx.Conn, err error) {
 	for range n {
-		conn, err := pgx.Connect(ctx, url)
+		conn, err := sql.Connect(ctx, url)
 		if err != nil {
 			disconnect(ctx, conns)
 			return nil, err

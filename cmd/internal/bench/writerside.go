@@ -56,7 +56,7 @@ func (b *bench) writerSides(ctx context.Context) ([]*writerSide, error) {
 }
 
 func (s *writerSide) prepare(ctx context.Context, notifies bool) (err error) {
-	conn, err := pgx.Connect(ctx, s.url)
+	conn, err := sql.Connect(ctx, s.url)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (b *bench) readSides(ctx context.Context, sides []*writerSide) error {
 // readNotifications does what a program would that learns of rows that way, short of
 // doing anything with them.
 func (s *writerSide) readNotifications(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, s.url)
+	conn, err := sql.Connect(ctx, s.url)
 	if err != nil {
 		return err
 	}

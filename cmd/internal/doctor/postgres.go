@@ -102,7 +102,7 @@ func (d *doctor) primary(ctx context.Context) verdict {
 	case s.Standby:
 		return failed("a standby (in recovery)", "point POSTGRES_HOST (or DATABASE_URL) at the primary, or at a name that follows it; a standby belongs into DATABASE_REPLICA_URL")
 	case s.ReadOnly:
-		return failed("transactions are read-only by default, and the listener keeps its position here",
+		return warning("transactions are read-only by default: ours are not, but jobs that do not ask for more cannot write",
 			fmt.Sprintf(`find where default_transaction_read_only is on, and run: ALTER ROLE %s SET default_transaction_read_only = off`, ident(s.Role)))
 	}
 	return ok("a primary that can be written to")

@@ -39,7 +39,7 @@ func open(t *testing.T, databaseURL string) *sql.DB {
 // count reads how many rows a table has.
 func count(t *testing.T, db *sql.DB, table string) (n int) {
 	t.Helper()
-	if err := db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM `+pgx.Identifier{table}.Sanitize()).Scan(&n); err != nil {
+	if err := db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM `+pgx.Identifier{"public", table}.Sanitize()).Scan(&n); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -140,7 +140,7 @@ func TestHistoryIsThereAtOnce(t *testing.T) {
 			// The newest write of each window counts. A cut one has far fewer messages than both of
 			// its neighbours; one after a spike has not fewer than the next.
 			if err := db.Pool.QueryRow(t.Context(), `
-				WITH w AS (SELECT DISTINCT ON (window_start) window_start, chat_count FROM chat_summary_minute
+				WITH w AS (SELECT DISTINCT ON (window_start) window_start, chat_count FROM public.chat_summary_minute
 				           WHERE stream_id = $1 ORDER BY window_start, id DESC),
 				n AS (SELECT window_start, chat_count, lag(chat_count) OVER o AS before, lead(chat_count) OVER o AS after
 				      FROM w WHERE window_start < (SELECT max(window_start) FROM w) WINDOW o AS (ORDER BY window_start))
@@ -165,10 +165,10 @@ func TestHistoryIsThereAtOnce(t *testing.T) {
 	end := time.Now().Add(-20 * time.Minute).Truncate(time.Minute)
 	for range 2 { // the second time from the same start: transactions of the first are still there
 		for statement, at := range map[string]time.Time{
-			`DELETE FROM chat_summary_minute WHERE window_start > $1`:                             end,
-			`DELETE FROM moments WHERE "timestamp" > $1`:                                          end,
-			`DELETE FROM viewer_timeseries WHERE "timestamp" > $1`:                                end,
-			`UPDATE chat_summary_minute SET chat_count = chat_count / 10 WHERE window_start = $1`: end,
+			`DELETE FROM public.chat_summary_minute WHERE window_start > $1`:                             end,
+			`DELETE FROM public.moments WHERE "timestamp" > $1`:                                          end,
+			`DELETE FROM public.viewer_timeseries WHERE "timestamp" > $1`:                                end,
+			`UPDATE public.chat_summary_minute SET chat_count = chat_count / 10 WHERE window_start = $1`: end,
 		} {
 			if _, err := db.Pool.Exec(t.Context(), statement, at); err != nil {
 				t.Fatal(err)

@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/telemetra/telemetra/deploy/local"
 	"github.com/telemetra/telemetra/sql"
 )
@@ -138,7 +136,7 @@ func restoreRedis(ctx context.Context, s *soak) error {
 }
 
 func crashBackend(ctx context.Context, s *soak) error {
-	conn, err := pgx.Connect(ctx, s.postgres.URL("postgres"))
+	conn, err := sql.Connect(ctx, s.postgres.URL("postgres"))
 	if err != nil {
 		return err
 	}
@@ -151,7 +149,7 @@ func awaitPostgres(ctx context.Context, s *soak) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		conn, err := pgx.Connect(ctx, s.postgres.URL("postgres"))
+		conn, err := sql.Connect(ctx, s.postgres.URL("postgres"))
 		if err == nil {
 			return conn.Close(ctx)
 		}
