@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/telemetra/telemetra/sql"
 )
@@ -12,10 +13,18 @@ type migrateCmd struct {
 	Status migrateStatusCmd `cmd:"" help:"Show how far the database is."`
 	Repair migrateRepairCmd `cmd:"" help:"Put back what somebody has taken away of what up has added."`
 	Down   migrateDownCmd   `cmd:"" help:"Take away what up has added, and no row."`
+	Grants migrateGrantsCmd `cmd:"" help:"Print the rights of a role for gateways and apis, as SQL."`
 }
 
 type migrateUpCmd struct {
 	Postgres sql.Config `embed:""`
+
+	ReaderUser     string `env:"POSTGRES_READER_USER" placeholder:"ROLE" help:"Allow this role to read what gateways and apis read, and nothing else; it is created when it is missing."`
+	ReaderPassword string `env:"POSTGRES_READER_PASSWORD" help:"Password of that role." secret:"all"`
+}
+
+type migrateGrantsCmd struct {
+	Role string `arg:"" help:"Role that gateways and apis connect as."`
 }
 
 type migrateRepairCmd struct {
@@ -53,10 +62,33 @@ func (c *migrateUpCmd) Run(ctx context.Context, out output) error {
 	if err != nil {
 		return err
 	}
+	reader := sql.ReadingRole{Name: c.ReaderUser, Password: c.ReaderPassword}
+	wanted := reader != sql.ReadingRole{}
+	if wanted {
+		if err := reader.Validate(); err != nil {
+			return err
+		}
+	}
 	if err := m.Up(ctx); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(out, "the database is up to date")
+	if _, err := fmt.Fprintln(out, "the database is up to date"); err != nil || !wanted {
+		return err
+	}
+	if err := m.AllowReading(ctx, reader); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "the role %s may read what gateways and apis need\n", reader.Name)
+	return err
+}
+
+// Run prints the rights. It needs no database: they are for somebody else to run.
+func (c *migrateGrantsCmd) Run(out output) error {
+	reader := sql.ReadingRole{Name: c.Role}
+	if err := reader.Validate(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(out, strings.Join(reader.Grants(), ";\n")+";")
 	return err
 }
 

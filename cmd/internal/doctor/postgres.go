@@ -150,10 +150,19 @@ func (d *doctor) permissions(ctx context.Context) verdict {
 	if len(all) == 0 {
 		return unknown("the tables are not there yet")
 	}
+	reads := slices.DeleteFunc(slices.Clone(all), func(p sql.Privilege) bool { return !p.Reads })
+	if found, _ := judgePrivileges(s.Role, reads); found == "" && !writes(all) {
+		return ok("the role %s may read and not write, which is all that a gateway and an api need; a listener needs more", s.Role)
+	}
 	if found, remedy := judgePrivileges(s.Role, all); found != "" {
 		return failed(found, remedy)
 	}
 	return ok("the role %s has all rights that it needs", s.Role)
+}
+
+// writes reports whether some of the rights allow to write.
+func writes(all []sql.Privilege) bool {
+	return slices.ContainsFunc(all, func(p sql.Privilege) bool { return p.Held && (p.Right == "INSERT" || p.Right == "UPDATE") })
 }
 
 // judgePrivileges tells what a role lacks, if it does.
