@@ -24,7 +24,8 @@ export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0}
 export TELEMETRA_IMAGE=telemetra:check TELEMETRA_VERSION=${VERSION:-check}
 export HTTP_PORT=$port PROMETHEUS_PORT=$((port + 2)) BIND_ADDRESS=127.0.0.1 NETWORK_SUBNET=${CHECK_SUBNET:-172.30.84.0/24}
 POSTGRES_PASSWORD=$(od -An -tx1 -N16 /dev/urandom | tr -d ' \n')
-export POSTGRES_PASSWORD POSTGRES_USER=telemetra POSTGRES_DB=telemetra
+POSTGRES_READER_PASSWORD=$(od -An -tx1 -N16 /dev/urandom | tr -d ' \n')
+export POSTGRES_PASSWORD POSTGRES_READER_PASSWORD POSTGRES_USER=telemetra POSTGRES_READER_USER=telemetra_reader POSTGRES_DB=telemetra
 
 # The soak writes from outside.
 cat >"$dir/override.yml" <<EOF
@@ -147,7 +148,7 @@ renew() {
   export WS_HEARTBEAT_INTERVAL=29
   compose up -d --no-deps --no-recreate --wait --scale gateway=4 gateway || fail "four gateways, two of them new"
   eventually 30 "the balancer does not see 4 gateways" has_servers gateways 4
-  compose up -d --no-deps --wait --scale gateway=2 gateway || fail "two gateways, both new"
+  compose up -d --no-deps --wait gateway || fail "two gateways, as GATEWAYS says, both new"
   for id in $(compose ps -q gateway); do
     docker inspect -f '{{.Config.Env}}' "$id" | grep -q WS_HEARTBEAT_INTERVAL=29 || fail "$(name_of "$id") is an old one"
   done
@@ -189,8 +190,17 @@ answers /metrics 404 'not found'
 answers /debug/pprof/ 404 'not found'
 said "answers through the balancer"
 compose exec -T gateway /telemetra healthcheck >/dev/null || fail "telemetra healthcheck"
-compose run --rm --no-deps -T api doctor >"$dir/doctor" 2>&1 || { cat "$dir/doctor" >&2; fail "telemetra doctor"; }
+compose run --rm --no-deps -T listener doctor >"$dir/doctor" 2>&1 || { cat "$dir/doctor" >&2; fail "telemetra doctor"; }
 said "telemetra doctor, inside" "$(tail -1 "$dir/doctor")"
+
+# Whom strangers reach may read and nothing else.
+as_reader() { compose exec -T -e PGPASSWORD="$POSTGRES_READER_PASSWORD" postgres psql -h 127.0.0.1 -U telemetra_reader -d telemetra -Atqc "$1" 2>&1 || true; }
+roles=$(compose exec -T -e PGPASSWORD="$POSTGRES_PASSWORD" postgres psql -h 127.0.0.1 -U telemetra -d telemetra -Atqc \
+  "SELECT string_agg(DISTINCT usename, ' ' ORDER BY usename) FROM pg_stat_activity WHERE application_name = 'telemetra'") || fail "roles"
+[ "$roles" = "telemetra telemetra_reader" ] || fail "the processes connect as $roles"
+[ "$(as_reader 'SELECT count(*) FROM streams')" = 0 ] || fail "the reader cannot read: $(as_reader 'SELECT count(*) FROM streams')"
+as_reader "INSERT INTO streams (stream_id) VALUES ('x')" | grep -q 'permission denied' || fail "the reader can write"
+said "roles of the processes" "$roles"
 
 compose --profile demo up -d --no-deps simulate || fail "simulate"
 eventually 30 "simulate has written nothing" curl -sf "$base/api/v1/streams/demo_stream/metrics"
@@ -225,7 +235,7 @@ sleep 5
 
 scale 5
 sleep 5
-compose run --rm --no-deps -T api status --once >"$dir/status" 2>&1 || { cat "$dir/status" >&2; fail "telemetra status"; }
+compose run --rm --no-deps -T listener status --once >"$dir/status" 2>&1 || { cat "$dir/status" >&2; fail "telemetra status"; }
 said "telemetra status, inside" "exit code 0, see below"
 scale 2
 sleep 5
@@ -264,7 +274,7 @@ said "telemetra soak" "exit code 0"
 
 restarts=$(compose ps -qa | xargs docker inspect -f '{{.RestartCount}} {{.State.OOMKilled}} {{.Name}}' | grep -v '^0 false' || true)
 [ -z "$restarts" ] || fail "restarted by themselves, or out of memory: $restarts"
-compose run --rm --no-deps -T api doctor >"$dir/doctor" 2>&1 || { cat "$dir/doctor" >&2; fail "telemetra doctor"; }
+compose run --rm --no-deps -T listener doctor >"$dir/doctor" 2>&1 || { cat "$dir/doctor" >&2; fail "telemetra doctor"; }
 said "telemetra doctor, inside" "$(tail -1 "$dir/doctor")"
 echo
 cat "$dir/status"

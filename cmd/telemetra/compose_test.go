@@ -166,6 +166,10 @@ func TestComposeIsClosedByDefault(t *testing.T) {
 			if !strings.HasPrefix(byDefault(port), "127.0.0.1:") {
 				t.Errorf("%s is published to others by default: %s", name, port)
 			}
+			// What has no password of its own stays here, whatever the balancer is opened to.
+			if name != "balancer" && !strings.HasPrefix(port, "127.0.0.1:") {
+				t.Errorf("%s is published where a variable says: %s", name, port)
+			}
 		}
 		if s.MemLimit == "" || s.Restart == "" {
 			t.Errorf("%s: mem_limit %q, restart %q", name, s.MemLimit, s.Restart)
@@ -182,11 +186,11 @@ func TestComposeIsClosedByDefault(t *testing.T) {
 }
 
 // Go is the same in both modules, the Dockerfile and the set-up script, and all images have
-// a version.
+// a full version: those of Postgres have two numbers.
 func TestImagesHaveVersions(t *testing.T) {
 	want := find(t, "../../go.mod", `(?m)^go (\d+\.\d+)`)
 	for path, expression := range map[string]string{
-		"../../deploy/Dockerfile":   `(?m)^FROM golang:(\d+\.\d+) AS build$`,
+		"../../deploy/Dockerfile":   `(?m)^FROM golang:(\d+\.\d+)\.\d+-bookworm AS build$`,
 		"../../deploy/check/go.mod": `(?m)^go (\d+\.\d+)`,
 		"../../deploy/bootstrap.sh": `install Go (\d+\.\d+) or newer`,
 	} {
@@ -194,12 +198,31 @@ func TestImagesHaveVersions(t *testing.T) {
 			t.Errorf("%s has Go %s, go.mod has %s", path, got, want)
 		}
 	}
+	full := regexp.MustCompile(`^(postgres:[1-9]\d\.\d+|[a-z/]+:v?\d+\.\d+\.\d+)(-[a-z0-9.]+)?(@sha256:[0-9a-f]{64})?$`)
 	c, _ := readCompose(t)
 	for name, s := range c.Services {
-		_, version, _ := strings.Cut(byDefault(s.Image), ":")
-		if version == "" || version == "latest" {
-			t.Errorf("%s: image %s has no version", name, s.Image)
+		if image := byDefault(s.Image); !full.MatchString(image) && image != "telemetra:local" {
+			t.Errorf("%s: image %s has no full version", name, image)
 		}
+	}
+}
+
+// Whom strangers reach may not write.
+func TestComposeGivesReadersARoleOfTheirOwn(t *testing.T) {
+	c, _ := readCompose(t)
+	of := func(service string) string {
+		e := c.Services[service].Environment
+		return e["POSTGRES_USER"] + " " + e["POSTGRES_PASSWORD"]
+	}
+	migrate := c.Services["migrate"].Environment
+	reader := migrate["POSTGRES_READER_USER"] + " " + migrate["POSTGRES_READER_PASSWORD"]
+	for service, want := range map[string]string{"gateway": reader, "api": reader, "listener": of("migrate"), "simulate": of("migrate")} {
+		if got := of(service); got != want {
+			t.Errorf("%s connects as %s, want %s", service, got, want)
+		}
+	}
+	if reader == of("migrate") || !strings.Contains(reader, "POSTGRES_READER_PASSWORD:?") {
+		t.Errorf("gateways and apis connect as %s", reader)
 	}
 }
 
