@@ -68,7 +68,7 @@ func follow(tb testing.TB, b *Redis, change func(*Subscriber)) (*Subscriber, *he
 	tb.Helper()
 	h := &heard{acked: make(map[string]int), received: make(map[string][]string)}
 	s := b.NewSubscriber(h)
-	s.Silence = 300 * time.Millisecond
+	s.Silence = 2 * time.Second
 	if change != nil {
 		change(s)
 	}
@@ -236,7 +236,7 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 	direct := open(t, server.URL())
 	p := openEpoch(t, direct, nil, 1)
 	proxy, url := proxied(t, server)
-	s, h := follow(t, open(t, url), nil)
+	s, h := follow(t, open(t, url), func(s *Subscriber) { s.Silence = time.Second })
 	s.Subscribe("a")
 	localtest.Eventually(t, "acknowledged", h.look(func() bool { return h.acked["a"] == 1 }))
 	proxy.BlackHole()

@@ -90,9 +90,9 @@ func TestCollector(t *testing.T) {
 	redisURL := localtest.Redis(t).URL()
 	d := deploy(t, redisURL)
 	d.publish("quiet", 5) // before anybody looks
-	d.announce()
 	k := collector(t, localtest.Postgres(t, nil), redisURL)
 	wait(t.Context(), k.traffic.heard, localtest.HangTimeout)
+	d.announce()
 	r := NewReport(k.Sample(t.Context()))
 	if r.State != OK || len(r.Listeners) != 1 || len(r.Gateways) != 1 || r.Listeners[0].Events != nil || len(r.Missing) != 0 {
 		t.Errorf("%s %v %v: %+v", r.State, r.Reasons, r.Missing, r.Listeners)
