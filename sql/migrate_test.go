@@ -469,7 +469,7 @@ func TestMigrationWaitsForReadersAndHoldsUpNobody(t *testing.T) {
 	// Others read all the time, and none of them waits for the reader's end.
 	ctx, cancel := context.WithCancel(t.Context())
 	others := connect(t, url)
-	exec(t, others, `SET statement_timeout = '3s'`)
+	exec(t, others, `SET statement_timeout = '30s'`)
 	var longest time.Duration
 	reading := make(chan error, 1)
 	go func() {
