@@ -2,7 +2,7 @@
 # Installs what the demo and the tests need beside Go: the server programs of
 # Postgres and of Redis, with the argument `tests` promtool, which checks the alerts,
 # HAProxy, which is the balancer, and Chromium, which opens the console, and with `front`
-# node and npm, too, for clients of other makers. Does nothing when they are there, is
+# node, npm, Caddy and nginx, too, for clients and proxies of other makers. Does nothing when they are there, is
 # safe to run again, and says what to do where it cannot install.
 set -euo pipefail
 
@@ -30,8 +30,12 @@ have_redis() { command -v redis-server >/dev/null 2>&1; }
 
 have_promtool() { ! "$for_tests" || command -v promtool >/dev/null 2>&1; }
 
-# Its package puts it where only root looks.
+# Their packages put these where only root looks.
 have_haproxy() { ! "$for_tests" || command -v haproxy >/dev/null 2>&1 || [ -x /usr/sbin/haproxy ]; }
+
+have_nginx() { ! "$for_front" || command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ]; }
+
+have_caddy() { ! "$for_front" || command -v caddy >/dev/null 2>&1; }
 
 # The names and places that the tests look at: browserNames in cmd/telemetra.
 have_chromium() {
@@ -53,6 +57,8 @@ missing() {
   have_haproxy || echo "HAProxy 2.6 or newer"
   have_chromium || echo "Chromium or Chrome"
   have_node || echo "node and npm"
+  have_caddy || echo "Caddy"
+  have_nginx || echo "nginx"
 }
 
 give_up() {
@@ -110,6 +116,8 @@ if command -v apt-get >/dev/null 2>&1; then
   have_redis || packages+=(redis-server)
   have_promtool || packages+=(prometheus)
   have_haproxy || packages+=(haproxy)
+  have_caddy || packages+=(caddy)
+  have_nginx || packages+=(nginx-light)
   [ -z "$(missing)" ] || prepare_apt
   [ "${#packages[@]}" -eq 0 ] || install_apt "${packages[@]}"
   # By itself, after the servers: not every system has a package of it. A font, or pages have no text.
@@ -121,6 +129,8 @@ elif command -v brew >/dev/null 2>&1; then
   have_promtool || packages+=(prometheus)
   have_node || packages+=(node)
   have_haproxy || packages+=(haproxy)
+  have_caddy || packages+=(caddy)
+  have_nginx || packages+=(nginx)
   [ "${#packages[@]}" -eq 0 ] || brew install "${packages[@]}" || give_up "brew could not install: ${packages[*]}"
 fi
 [ -z "$(missing)" ] || give_up "not all that is needed is here."

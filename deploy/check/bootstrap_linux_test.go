@@ -16,7 +16,7 @@ import (
 func TestBootstrapNamesWhatIsMissing(t *testing.T) {
 	const (
 		redis, promtool, chromium, node = "redis-server", "promtool, which comes with Prometheus", "Chromium or Chrome", "node and npm"
-		haproxy                         = "HAProxy 2.6 or newer" // found where it is, unlike the others
+		haproxy, caddy, nginx           = "HAProxy 2.6 or newer", "Caddy", "nginx"
 		// It installs what it has a package of, which Chromium is not.
 		sudo = `case "$*" in
 			*"install "*chromium*) exit 100 ;;
@@ -31,7 +31,7 @@ func TestBootstrapNamesWhatIsMissing(t *testing.T) {
 		missing  []string
 	}{
 		"no apt":        {nil, "tests", "not all that is needed is here.", []string{redis, promtool, haproxy, chromium}},
-		"for the front": {nil, "front", "not all that is needed is here.", []string{redis, promtool, haproxy, chromium, node}},
+		"for the front": {nil, "front", "not all that is needed is here.", []string{redis, promtool, haproxy, chromium, node, caddy, nginx}},
 		"for the demo":  {nil, "demo", "not all that is needed is here.", []string{redis}},
 		"no right":      {map[string]string{"apt-get": ""}, "tests", "no right to install packages: neither root nor sudo.", []string{redis, promtool, haproxy, chromium}},
 		"no Chromium":   {map[string]string{"apt-get": "", "sudo": sudo}, "tests", "apt-get could not install: chromium fonts-dejavu-core", []string{chromium}},
@@ -60,8 +60,11 @@ func TestBootstrapNamesWhatIsMissing(t *testing.T) {
 			var said bytes.Buffer
 			cmd.Stderr = &said
 			want := "bootstrap: " + c.says + "\n"
-			if _, err := os.Stat("/usr/sbin/haproxy"); err == nil {
-				c.missing = slices.DeleteFunc(c.missing, func(program string) bool { return program == haproxy })
+			// Unlike the others these are found where they are.
+			for path, program := range map[string]string{"/usr/sbin/haproxy": haproxy, "/usr/sbin/nginx": nginx} {
+				if _, err := os.Stat(path); err == nil {
+					c.missing = slices.DeleteFunc(c.missing, func(missing string) bool { return missing == program })
+				}
 			}
 			if c.missing != nil {
 				want += "bootstrap: install " + strings.Join(c.missing, "; ") + ". Then run this again.\n"
