@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -118,12 +119,18 @@ func (a *audience) check(t *testing.T) {
 	}
 }
 
-// refused waits until a process has refused EventSources for a reason.
-func refused(t *testing.T, p *telemetra, reason string) {
+// refused waits until a process has refused EventSources so often for a reason.
+func refused(t *testing.T, p *telemetra, reason string, times int) {
 	t.Helper()
-	localtest.Eventually(t, "a refusal by "+reason, func() bool {
+	counter := regexp.MustCompile(fmt.Sprintf(`(?m)^telemetra_gateway_refused_total{reason=%q} (\d+)$`, reason))
+	localtest.Eventually(t, fmt.Sprintf("%d refusals by %s", times, reason), func() bool {
 		_, body := p.get(t, "/metrics")
-		return regexp.MustCompile(fmt.Sprintf(`(?m)^telemetra_gateway_refused_total{reason=%q} [1-9]`, reason)).MatchString(body)
+		found := counter.FindStringSubmatch(body)
+		if found == nil {
+			t.Fatalf("nothing in /metrics matches %s", counter)
+		}
+		n, err := strconv.Atoi(found[1])
+		return err == nil && n >= times
 	})
 }
 
@@ -147,7 +154,7 @@ func eventSourcesComeBack(t *testing.T, open openSources) {
 		a.follow(t, open, serve.addr)
 		a.write(t, 5)
 		serve.terminate(t)
-		refused(t, serve, "draining")
+		refused(t, serve, "draining", 1)
 		a.write(t, 5)
 		<-serve.done
 		a.write(t, 5)
@@ -192,11 +199,12 @@ func eventSourcesComeBack(t *testing.T, open openSources) {
 		a.start(t, "listener", 0)
 		gateway := a.start(t, "gateway", port)
 		a.follow(t, open, gateway.addr)
-		for reason, flag := range map[string]string{"connections": "--ws-max-connections=5", "connections_per_ip": "--ws-max-connections-per-ip=5"} {
+		const allowed = 5
+		for reason, flag := range map[string]string{"connections": "--ws-max-connections", "connections_per_ip": "--ws-max-connections-per-ip"} {
 			a.write(t, 3)
 			gateway.kill()
-			gateway = a.start(t, "gateway", port, flag)
-			refused(t, gateway, reason)
+			gateway = a.start(t, "gateway", port, fmt.Sprintf("%s=%d", flag, allowed))
+			refused(t, gateway, reason, sourcesAtOnce-allowed)
 		}
 		a.write(t, 3)
 		gateway.kill()
