@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/httpapi/contain"
 	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
 	"github.com/telemetra/telemetra/sql"
@@ -56,7 +57,8 @@ type API struct {
 	tokens  *access.Tokens
 	ladder  *ladder
 	spec    *huma.OpenAPI // set by Register
-	probed  atomic.Bool   // whether Postgres answers has been asked once
+	panics  *contain.Panics
+	probed  atomic.Bool // whether Postgres answers has been asked once
 
 	lastHealth lastHealth
 }
@@ -73,11 +75,15 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 	}
 	memory := newMemory()
 	m := newMetrics(reg, memory)
+	log = log.With().Str("component", "api").Logger()
+	panics := contain.New("api", log, reg)
 	a := &API{
+		panics: panics,
 		config: c, version: version, db: db, redis: redis, tokens: tokens,
-		log: log.With().Str("component", "api").Logger(),
+		log: log,
 		ladder: &ladder{
-			db: db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
+			panics: panics,
+			db:     db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
 			// Half of the pool: hubs and health must not wait behind slow reads.
 			questions: make(chan struct{}, max(db.Pool.Config().MaxConns/2, 1)),
 			suspected: make(chan struct{}, 1),

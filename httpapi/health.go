@@ -93,12 +93,14 @@ func (a *API) findHealth(ctx context.Context) Health {
 	h := Health{Status: statusOK, Timestamp: time.Now().UTC(), Version: a.version, Database: statusOK, Redis: statusOK}
 	var g errgroup.Group
 	g.Go(func() error {
+		defer a.panics.Recover("probe postgres", func() { h.Database = statusUnavailable })
 		if a.pingPostgres(ctx) != nil {
 			h.Database = statusUnavailable
 		}
 		return nil
 	})
 	g.Go(func() error {
+		defer a.panics.Recover("probe redis", func() { h.Redis = statusUnavailable })
 		ctx, cancel := context.WithTimeout(ctx, probeWithin)
 		defer cancel()
 		if a.redis.Ping(ctx) != nil {

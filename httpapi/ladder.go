@@ -3,9 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/httpapi/contain"
 	"github.com/telemetra/telemetra/sql"
 )
 
@@ -73,6 +72,7 @@ type answer struct {
 }
 
 var (
+	errPanic = errors.New("the read has panicked, see the log")
 	// errUnavailable means that neither Postgres nor a cache can answer.
 	errUnavailable = errors.New("the database cannot be reached, and no earlier answer is kept")
 	// errSlow means that Postgres is there and has not answered in time.
@@ -87,6 +87,7 @@ type ladder struct {
 	heads   *heads
 	memory  *memory
 	metrics *metrics
+	panics  *contain.Panics
 
 	// deployment is the part of keys in Redis that tells deployments, and versions of
 	// the answers, apart.
@@ -131,11 +132,7 @@ func (l *ladder) find(ctx context.Context, q *read) (*document, rung, error) {
 	result := l.flights.DoChan(flight, func() (v any, err error) {
 		l.flying.Add(1)
 		defer l.flying.Done()
-		defer func() { // it has a goroutine of its own, whose panic would end the process
-			if reason := recover(); reason != nil {
-				err = fmt.Errorf("panic: %v\n%s", reason, debug.Stack())
-			}
-		}()
+		defer l.panics.Recover("answer a read", func() { err = errPanic })
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), climbWithin)
 		defer cancel()
 		d, from, err := l.climb(ctx, q)

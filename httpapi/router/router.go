@@ -7,7 +7,6 @@ package router
 import (
 	"net/http"
 	"regexp"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/telemetra/telemetra/httpapi/contain"
 	"github.com/telemetra/telemetra/httpapi/problem"
 )
 
@@ -27,6 +27,7 @@ type Router struct {
 	Routes *httprouter.Router
 
 	log    accessLog
+	panics *contain.Panics
 	handle http.Handler
 }
 
@@ -34,6 +35,7 @@ type Router struct {
 // may read; it may be nil.
 func New(log zerolog.Logger, reg prometheus.Registerer, cors func(http.Handler) http.Handler) *Router {
 	r := &Router{Routes: httprouter.New(), log: newAccessLog(log, reg)}
+	r.panics = contain.New("http", r.log.log, reg)
 	h := r.Routes
 	h.RedirectTrailingSlash, h.RedirectFixedPath = false, false
 	h.NotFound = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -71,7 +73,7 @@ func (r *Router) recovered(w http.ResponseWriter, _ *http.Request, reason any) {
 	if reason == http.ErrAbortHandler { //nolint:errorlint // the value that net/http asks for
 		panic(reason)
 	}
-	r.log.log.Error().Interface("panic", reason).Str("request_id", RequestID(w)).Bytes("stack", debug.Stack()).Msg("handler panicked")
+	r.panics.Report("request "+RequestID(w), reason)
 	if rec := recordOf(w); rec == nil || rec.status == 0 {
 		problem.Write(w, http.StatusInternalServerError, "this is a defect of the server; its log has the request id")
 	}

@@ -216,7 +216,7 @@ func TestPanicsAreAnsweredAndLogged(t *testing.T) {
 		t.Errorf("late: %d %s", late.status, late.body)
 	}
 	localtest.Eventually(t, "the last line", func() bool { return strings.Contains(w.log.String(), "/late") })
-	for _, part := range []string{"secret reason", "handler panicked", r.header.Get("X-Request-Id"), "router_test.go"} {
+	for _, part := range []string{"secret reason", `"message":"panic"`, r.header.Get("X-Request-Id"), "router_test.go"} {
 		if !strings.Contains(w.log.String(), part) {
 			t.Errorf("%q is not logged:\n%s", part, w.log)
 		}

@@ -20,6 +20,8 @@ import (
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/rs/zerolog"
+
+	"github.com/telemetra/telemetra/httpapi/contain"
 )
 
 // The algorithms that tokens may be signed with (RFC 7518 section 3.1, RFC 8037).
@@ -190,7 +192,12 @@ func (s *keySet) refresh(ctx context.Context) (ok bool) {
 	s.fetching, s.began = true, time.Now()
 	s.mu.Unlock()
 
-	keys, unusable, err := s.fetch(ctx)
+	var keys []publicKey
+	var unusable int
+	err := contain.Call(func() (err error) { // what is fetched is parsed by a library
+		keys, unusable, err = s.fetch(ctx)
+		return err
+	})
 
 	s.mu.Lock()
 	if err == nil {
