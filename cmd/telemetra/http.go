@@ -84,16 +84,15 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 	if err != nil {
 		return nil, fmt.Errorf("listen on HOST and PORT: %w", err)
 	}
+	var secure *tls.Config
 	if c.TLSCert != "" {
 		cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("TLS_CERT and TLS_KEY: %w", err), l.Close())
 		}
-		l = tls.NewListener(l, &tls.Config{
-			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
-		})
+		secure = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	}
-	s := &httpServer{Router: router.New(log, registry, origins.CORS), listener: l}
+	s := &httpServer{Router: router.New(log, registry, origins.CORS), listener: router.Listen(l, secure)}
 	s.server = &http.Server{
 		Handler:           s.Router,
 		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
