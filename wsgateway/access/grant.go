@@ -19,10 +19,11 @@ type Grant struct {
 	// Expires is the token's exp. Zero: never. The token is accepted for Leeway more.
 	Expires time.Time
 
-	all   bool
-	ids   map[string]struct{}
-	globs []glob
-	key   string
+	all      bool
+	ids      map[string]struct{}
+	patterns []glob
+	globs    *globs // the patterns; nil: there are none
+	key      string
 }
 
 // Bounds of the claim streams.
@@ -54,8 +55,11 @@ func newGrant(entries []string, expires time.Time) (*Grant, error) {
 		if pattern := set[text]; pattern.isID() {
 			g.ids[string(pattern)] = struct{}{}
 		} else {
-			g.globs = append(g.globs, pattern)
+			g.patterns = append(g.patterns, pattern)
 		}
+	}
+	if len(g.patterns) > 0 {
+		g.globs = compile(g.patterns)
 	}
 	sum := sha256.Sum256([]byte(strings.Join(canonical, "\x00"))) // no entry has a NUL
 	g.key = base64.RawURLEncoding.EncodeToString(sum[:16])
@@ -83,8 +87,7 @@ func (g *Grant) Allows(streamID string) bool {
 	if _, ok := g.ids[streamID]; ok {
 		return true
 	}
-	id := []rune(streamID)
-	return slices.ContainsFunc(g.globs, func(pattern glob) bool { return pattern.matches(id) })
+	return g.globs.match(streamID)
 }
 
 // All tells whether every stream may be read.
@@ -98,14 +101,14 @@ func (g *Grant) Key() string { return g.key }
 // ids, or LIKE one of like with the backslash as escape. Neither is nil, which pgx
 // would send as NULL.
 func (g *Grant) Selection() (ids, like []string) {
-	ids, like = make([]string, 0, len(g.ids)), make([]string, 0, len(g.globs)+1)
+	ids, like = make([]string, 0, len(g.ids)), make([]string, 0, len(g.patterns)+1)
 	if g.all {
 		return ids, append(like, "%")
 	}
 	for id := range g.ids {
 		ids = append(ids, id)
 	}
-	for _, pattern := range g.globs {
+	for _, pattern := range g.patterns {
 		like = append(like, pattern.like())
 	}
 	slices.Sort(ids)
@@ -164,28 +167,6 @@ func parseGlob(entry string) (glob, error) {
 // isID tells whether the pattern has no wildcard.
 func (g glob) isID() bool {
 	return !slices.ContainsFunc(g, func(c rune) bool { return c < 0 })
-}
-
-// matches goes back to the last anyRun only: at most len(g) times len(id) steps.
-func (g glob) matches(id []rune) bool {
-	at, i := 0, 0
-	run, from := -1, 0 // the last anyRun, and where what follows it was tried
-	for i < len(id) {
-		switch {
-		case at < len(g) && g[at] == anyRun:
-			run, from = at, i
-			at++
-		case at < len(g) && (g[at] == anyOne || g[at] == id[i]):
-			at++
-			i++
-		case run >= 0:
-			from++
-			at, i = run+1, from
-		default:
-			return false
-		}
-	}
-	return at == len(g) || at == len(g)-1 && g[at] == anyRun
 }
 
 // String is the same text for the same pattern.
