@@ -16,15 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
-
-	"github.com/lxzan/gws"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
@@ -146,18 +142,14 @@ func (c *Client) address(path string) string {
 	return address
 }
 
-// attempt is one connection. Where it is a WebSocket, it is the handler that gws calls.
+// attempt is one connection.
 type attempt struct {
-	gws.BuiltinEventHandler
 	client  *Client
 	handle  func(Frame)
 	silence time.Duration
 
 	began time.Time      // when connected has come, if it has
 	after *time.Duration // when to try again, if the gateway has said so
-
-	mu  sync.Mutex
-	err error
 }
 
 func (a *attempt) run(ctx context.Context) error {
@@ -176,45 +168,6 @@ func (a *attempt) run(ctx context.Context) error {
 		return a.runEvents(ctx, header)
 	}
 	return a.runSocket(ctx, header)
-}
-
-// connectWithin bounds a handshake, with those of TCP and TLS.
-const connectWithin = 10 * time.Second
-
-// dial is a gws.Dialer, which knows of no context.
-type dial func(network, address string) (net.Conn, error)
-
-func (d dial) Dial(network, address string) (net.Conn, error) { return d(network, address) }
-
-func (a *attempt) runSocket(ctx context.Context, header http.Header) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	late := time.AfterFunc(connectWithin, func() { stop(errSilent) })
-	defer late.Stop()
-	connect := dial(func(network, address string) (net.Conn, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
-		if err == nil {
-			context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends the handshake, or ReadLoop
-		}
-		return conn, err
-	})
-	conn, answer, err := gws.NewClient(a, &gws.ClientOption{
-		Addr: a.client.address("/ws/live/"), RequestHeader: header, ReadMaxPayloadSize: maxFrame, CheckUtf8Enabled: true,
-		NewDialer:        func() (gws.Dialer, error) { return connect, nil },
-		HandshakeTimeout: 2 * connectWithin, // never: gws leaves a goroutine behind
-	})
-	if err != nil {
-		if answer == nil {
-			return fmt.Errorf("connect: %w", causeOr(ctx, err))
-		}
-		return a.refused(answer)
-	}
-	late.Stop()
-	a.heard(conn)
-	conn.ReadLoop()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.err
 }
 
 // refused reads why there is no socket. What may change is an error to try again
@@ -248,27 +201,6 @@ func (a *attempt) mayChange(status int) bool {
 	return status >= http.StatusInternalServerError // proxies have more than have names, such as 520
 }
 
-// heard notes a sign of the gateway.
-func (a *attempt) heard(conn *gws.Conn) {
-	_ = conn.SetReadDeadline(time.Now().Add(a.silence)) // fails when it is closed already
-}
-
-// OnPing answers; see gws.Event.
-func (a *attempt) OnPing(conn *gws.Conn, payload []byte) {
-	a.heard(conn)
-	_ = conn.WritePong(payload) // an error ends the read loop by itself
-}
-
-// OnMessage takes a frame; see gws.Event.
-func (a *attempt) OnMessage(conn *gws.Conn, m *gws.Message) {
-	defer func() { _ = m.Close() }()
-	a.heard(conn)
-	if err := a.take(m.Bytes()); err != nil {
-		a.fail(err)
-		_ = conn.NetConn().Close() // ends the read loop
-	}
-}
-
 // take handles a frame.
 func (a *attempt) take(text []byte) error {
 	var f Frame
@@ -290,16 +222,4 @@ func (a *attempt) take(text []byte) error {
 		a.client.Since = f.ID // handled: it need not come again
 	}
 	return nil
-}
-
-// OnClose keeps why; see gws.Event.
-func (a *attempt) OnClose(_ *gws.Conn, err error) { a.fail(err) }
-
-// fail keeps the first reason.
-func (a *attempt) fail(err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.err == nil {
-		a.err = err
-	}
 }
