@@ -29,12 +29,28 @@ func (s *session) obey(text []byte) {
 	case "ping":
 		s.push(encode(pongFrame{Type: "pong", Timestamp: in.Timestamp}))
 	case "auth":
-		s.push(s.authenticate(in.Token))
+		if s.affords(authFrames) {
+			s.push(s.authenticate(in.Token))
+		}
 	case "subscribe", "unsubscribe":
 		s.changeStreams(&in)
 	default:
 		s.push(errorFrame("", codeUnknownType, `the "type" is unknown; allowed are "ping", "auth", "subscribe" and "unsubscribe"`))
 	}
+}
+
+// authFrames is how many frames an auth frame counts as: a signature is checked, maybe with
+// each of many keys, which costs as much as hundreds of pings.
+const authFrames = 10
+
+// affords counts a frame, which was counted once, as several, and closes the connection of
+// a client that may not send as many.
+func (s *session) affords(frames int) bool {
+	if s.frames == nil || s.frames.AllowN(time.Now(), min(frames, s.frames.Burst())-1) {
+		return true
+	}
+	s.refuseWith(errTooManyFrames)
+	return false
 }
 
 // authenticate takes another token, and returns the answer. Until then the one before

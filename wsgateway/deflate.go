@@ -2,13 +2,13 @@ package wsgateway
 
 import (
 	"bytes"
-	"encoding/binary"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/klauspost/compress/flate"
-	"github.com/lxzan/gws"
+
+	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
 const (
@@ -35,7 +35,7 @@ func offersDeflate(h http.Header) bool {
 }
 
 // acceptable reads the parameters of an offer. One that is about the window of ours is
-// declined: accepting it means to say so in an answer that gws has no word for.
+// declined: a promise to keep to it for frames that are compressed once for all.
 func acceptable(parameters string) bool {
 	seen := make(map[string]bool)
 	for parameter := range strings.SplitSeq(parameters, ";") {
@@ -59,20 +59,6 @@ func acceptable(parameters string) bool {
 	return true
 }
 
-// blame mends the code of a close frame of gws, which takes the blame when it cannot
-// decompress what a client has sent: the message is too large, or no compressed data.
-func blame(wire []byte) {
-	const header, code = 2, 2
-	if len(wire) < header+code || wire[0] != fin|byte(gws.OpcodeCloseConnection) || binary.BigEndian.Uint16(wire[header:]) != closeInternal {
-		return
-	}
-	mended := uint16(closeInvalidData)
-	if bytes.Contains(wire[header+code:], []byte("too large")) {
-		mended = closeTooLarge
-	}
-	binary.BigEndian.PutUint16(wire[header:], mended)
-}
-
 // deflate is the frame for clients that have asked for compression.
 func (f *frame) deflate() []byte {
 	if len(f.payload) < deflateFrom {
@@ -88,5 +74,5 @@ func (f *frame) deflate() []byte {
 	if len(small) >= len(f.payload) {
 		return f.wire
 	}
-	return appendText(make([]byte, 0, mostHeader+len(small)), rsv1, small)
+	return websocket.Append(make([]byte, 0, websocket.MaxHeader+len(small)), textFrame|websocket.Compressed, small)
 }

@@ -1,12 +1,10 @@
 package wsgateway
 
 import (
-	"encoding/binary"
 	"sync"
 
-	"github.com/lxzan/gws"
-
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
 // encoding is how frames go out to one client.
@@ -27,7 +25,6 @@ type frame struct {
 	window  *window // of a metrics event; nil: nothing can stand for this frame
 	due     int64   // of an event: from when on it is late, in microseconds since 1970; 0: not known
 	raw     bool    // wire goes out as it is, whatever the encoding
-	last    bool    // nothing is queued behind it
 
 	asEvent, asDeflated lazy
 }
@@ -48,29 +45,12 @@ func newEvent(streamID string, m *event.Message) *frame {
 	return f
 }
 
+// textFrame is the first byte of a frame that is a whole text.
+const textFrame = websocket.Fin | byte(websocket.Text)
+
 func newFrame(payload []byte) *frame {
-	wire := appendText(make([]byte, 0, mostHeader+len(payload)), 0, payload)
+	wire := websocket.Append(make([]byte, 0, websocket.MaxHeader+len(payload)), textFrame, payload)
 	return &frame{wire: wire, payload: wire[len(wire)-len(payload) : len(wire) : len(wire)]}
-}
-
-const (
-	mostHeader = 10   // bytes before a payload of ours
-	fin        = 0x80 // bits of a header's first byte; RFC 6455, 5.2
-	rsv1       = 0x40
-)
-
-// appendText appends a text frame; bits are those of the header beside FIN.
-func appendText(b []byte, bits byte, payload []byte) []byte {
-	b = append(b, fin|bits|byte(gws.OpcodeText))
-	switch n := len(payload); {
-	case n < 126:
-		b = append(b, byte(n))
-	case n < 1<<16:
-		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
-	default:
-		b = binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
-	}
-	return append(b, payload...)
 }
 
 // in returns the frame's bytes in an encoding.

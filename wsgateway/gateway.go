@@ -7,20 +7,20 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lxzan/gws"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/httpapi/contain"
 	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // Config says how a gateway treats its clients.
 type Config struct {
 	Limits           access.LimitConfig `embed:""`
-	HeartbeatSeconds int                `name:"ws-heartbeat-interval" env:"WS_HEARTBEAT_INTERVAL" default:"30" help:"Seconds between pings; a client that is silent for two intervals is dropped."`
+	HeartbeatSeconds int                `name:"ws-heartbeat-interval" env:"WS_HEARTBEAT_INTERVAL" default:"30" help:"Seconds between pings, and comments of Server-Sent Events; a client that gives no sign for two intervals is dropped."`
 }
 
 // Validate names the setting that cannot work, its value, and what is allowed.
@@ -51,14 +51,13 @@ type Gateway struct {
 	hubs       *hubs
 	health     *health
 	wheel      *wheel
-	upgrader   *gws.Upgrader
-	bearers    *gws.Upgrader // for those who offer the subprotocol
 	limiter    *access.Limiter
 
 	// lookAtHeads has one place: comparing once stands for all who ask.
 	lookAtHeads chan struct{}
 	// compareInterval is after how long heads are compared that nobody has asked for.
 	compareInterval time.Duration
+	healthTurn      chan struct{} // has one place, see serveHealth
 
 	sessions sync.WaitGroup // goroutines of sockets
 
@@ -80,12 +79,13 @@ func New(c Config, states States, redis *broker.Redis, tokens *access.Tokens, lo
 		log:         log.With().Str("component", "gateway").Logger(),
 		metrics:     newMetrics(reg),
 		lookAtHeads: make(chan struct{}, 1), compareInterval: compareEvery,
+		healthTurn: make(chan struct{}, 1),
 	}
+	g.metrics.panics = contain.New("gateway", g.log, reg)
 	g.subscriber = redis.NewSubscriber(g)
 	g.hubs = newHubs(g)
 	g.health = newHealth(g)
 	g.wheel = newWheel(time.Duration(c.HeartbeatSeconds) * time.Second)
-	g.upgrader, g.bearers = newUpgrader(), newUpgrader(access.Bearer)
 	return g, nil
 }
 
@@ -188,6 +188,7 @@ func (g *Gateway) Received(streamID string, payload []byte) {
 	if h == nil {
 		return // the last client has left
 	}
+	defer g.metrics.panics.Recover("deliver an event", h.startOver)
 	m, err := event.ParseMessage(payload)
 	if err != nil {
 		g.metrics.foreign.Inc()
@@ -258,6 +259,7 @@ func (g *Gateway) compareHeads(ctx context.Context) error {
 // compareOnce looks twice: a hub that is behind a head both times, although the
 // message has had its time, has missed it.
 func (g *Gateway) compareOnce(ctx context.Context) error {
+	defer g.metrics.panics.Recover("compare heads", nil)
 	type place struct {
 		hub  *hub
 		head uint64

@@ -72,7 +72,7 @@ func (h *hub) run(work func(context.Context) error) {
 		defer cancel()
 		const least, most = 20 * time.Millisecond, 2 * time.Second
 		for pause := least; ; pause = min(2*pause, most) {
-			err := work(ctx)
+			err := h.try(ctx, work)
 			if err == nil || ctx.Err() != nil {
 				return nil
 			}
@@ -82,7 +82,7 @@ func (h *hub) run(work func(context.Context) error) {
 			if sleep(ctx, pause/2+rand.N(pause)) != nil { //nolint:gosec // jitter
 				return nil
 			}
-			if errors.Is(err, broker.ErrExpired) {
+			if errors.Is(err, broker.ErrExpired) || errors.Is(err, errStartOver) {
 				work = h.load
 			}
 		}
@@ -137,6 +137,7 @@ func (h *hub) load(ctx context.Context) error {
 	h.gateway.metrics.loads.Inc()
 
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	reason := reasonNew
 	if h.epoch != "" {
 		reason = reasonReset
@@ -155,7 +156,6 @@ func (h *hub) load(ctx context.Context) error {
 		}
 	}
 	h.settle()
-	h.mu.Unlock()
 	return nil
 }
 
@@ -320,6 +320,11 @@ func (h *hub) deliver(m *event.Message) {
 	}
 	n := 0
 	var idle []*outbox
+	defer func() { // also when a client has made it panic: nobody else writes to these
+		if len(idle) > 0 {
+			flush(f, idle...)
+		}
+	}()
 	for s := range h.clients {
 		if held && s.stateful {
 			continue
@@ -338,9 +343,6 @@ func (h *hub) deliver(m *event.Message) {
 			flush(f, idle...)
 			idle = nil
 		}
-	}
-	if len(idle) > 0 {
-		flush(f, idle...)
 	}
 	h.gateway.metrics.delivered.Add(float64(n))
 }

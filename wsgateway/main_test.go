@@ -28,6 +28,7 @@ import (
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/httpapi/router"
 	"github.com/telemetra/telemetra/wsgateway/access"
+	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
 func TestMain(m *testing.M) { localtest.Main(m) }
@@ -466,6 +467,12 @@ func (c *client) read() {
 		}
 	}
 }
+
+// Bits of a header's first byte.
+const (
+	fin  = websocket.Fin
+	rsv1 = websocket.Compressed
+)
 
 func readFrame(r io.Reader) (op byte, payload []byte, err error) {
 	var h [8]byte

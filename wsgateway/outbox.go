@@ -1,14 +1,13 @@
 package wsgateway
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"os"
 	"sync"
 	"time"
 
-	"github.com/lxzan/gws"
+	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
 // Bounds of the events that may wait for one socket, before they are compressed. A push
@@ -32,11 +31,9 @@ var errTooSlow = errors.New("client is too slow")
 // outbox is the writing side of a socket: a bounded queue of whole frames. Whoever
 // queues a frame while nobody writes sees to it that somebody does: many outboxes may
 // be written by one goroutine, which gives what a socket does not take at once to a
-// goroutine that waits for it. The outbox is the net.Conn that gws writes to, whose
-// own queue knows neither bound nor deadline, and so its control frames keep their
-// place among ours.
+// goroutine that waits for it. Control frames keep their place among the others.
 type outbox struct {
-	net.Conn // the socket
+	conn net.Conn
 	// fd is to write without waiting, past the bookkeeping of package net, which was 9 % of a
 	// gateway's CPU time; noFD: that is not possible, as over TLS. Nothing but the outbox
 	// closes the socket, and never while writingNow.
@@ -51,13 +48,13 @@ type outbox struct {
 	writing bool // somebody writes, or is about to
 	// writingNow is that without waiting: who does it closes a socket that is closed meanwhile.
 	writingNow bool
-	ended      bool // the last frame is queued: only gws still writes behind it
-	closing    bool
+	closing    bool // the last frame is queued
+	lingering  bool // the reading side closes the socket, see refuse
 	closed     bool
 }
 
 func newOutbox(conn net.Conn, writers *sync.WaitGroup, m *metrics) *outbox {
-	return &outbox{Conn: conn, fd: fdOf(conn), writers: writers, metrics: m}
+	return &outbox{conn: conn, fd: fdOf(conn), writers: writers, metrics: m}
 }
 
 // push takes a frame. It never blocks. idle means that nobody writes, and that the caller
@@ -66,13 +63,12 @@ func newOutbox(conn net.Conn, writers *sync.WaitGroup, m *metrics) *outbox {
 func (o *outbox) push(f *frame) (idle bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ended && !f.raw || o.closing || o.closed {
+	if o.closing || o.closed {
 		return false, net.ErrClosed
 	}
 	if o.queue.liveEvents > mostQueued || o.queue.liveBytes+o.writes > mostQueuedBytes {
 		return false, errTooSlow
 	}
-	o.ended = o.ended || f.last
 	if !o.writing { // and so nothing is queued
 		o.writes = len(f.wire)
 		o.beginWriting()
@@ -86,7 +82,7 @@ func (o *outbox) push(f *frame) (idle bool, err error) {
 func (o *outbox) begin(frames []*frame) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ended || o.closing || o.closed {
+	if o.closing || o.closed {
 		return
 	}
 	for _, f := range frames {
@@ -107,23 +103,7 @@ func (o *outbox) hasRoom() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	const part = 4
-	return o.ended || o.closing || o.closed || o.queue.live <= mostQueued/part && o.queue.bytes <= mostQueuedBytes/part
-}
-
-// Write queues a frame of gws, which uses the bytes again.
-func (o *outbox) Write(p []byte) (int, error) {
-	wire := append([]byte(nil), p...)
-	blame(wire)
-	f := &frame{wire: wire, raw: true}
-	idle, err := o.push(f)
-	if err != nil {
-		o.tooSlow(err)
-		return 0, err
-	}
-	if idle {
-		flush(f, o)
-	}
-	return len(p), nil
+	return o.closing || o.closed || o.queue.live <= mostQueued/part && o.queue.bytes <= mostQueuedBytes/part
 }
 
 // tooSlow closes the socket of a client that does not take what waits, if that is the
@@ -149,7 +129,7 @@ func (o *outbox) beginWriting() { o.writing, o.writingNow = true, o.fd != noFD }
 // endWritingNow closes a socket that was to be closed meanwhile. o.mu is held.
 func (o *outbox) endWritingNow() {
 	if o.writingNow && o.closed {
-		_ = o.Conn.Close()
+		_ = o.conn.Close()
 	}
 	o.writingNow = false
 }
@@ -181,6 +161,7 @@ func flush(f *frame, outboxes ...*outbox) {
 // write writes a frame, if there is one, and empties the queue, for as long as the socket
 // takes everything at once. It returns what it has not taken, for wait.
 func (o *outbox) write(a *attempt, f *frame) (rest net.Buffers) {
+	defer o.metrics.panics.Recover("write frames", func() { rest = o.fault() })
 	entries := a.entries[:0]
 	if f != nil {
 		entries = append(entries, entry{frame: f})
@@ -205,6 +186,7 @@ func (o *outbox) write(a *attempt, f *frame) (rest net.Buffers) {
 
 // wait writes what the socket has not taken at once, and empties the queue.
 func (o *outbox) wait(rest net.Buffers) {
+	defer o.metrics.panics.Recover("write frames", o.kill)
 	for {
 		if err := o.send(rest); err != nil {
 			o.fail(err)
@@ -226,7 +208,7 @@ func (o *outbox) take(into []entry) []entry {
 		o.endWritingNow()
 		o.writing = false
 		if o.closing {
-			o.shut()
+			o.endWriting()
 		}
 		return nil
 	}
@@ -252,13 +234,13 @@ func (o *outbox) send(batch net.Buffers) error {
 		return o.sendEach(batch)
 	}
 	for {
-		if err := o.Conn.SetWriteDeadline(time.Now().Add(o.patience())); err != nil {
+		if err := o.conn.SetWriteDeadline(time.Now().Add(o.patience())); err != nil {
 			return err
 		}
 		before := len(batch)
-		_, err := batch.WriteTo(o.Conn)
+		_, err := batch.WriteTo(o.conn)
 		if err == nil {
-			return o.Conn.SetWriteDeadline(time.Time{}) // who writes without waiting sets none
+			return o.conn.SetWriteDeadline(time.Time{}) // who writes without waiting sets none
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) || len(batch) == before {
 			return err
@@ -269,10 +251,10 @@ func (o *outbox) send(batch net.Buffers) error {
 // sendEach is send for connections that a deadline ends for good, as TLS.
 func (o *outbox) sendEach(batch net.Buffers) error {
 	for _, b := range batch {
-		if err := o.Conn.SetWriteDeadline(time.Now().Add(o.patience())); err != nil {
+		if err := o.conn.SetWriteDeadline(time.Now().Add(o.patience())); err != nil {
 			return err
 		}
-		if _, err := o.Conn.Write(b); err != nil {
+		if _, err := o.conn.Write(b); err != nil {
 			return err
 		}
 	}
@@ -289,37 +271,76 @@ func (o *outbox) patience() time.Duration {
 	return takeWithin
 }
 
-// Close closes the socket when everything that is queued has been written.
-func (o *outbox) Close() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.closing = true
-	if !o.writing {
-		o.shut()
-	}
-	return nil
-}
-
-// dismiss drops what waits and closes the socket with a code, if the client still
-// takes that; else it resets the connection.
+// dismiss drops what waits and closes the socket with a code, 0 for none, if the client
+// still takes that; else it resets the connection.
 func (o *outbox) dismiss(code uint16, reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closing || o.closed {
-		return
+	o.giveUp(code, reason)
+}
+
+// refuse is dismiss for a client that may still be sending. The reading side takes that
+// for a while and then closes the socket: the system would answer unread bytes with a
+// reset, which may overtake the close frame.
+//
+// It reports whether the socket was not being closed already.
+func (o *outbox) refuse(code uint16, reason string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.closing {
+		o.lingering = o.fd != noFD
 	}
-	wire := []byte{fin | byte(gws.OpcodeCloseConnection), byte(2 + len(reason))} //nolint:gosec // reasons are short constants
-	wire = binary.BigEndian.AppendUint16(wire, code)
+	return o.giveUp(code, reason)
+}
+
+// giveUp is dismiss. o.mu is held.
+func (o *outbox) giveUp(code uint16, reason string) bool {
+	if o.closing || o.closed {
+		return false
+	}
 	o.queue = queue{}
 	if o.encoding != events { // which has no way to say why
-		o.add(&frame{wire: append(wire, reason...), raw: true}, false)
+		o.add(closeFrame(code, reason), false)
 	}
 	o.closing = true
-	_ = o.Conn.SetWriteDeadline(time.Now().Add(farewellWithin)) // of the write under way
+	_ = o.conn.SetWriteDeadline(time.Now().Add(farewellWithin)) // of the write under way
 	o.start()
 	if !o.writing {
-		o.shut()
+		o.endWriting()
 	}
+	return true
+}
+
+// closeFrame is the last frame of a WebSocket; code 0: without one.
+func closeFrame(code uint16, reason string) *frame {
+	return &frame{wire: websocket.Append(nil, websocket.Fin|byte(websocket.Close), websocket.ClosePayload(code, reason)), raw: true}
+}
+
+// fault gives up a client whose frames cannot be written, and returns the frame that says
+// so, for wait.
+func (o *outbox) fault() net.Buffers {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.endWritingNow()
+	o.queue, o.closing = queue{}, true
+	o.metrics.faulty.Inc()
+	if o.encoding == events {
+		o.writing = false
+		o.shut()
+		return nil
+	}
+	return net.Buffers{closeFrame(closeInternal, faultReason).wire}
+}
+
+// endWriting closes the socket, or its writing side. o.mu is held, all is written.
+func (o *outbox) endWriting() {
+	tcp, ok := o.conn.(*net.TCPConn)
+	if !ok || !o.lingering || o.closed {
+		o.shut()
+		return
+	}
+	o.lingering = false  // the next one closes it
+	_ = tcp.CloseWrite() // fails when the client has gone
 }
 
 // abort closes the socket now, with what is queued.
@@ -339,7 +360,7 @@ func (o *outbox) kill() {
 // reset is shut for a peer that takes nothing: what the system still holds for it
 // is dropped, too. o.mu is held.
 func (o *outbox) reset() {
-	if tcp := tcpOf(o.Conn); tcp != nil && !o.closed {
+	if tcp := tcpOf(o.conn); tcp != nil && !o.closed {
 		// They fail when it is closed already. TLS would say goodbye first, and wait for
 		// the peer.
 		_ = tcp.SetLinger(0)
@@ -360,25 +381,28 @@ func (o *outbox) shut() {
 	switch {
 	case o.writingNow: // see endWritingNow
 	case o.fd != noFD:
-		_ = o.Conn.Close()
+		_ = o.conn.Close()
 	default:
-		o.writers.Go(func() { _ = o.Conn.Close() }) // that of TLS may wait for the peer
+		o.writers.Go(func() { _ = o.conn.Close() }) // that of TLS may wait for the peer
 	}
 }
 
-// finish closes the socket when everything that is queued has been written, which may
-// take a while.
-func (o *outbox) finish(within time.Duration) {
-	_ = o.Close() // never fails
+// finish closes the socket when everything that is queued has been written, and farewells
+// behind it, which may take a while.
+func (o *outbox) finish(within time.Duration, farewells ...*frame) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if !o.closing && !o.closed {
+		for _, f := range farewells {
+			o.add(f, false)
+		}
+	}
+	o.closing, o.lingering = true, false
+	o.start()
+	if !o.writing {
+		o.shut()
+	}
 	if !o.closed {
 		time.AfterFunc(within, o.abort)
 	}
 }
-
-// SetWriteDeadline is for gws' handshake; deadlines of writing are ours.
-func (o *outbox) SetWriteDeadline(time.Time) error { return nil }
-
-// SetDeadline bounds reading only, as SetWriteDeadline.
-func (o *outbox) SetDeadline(t time.Time) error { return o.SetReadDeadline(t) }

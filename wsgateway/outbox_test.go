@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
 // counting counts the writes of a connection.
@@ -73,21 +75,12 @@ func TestOutboxKeepsTheOrder(t *testing.T) {
 	go func() {
 		for i := range n {
 			f := newFrame(fmt.Append(nil, "frame ", i))
-			if i%7 == 0 { // a control frame of gws, whose buffer is used again
-				b := bytes.Clone(f.wire)
-				if _, err := o.Write(b); err != nil {
-					t.Error(err)
-				}
-				clear(b)
-				continue
-			}
+			f.raw = i%7 == 0 // as control frames are
 			if err := queued(o, f); err != nil {
 				t.Error(err)
 			}
 		}
-		if err := o.Close(); err != nil {
-			t.Error(err)
-		}
+		o.finish(patience)
 	}()
 	for i := range n {
 		_, payload, err := readFrame(there)
@@ -95,39 +88,39 @@ func TestOutboxKeepsTheOrder(t *testing.T) {
 			t.Fatalf("got %q, %v, want %q", payload, err, want)
 		}
 	}
-	// Close has waited for all of it.
+	// finish has waited for all of it.
 	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last frame: %v, want EOF", err)
 	}
 	wg.Wait()
 	if err := queued(o, newFrame(nil)); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("push after Close: %v", err)
+		t.Errorf("push after finish: %v", err)
 	}
 }
 
-// Behind the frame that asks a client to connect elsewhere comes nothing but what gws
-// writes.
+// Behind the frames that a connection ends with comes nothing.
 func TestNothingComesBehindTheLastFrame(t *testing.T) {
 	t.Parallel()
 	o, there, _ := piped(t)
 	go func() {
-		f := newFrame([]byte("last"))
-		f.last = true
-		if err := queued(o, f); err != nil {
+		if err := queued(o, newFrame([]byte("event"))); err != nil {
 			t.Error(err)
 		}
-		if err := queued(o, newFrame([]byte("event"))); !errors.Is(err, net.ErrClosed) {
+		o.finish(patience, newFrame([]byte("reconnect")), newFrame([]byte("close")))
+		if err := queued(o, newFrame([]byte("late event"))); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("an event behind it: %v", err)
 		}
 		o.begin([]*frame{newFrame([]byte("state"))})
-		if _, err := o.Write(newFrame([]byte("close")).wire); err != nil {
-			t.Error(err)
-		}
+		o.finish(patience, newFrame([]byte("another end")))
+		o.dismiss(closeTryAgainLater, "late")
 	}()
-	for _, want := range []string{"last", "close"} {
+	for _, want := range []string{"event", "reconnect", "close"} {
 		if _, payload, err := readFrame(there); err != nil || string(payload) != want {
 			t.Fatalf("got %q, %v, want %q", payload, err, want)
 		}
+	}
+	if op, payload, err := readFrame(there); !errors.Is(err, io.EOF) {
+		t.Errorf("got %d %q, %v, want the end", op, payload, err)
 	}
 }
 
@@ -203,12 +196,11 @@ func TestOutboxAborts(t *testing.T) {
 		t.Errorf("push after abort: %v", err)
 	}
 	o.abort()
-	if err := o.Close(); err != nil {
-		t.Error(err)
-	}
+	o.finish(patience)
 }
 
 func TestOutboxGivesUpOnAClientThatTakesNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		defer func() { _ = there.Close() }()
@@ -263,5 +255,33 @@ func TestFrameHeaders(t *testing.T) {
 		if err != nil || op != 1 || len(payload) != n || !bytes.Equal(payload, f.payload) {
 			t.Errorf("%d bytes came back as %d of kind %d, %v", n, len(payload), op, err)
 		}
+	}
+}
+
+// Who is refused is told so, and may go on sending until the reading side closes the
+// socket; before that the system would answer what it sends with a reset.
+func TestTheRefusedAreReadToTheEnd(t *testing.T) {
+	t.Parallel()
+	var wg sync.WaitGroup
+	o, there := connected(t, &wg)
+	if !o.refuse(websocket.ProtocolError, "broken") || o.refuse(websocket.TooLarge, "twice") {
+		t.Error("refused twice, or not at all")
+	}
+	if op, payload, err := readFrame(there); err != nil || op != byte(websocket.Close) || websocket.CloseCode(payload) != websocket.ProtocolError {
+		t.Errorf("%d %q, %v", op, payload, err)
+	}
+	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("behind it: %v, want the end", err)
+	}
+	if _, err := io.WriteString(there, "late"); err != nil {
+		t.Error(err)
+	}
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(o.conn, b); err != nil || string(b) != "late" {
+		t.Errorf("%q, %v", b, err)
+	}
+	o.finish(patience)
+	if _, err := o.conn.Read(b); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after the end: %v", err)
 	}
 }

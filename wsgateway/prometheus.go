@@ -5,6 +5,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/httpapi/contain"
 	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
@@ -22,6 +23,9 @@ type metrics struct {
 	tooSlow    prometheus.Counter
 	silent     prometheus.Counter
 	tooMany    prometheus.Counter
+	protocol   prometheus.Counter
+	uploads    prometheus.Counter
+	faulty     prometheus.Counter
 	expired    prometheus.Counter
 	refused    *prometheus.CounterVec
 	conflated  prometheus.Counter
@@ -31,6 +35,8 @@ type metrics struct {
 	events     prometheus.Gauge
 	degraded   prometheus.Gauge
 	draining   prometheus.Gauge
+
+	panics *contain.Panics // set by New, with its log
 }
 
 // Where a client that came back got what it had missed.
@@ -67,6 +73,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		tooSlow:    dropped.WithLabelValues("too_slow"),
 		silent:     dropped.WithLabelValues("silent"),
 		tooMany:    dropped.WithLabelValues("too_many_frames"),
+		protocol:   dropped.WithLabelValues("protocol"),
+		uploads:    dropped.WithLabelValues("upload"),
+		faulty:     dropped.WithLabelValues("fault"),
 		expired:    dropped.WithLabelValues("token_expired"),
 		refused: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "telemetra_gateway_refused_total", Help: "Sockets and event streams that were not opened, by the limit that they would exceed, draining, or what was wrong with the token.",

@@ -32,17 +32,17 @@ const (
 	codeTokenExpired  = "token_expired"          // the last event of a connection that cannot say it otherwise
 )
 
-// Close codes of the gateway's own; see RFC 6455, 7.4. gws closes with 1002 or 1007
-// what breaks the protocol and with 1009 a frame larger than maxClientFrame.
+// Close codes of the gateway's own; see RFC 6455, 7.4. Package websocket has those of
+// frames that break the protocol. A client's own close code is echoed.
 const (
 	closeGoingAway     = 1001 // the gateway is being replaced: connect again
-	closeProtocolError = 1002 // reserved bits, which gws does not look at beside compression
-	closeInvalidData   = 1007 // no compressed data, where it says so
 	closePolicy        = 1008 // the client sends too many frames, or its token has expired
-	closeTooLarge      = 1009 // a message that was small while it was compressed
-	closeInternal      = 1011 // what gws calls both; never sent
+	closeInternal      = 1011 // a defect of ours, which has hit this client alone
 	closeTryAgainLater = 1013 // the client is too slow; a socket that takes nothing is reset instead
 )
+
+// faultReason goes with closeInternal.
+const faultReason = "a defect of the server; its log has the cause"
 
 // maxClientFrame bounds what a client may send.
 const maxClientFrame = 4 << 10

@@ -58,6 +58,8 @@ func (h *hub) resumeLater(s *subscription) {
 	h.joining++
 	hs := h.gateway.hubs
 	hs.group.Go(func() error {
+		defer h.gateway.metrics.panics.Recover("resume a client", s.session.fault)
+		defer h.endJoining(s)
 		for !s.session.takeRoom() { // before the turn, which others wait for, too
 			if sleep(hs.ctx, resumeEvery) != nil {
 				return nil
@@ -69,11 +71,8 @@ func (h *hub) resumeLater(s *subscription) {
 		reason := h.resume(ctx, s)
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.joining--
 		switch {
-		case s.gone:
-			h.drop(s)
-		case reason == "":
+		case s.gone, reason == "":
 		case h.phase == loading:
 			h.clients[s] = struct{}{} // load admits it
 		default:
@@ -82,6 +81,16 @@ func (h *hub) resumeLater(s *subscription) {
 		}
 		return nil
 	})
+}
+
+// endJoining ends what resumeLater has begun, however that went.
+func (h *hub) endJoining(s *subscription) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.joining--
+	if s.gone {
+		h.drop(s)
+	}
 }
 
 // resume makes a client one of those who get events, with all that it has missed.

@@ -1,14 +1,11 @@
 package wsgateway
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/httpapi/problem"
@@ -48,6 +45,10 @@ func (g *Gateway) openStream(w http.ResponseWriter, r *http.Request, escaped str
 // over, and answers why not. The session follows a stream; "": those that the client
 // will say.
 func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID, connect connector) {
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil { // what is left out of it must not count as not given
+		problem.Write(w, http.StatusBadRequest, "the query cannot be read: "+err.Error())
+		return
+	}
 	if !g.admit() {
 		g.refuse(w, r, access.Draining())
 		return
@@ -68,15 +69,18 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 	g.wheel.add(s)
 	g.metrics.connects.Inc()
 	g.sessions.Go(func() {
+		defer release()
+		defer func() {
+			s.leave()
+			s.out.finish(leaveWithin)
+		}()
+		defer g.metrics.panics.Recover("serve a client", s.fault)
 		if s.many {
 			s.begin(nil)
 		} else {
 			s.follow(streamID, since)
 		}
 		read()
-		s.leave() // OnClose does not come for every end
-		s.out.finish(leaveWithin)
-		release()
 	})
 	if g.isDraining() { // it came too late to be handed over with the others
 		s.handOver()
@@ -133,34 +137,6 @@ func parseSince(values []string) (*event.ID, error) {
 	return &id, nil
 }
 
-// sendBuffer is how many bytes the system may hold for a client, which is up to 4 MiB
-// otherwise: a thousand that take nothing would take them from everybody.
-const sendBuffer = 128 << 10
-
-// tcpOf is the TCP connection under another, or nil.
-func tcpOf(conn net.Conn) *net.TCPConn {
-	if over, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
-		conn = over.NetConn()
-	}
-	tcp, _ := conn.(*net.TCPConn)
-	return tcp
-}
-
-// takeOver takes a connection from the HTTP server, or answers why not.
-func (g *Gateway) takeOver(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter) {
-	conn, rw, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		g.log.Error().Err(err).Msg("take over connection")
-		problem.Write(w, http.StatusInternalServerError, "the connection cannot be taken over")
-		return nil, nil
-	}
-	_ = conn.SetDeadline(time.Time{}) // the server's own deadlines end here
-	if tcp := tcpOf(conn); tcp != nil {
-		_ = tcp.SetWriteBuffer(sendBuffer) // fails when the client has gone
-	}
-	return conn, rw
-}
-
 // serveHealth tells whom this gateway serves, of the streams that the token allows.
 func (g *Gateway) serveHealth(w http.ResponseWriter, r *http.Request) {
 	grant, refusal := g.tokens.AdmitSocket(r)
@@ -174,16 +150,28 @@ func (g *Gateway) serveHealth(w http.ResponseWriter, r *http.Request) {
 		TotalConnections int            `json:"total_connections"`
 		Streams          map[string]int `json:"streams"`
 	}{Status: "ok", Streams: make(map[string]int)}
-	g.wheel.each(func(s *session) {
-		if grant.All() || s.followsAny(grant) {
-			answer.TotalConnections++
-		}
-	})
+	// A token may have many globs, and there may be many streams: each is held against them
+	// once, whoever follows it, and for one request at a time.
+	select {
+	case g.healthTurn <- struct{}{}:
+		defer func() { <-g.healthTurn }()
+	case <-r.Context().Done():
+		return
+	}
+	allowed := make(map[string]bool)
 	for _, h := range g.hubs.all() {
-		if n := h.size(); n > 0 && grant.Allows(h.id) {
+		if allowed[h.id] = grant.Allows(h.id); !allowed[h.id] {
+			continue
+		}
+		if n := h.size(); n > 0 {
 			answer.Streams[h.id] = n
 		}
 	}
+	g.wheel.each(func(s *session) {
+		if grant.All() || s.followsAny(allowed) {
+			answer.TotalConnections++
+		}
+	})
 	answer.ActiveStreams = len(answer.Streams)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

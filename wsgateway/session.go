@@ -8,18 +8,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/lxzan/gws"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/wsgateway/access"
+	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
 // session is one client's connection, and the streams that it follows.
 type session struct {
 	gateway *Gateway
-	conn    *gws.Conn // nil: Server-Sent Events
 	out     *outbox
 	heard   atomic.Int64  // when the client last sent anything, in Unix nanoseconds
 	frames  *rate.Limiter // of what the client sends; nil: no limit
@@ -43,9 +42,12 @@ func newSession(g *Gateway, conn net.Conn) *session {
 	return s
 }
 
+// isEvents reports whether the connection is one of Server-Sent Events.
+func (s *session) isEvents() bool { return s.out.encoding == events }
+
 // transport counts the connections of this kind.
 func (s *session) transport() prometheus.Gauge {
-	if s.conn == nil {
+	if s.isEvents() {
 		return s.gateway.metrics.events
 	}
 	return s.gateway.metrics.websockets
@@ -55,18 +57,27 @@ func (s *session) transport() prometheus.Gauge {
 func (s *session) hear() { s.heard.Store(time.Now().UnixNano()) }
 
 // ping asks the client for a sign, and drops one that has given none for two
-// intervals. Of Server-Sent Events the system's own acknowledgements are the sign:
-// a write that nobody takes fails.
+// intervals. Of Server-Sent Events the system's own acknowledgements are the sign, see
+// takeOver.
 func (s *session) ping(silent int64) {
 	switch {
-	case s.conn == nil:
+	case s.isEvents():
 		s.push(comment)
 	case s.heard.Load() < silent:
 		s.gateway.metrics.silent.Inc()
 		s.out.kill()
 	default:
-		_ = s.conn.WritePing(nil) // fails when it is closed already
+		s.push(pingFrame)
 	}
+}
+
+// pingFrame asks for a pong.
+var pingFrame = &frame{wire: websocket.Append(nil, websocket.Fin|byte(websocket.Ping), nil), raw: true}
+
+// fault closes the connection because of a defect of ours.
+func (s *session) fault() {
+	s.gateway.metrics.faulty.Inc()
+	s.out.dismiss(closeInternal, faultReason)
 }
 
 // begin queues the first frames of a stream. Behind the first ones of all, the
@@ -88,6 +99,7 @@ func (s *session) begin(frames []*frame) {
 
 // push queues a frame, and closes a client that does not take what waits.
 func (s *session) push(f *frame) {
+	defer s.gateway.metrics.panics.Recover("queue a frame", s.fault)
 	idle, err := s.out.push(f)
 	if idle {
 		flush(f, s.out)
@@ -164,6 +176,7 @@ func (s *session) permit(grant *access.Grant) *complaint {
 // expire closes the connection whose token is no longer accepted, unless the client
 // has sent another.
 func (s *session) expire(grant *access.Grant) {
+	defer s.gateway.metrics.panics.Recover("expire", s.fault)
 	s.mu.Lock()
 	over := s.grant == grant && !s.gone && !s.handed.Swap(true)
 	s.mu.Unlock()
@@ -172,18 +185,19 @@ func (s *session) expire(grant *access.Grant) {
 	}
 	s.gateway.metrics.expired.Inc()
 	const why = "token expired"
-	if s.conn == nil { // Server-Sent Events have no close code
-		s.push(errorFrame("", codeTokenExpired, why))
+	if s.isEvents() { // which have no close code
+		s.out.finish(leaveWithin, errorFrame("", codeTokenExpired, why))
+		return
 	}
-	s.end(closePolicy, why)
+	s.out.finish(leaveWithin, closeFrame(closePolicy, why))
 }
 
-// followsAny tells whether the session follows a stream that is allowed.
-func (s *session) followsAny(grant *access.Grant) bool {
+// followsAny reports whether the session follows one of the streams that are allowed.
+func (s *session) followsAny(allowed map[string]bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range s.streams {
-		if grant.Allows(id) {
+		if allowed[id] {
 			return true
 		}
 	}
@@ -220,20 +234,10 @@ func (s *session) handOver() {
 		return
 	}
 	after := rand.N(reconnectWithin) //nolint:gosec // jitter
-	f := encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()})
-	if s.conn == nil {
-		f = &frame{wire: append(retryLine(after), f.event()...), raw: true}
+	reconnect := encode(reconnectFrame{Type: "reconnect", AfterMS: after.Milliseconds()})
+	if s.isEvents() {
+		s.out.finish(leaveWithin, &frame{wire: append(retryLine(after), reconnect.event()...), raw: true})
+		return
 	}
-	f.last = true // an event must not come between this and the close frame
-	s.push(f)
-	s.end(closeGoingAway, "going away")
-}
-
-// end closes the connection when all is written, by gws after its close frame; a
-// client that takes nothing is not waited for.
-func (s *session) end(code uint16, reason string) {
-	if s.conn != nil {
-		_ = s.conn.WriteClose(code, []byte(reason)) // fails when it is closed already
-	}
-	s.out.finish(leaveWithin)
+	s.out.finish(leaveWithin, reconnect, closeFrame(closeGoingAway, "going away"))
 }

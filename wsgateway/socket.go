@@ -2,17 +2,17 @@ package wsgateway
 
 import (
 	"bufio"
-	"bytes"
+	"errors"
 	"io"
-	"net"
 	"net/http"
-	"strings"
+	"time"
 
 	"github.com/julienschmidt/httprouter"
-	"github.com/lxzan/gws"
 
 	"github.com/telemetra/telemetra/httpapi/problem"
+	"github.com/telemetra/telemetra/httpapi/router"
 	"github.com/telemetra/telemetra/wsgateway/access"
+	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
 // serveLive upgrades to a WebSocket. A wildcard and a fixed segment cannot share
@@ -40,8 +40,9 @@ func (g *Gateway) serveMany(w http.ResponseWriter, r *http.Request, _ httprouter
 	}
 }
 
-// mayUpgrade tells whether a request is a handshake, and answers when it is not,
-// before the connection is taken over and a plain answer becomes impossible.
+// mayUpgrade reports whether a request is a handshake, and answers when it is not,
+// before the connection is taken over and a plain answer becomes impossible. RFC 6455,
+// 4.2.1, of which it takes all forms: lists may be on several lines, as proxies write them.
 func mayUpgrade(w http.ResponseWriter, r *http.Request) bool {
 	h := w.Header()
 	switch {
@@ -49,13 +50,17 @@ func mayUpgrade(w http.ResponseWriter, r *http.Request) bool {
 		h.Set("Upgrade", "websocket")
 		h.Set("Connection", "Upgrade")
 		problem.Write(w, http.StatusUpgradeRequired, "this address speaks WebSocket; connect with an upgrade")
-	case r.ProtoMajor != 1:
+	case r.ProtoMajor != 1 || r.ProtoMinor < 1:
 		problem.Write(w, http.StatusBadRequest, "an upgrade needs HTTP/1.1")
-	case !headerHas(r.Header, "Connection", "upgrade"):
+	case router.Method(w) == http.MethodHead:
+		problem.Write(w, http.StatusBadRequest, "an upgrade needs the method GET")
+	case r.ContentLength != 0:
+		problem.Write(w, http.StatusBadRequest, "an upgrade has no body")
+	case !websocket.HasToken(r.Header, "Connection", "upgrade"):
 		problem.Write(w, http.StatusBadRequest, `the header Connection must contain "Upgrade"`)
-	case r.Header.Get("Sec-WebSocket-Key") == "":
-		problem.Write(w, http.StatusBadRequest, "the header Sec-WebSocket-Key is missing")
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
+	case !websocket.ValidKey(r.Header):
+		problem.Write(w, http.StatusBadRequest, "there must be one header Sec-WebSocket-Key, and it must be 16 bytes in base64")
+	case !websocket.HasToken(r.Header, "Sec-WebSocket-Version", "13"):
 		h.Set("Sec-WebSocket-Version", "13")
 		problem.Write(w, http.StatusUpgradeRequired, "only version 13 of WebSocket is spoken")
 	default:
@@ -64,121 +69,103 @@ func mayUpgrade(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-func headerHas(h http.Header, name, token string) bool {
-	for _, line := range h.Values(name) {
-		for part := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(part), token) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// newUpgrader answers handshakes. With subprotocols it refuses those who offer none
-// of them.
-func newUpgrader(subprotocols ...string) *gws.Upgrader {
-	return gws.NewUpgrader(callbacks{}, &gws.ServerOption{
-		SubProtocols:       subprotocols,
-		ReadMaxPayloadSize: maxClientFrame, // 16 MiB by default
-		CheckUtf8Enabled:   true,
-		// It only reads what clients compress: what they get is compressed once for all.
-		PermessageDeflate: gws.PermessageDeflate{Enabled: true, PoolSize: 1, Threshold: maxClientFrame},
-	})
-}
-
 // upgrade opens a WebSocket.
 func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) (s *session, read func()) {
-	netConn, rw := g.takeOver(w)
-	if netConn == nil {
+	conn, early := g.takeOver(w)
+	if conn == nil {
 		return nil, nil
 	}
-	s = newSession(g, netConn)
+	s = newSession(g, conn)
 	s.frames = g.limiter.Frames()
-	from := unread(netConn, rw.Reader)
-	// Of headers gws looks at the first line, and at less than all of it.
-	compressed := offersDeflate(r.Header)
-	if r.Header.Del(extensions); compressed {
-		r.Header.Set(extensions, permessageDeflate)
+	deflates := offersDeflate(r.Header)
+	if deflates {
 		s.out.encoding = deflated
-		from = &strict{from: from, wrong: func() { s.out.dismiss(closeProtocolError, errReserved.Error()) }}
 	}
-	upgrader := g.upgrader
+	s.push(&frame{wire: switching(r, deflates), raw: true})
+	in := websocket.NewReader(bufio.NewReaderSize(early, readBuffer), websocket.ReaderConfig{
+		Masked: true, Deflate: deflates, MaxMessage: maxClientFrame, OnFrame: s.count,
+	})
+	return s, func() {
+		if err := s.serve(in); err != nil {
+			s.refuse(err, early)
+		}
+	}
+}
+
+// switching is the answer to a handshake.
+func switching(r *http.Request, deflates bool) []byte {
+	b := []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ")
+	b = append(b, websocket.AcceptKey(r.Header.Get("Sec-WebSocket-Key"))...)
+	if deflates {
+		b = append(b, "\r\n"+extensions+": "+permessageDeflate+"; server_no_context_takeover; client_no_context_takeover"...)
+	}
 	if access.OffersBearer(r) { // a browser wants an answer
-		upgrader = g.bearers
-		r.Header.Set("Sec-WebSocket-Protocol", access.Bearer)
+		b = append(b, "\r\nSec-WebSocket-Protocol: "+access.Bearer...)
 	}
-	conn, err := upgrader.UpgradeFromConn(s.out, bufio.NewReaderSize(from, readBuffer), r)
-	if err != nil {
-		return nil, nil // gws has closed it
-	}
-	s.conn = conn
-	conn.Session().Store(sessionKey, s)
-	return s, conn.ReadLoop
+	return append(b, "\r\n\r\n"...)
 }
 
 // readBuffer is small: clients hardly send, and there are many of them.
 const readBuffer = 512
 
-// unread is what a connection brings, with what its server has read already.
-func unread(conn net.Conn, buffered *bufio.Reader) io.Reader {
-	if buffered.Buffered() == 0 {
-		return conn
-	}
-	early, _ := buffered.Peek(buffered.Buffered()) // all of it is there
-	return io.MultiReader(bytes.NewReader(early), conn)
-}
-
-// callbacks are what gws tells of its sockets.
-type callbacks struct{}
-
-func (callbacks) OnOpen(*gws.Conn) {}
-
-func (callbacks) OnClose(c *gws.Conn, _ error) {
-	if s := sessionOf(c); s != nil {
-		s.leave()
-	}
-}
-
-func (callbacks) OnPing(c *gws.Conn, payload []byte) {
-	if s := sessionOf(c); s != nil {
-		s.hear()
-	}
-	_ = c.WritePong(payload) // an error ends the read loop by itself
-}
-
-func (callbacks) OnPong(c *gws.Conn, _ []byte) {
-	if s := sessionOf(c); s != nil {
-		s.hear()
-	}
-}
-
-func (callbacks) OnMessage(c *gws.Conn, m *gws.Message) {
-	defer func() { _ = m.Close() }() // gives its buffer back
-	s := sessionOf(c)
-	if s == nil {
-		return
-	}
+// count takes note of a frame that begins.
+func (s *session) count() error {
 	s.hear()
 	if s.frames != nil && !s.frames.Allow() {
-		s.gateway.metrics.tooMany.Inc()
-		s.out.dismiss(closePolicy, "too many frames")
-		return
+		return errTooManyFrames
 	}
-	if m.Opcode != gws.OpcodeText {
-		s.push(errorFrame("", codeNotText, "frames must be text"))
-		return
-	}
-	s.obey(m.Bytes())
+	return nil
 }
 
-const sessionKey = "session"
+var errTooManyFrames = &websocket.Error{Code: closePolicy, Reason: "too many frames"}
 
-func sessionOf(c *gws.Conn) *session {
-	v, ok := c.Session().Load(sessionKey)
-	if !ok {
-		return nil
+// serve answers what the client sends, until it says goodbye or can no longer be read.
+func (s *session) serve(in *websocket.Reader) error {
+	for {
+		m, err := in.Next()
+		if err != nil {
+			return err
+		}
+		switch m.Opcode {
+		case websocket.Ping:
+			s.push(&frame{wire: websocket.Append(nil, websocket.Fin|byte(websocket.Pong), m.Payload), raw: true})
+		case websocket.Close:
+			s.out.dismiss(websocket.CloseCode(m.Payload), "") // RFC 6455, 5.5.1
+			return nil
+		case websocket.Text:
+			s.obey(m.Payload)
+		case websocket.Binary:
+			s.push(errorFrame("", codeNotText, "frames must be text"))
+		default: // a pong, which was counted as a sign
+		}
 	}
-	s, _ := v.(*session)
-	return s
+}
+
+const (
+	// lingerFor and maxLinger bound what is still read of a client whose socket is closed
+	// because of what it has sent.
+	lingerFor = time.Second
+	maxLinger = 256 << 10
+)
+
+// refuse closes the connection of a client that has sent what it must not.
+func (s *session) refuse(err error, from io.Reader) {
+	broken, ok := errors.AsType[*websocket.Error](err)
+	if !ok {
+		return // the connection is gone
+	}
+	s.refuseWith(broken)
+	_ = s.out.conn.SetReadDeadline(time.Now().Add(lingerFor)) // fails when it is closed already
+	_, _ = io.CopyN(io.Discard, from, maxLinger)
+}
+
+// refuseWith closes the connection, and counts that once.
+func (s *session) refuseWith(broken *websocket.Error) {
+	switch {
+	case !s.out.refuse(broken.Code, broken.Reason):
+	case broken == errTooManyFrames:
+		s.gateway.metrics.tooMany.Inc()
+	default:
+		s.gateway.metrics.protocol.Inc()
+	}
 }

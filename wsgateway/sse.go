@@ -9,6 +9,7 @@ import (
 	"github.com/julienschmidt/httprouter"
 
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/httpapi/problem"
 	"github.com/telemetra/telemetra/httpapi/router"
 )
 
@@ -17,6 +18,10 @@ import (
 // would be.
 // https://html.spec.whatwg.org/multipage/server-sent-events.html
 func (g *Gateway) serveEvents(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+	if r.ContentLength != 0 {
+		problem.Write(w, http.StatusBadRequest, "a request for events has no body")
+		return
+	}
 	connect := g.stream
 	if router.Method(w) == http.MethodHead {
 		connect = describeStream
@@ -64,7 +69,7 @@ func (g *Gateway) stream(w http.ResponseWriter, _ *http.Request) (s *session, re
 	setStreamHeader(h)
 	h.Set("Connection", "close")
 	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
-	conn, rw := g.takeOver(w)
+	conn, in := g.takeOver(w)
 	if conn == nil {
 		return nil, nil
 	}
@@ -79,9 +84,24 @@ func (g *Gateway) stream(w http.ResponseWriter, _ *http.Request) (s *session, re
 	// A write of its own, because nothing is queued yet: a proxy that decides by the first bytes of
 	// a body whether it is worth compressing sees few of them.
 	s.push(&frame{wire: head.Bytes(), raw: true})
-	// A client of events has nothing to say: what comes is thrown away, and that
-	// nothing more comes means that it has gone.
-	return s, func() { _, _ = io.Copy(io.Discard, rw) }
+	return s, func() { s.awaitEnd(in) }
+}
+
+// awaitEnd returns when the client has gone. It has nothing to say: one that uploads, or
+// sends another request on a connection that ends with this answer, is closed.
+func (s *session) awaitEnd(in io.Reader) {
+	var b [16]byte
+	for left := len(b); ; {
+		n, err := in.Read(b[:])
+		if left -= n; left < 0 || len(bytes.Trim(b[:n], "\r\n")) > 0 { // a few line ends may follow a request; RFC 9112, 2.2
+			s.gateway.metrics.uploads.Inc()
+			s.out.dismiss(closePolicy, "")
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 // comment keeps the line alive, and finds out that nobody is there.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/telemetra/telemetra/httpapi/problem"
+	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
 // Config says who may read.
@@ -79,7 +80,7 @@ func sameOrigin(r *http.Request, origin string) bool {
 
 // IsUpgrade tells whether a request asks for a socket, which no browser keeps a
 // page of another origin from.
-func IsUpgrade(r *http.Request) bool { return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") }
+func IsUpgrade(r *http.Request) bool { return websocket.HasToken(r.Header, "Upgrade", "websocket") }
 
 // CORS tells browsers which pages may read the answers of next, and refuses sockets
 // to the others. A request without an Origin is no browser's. A preflight must be

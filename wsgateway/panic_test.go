@@ -1,0 +1,177 @@
+package wsgateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
+
+	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/httpapi/contain"
+	"github.com/telemetra/telemetra/wsgateway/websocket"
+)
+
+// sessionOf is the session of the only client of a stream.
+func (w *world) sessionOf(stream string) *session {
+	w.tb.Helper()
+	h := w.gateway.hubs.get(stream)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.clients {
+		return s.session
+	}
+	w.tb.Fatal("the stream has no client")
+	return nil
+}
+
+// A defect that hits one client ends that client, with 1011 where there is such a code,
+// and leaves its place to another.
+func TestAPanicEndsOneClient(t *testing.T) {
+	t.Parallel()
+	var doomed, stays *client
+	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Connections = 3 })
+	stays = w.connect("stays")
+	stays.connected("new")
+	for name, fail := range map[string]func(k *client, s *session){
+		"in its own goroutine": func(k *client, s *session) {
+			s.mu.Lock()
+			s.streams = nil // what follows cannot be noted
+			s.mu.Unlock()
+			k.subscribe("another", "")
+		},
+		"when a frame is queued": func(_ *client, s *session) { s.push(nil) },
+	} {
+		doomed = w.connectMany()
+		doomed.subscribe(name, "")
+		doomed.connected("new")
+		fail(doomed, w.sessionOf(name))
+		if code := receive(t, "end of the socket", doomed.closed); code != 1011 {
+			t.Errorf("%s: closed with %d", name, code)
+		}
+		localtest.Eventually(t, "its place", func() bool { return w.gateway.wheel.size() == 1 })
+	}
+	events := w.listen("/sse/live/s", nil)
+	events.next()
+	w.sessionOf("s").push(nil)
+	for range events.events { // until it ends
+		continue
+	}
+	localtest.Eventually(t, "its place", func() bool { return w.gateway.wheel.size() == 1 })
+	stays.quiet()
+	w.moments("stays", 1, 1)
+	stays.events(w.at.Epoch, 1, 1)
+	if n := testutil.ToFloat64(w.gateway.metrics.faulty); n != 3 {
+		t.Errorf("%v clients are counted", n)
+	}
+}
+
+// faulty is a source of states that panics a number of times.
+type faulty struct {
+	States
+	left atomic.Int64
+}
+
+func (f *faulty) State(ctx context.Context, id string) ([]event.Change, error) {
+	if f.left.Add(-1) >= 0 {
+		panic("a defect in the reading of states")
+	}
+	return f.States.State(ctx, id)
+}
+
+// A stream that cannot be loaded because of a defect is tried again.
+func TestAPanicInALoadIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	states := &faulty{}
+	states.left.Store(2)
+	w := newWorld(t, func(w *world, _ *Config) {
+		if w.gateway != nil {
+			states.States, w.gateway.states = w.rows, states
+		}
+	})
+	c := w.connect("s")
+	c.connected("new")
+	w.moments("s", 1, 2)
+	c.events(w.at.Epoch, 1, 2)
+}
+
+// A defect in the delivery of an event leaves nobody in silence: the stream starts over for
+// all its clients, and goes on.
+func TestAPanicInADeliveryStartsTheStreamOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c, other := w.connect("s"), w.connect("other")
+	c.connected("new")
+	other.connected("new")
+	w.moments("s", 1, 1)
+	c.events(w.at.Epoch, 1, 1)
+	h := w.gateway.hubs.get("s")
+	open := make(chan struct{})
+	close(open)
+	// Its stream can begin, but an event has no place to be queued.
+	poison := &subscription{session: anyone(t, w.gateway, &counting{gate: open}), hub: h, begun: true}
+	h.mu.Lock()
+	h.clients[poison] = struct{}{}
+	h.mu.Unlock()
+	w.moments("s", 2, 2)
+	for seen := false; !seen; { // maybe the event, and then the start
+		f := c.next()
+		seen = f.Type == "connected" && f.Reason == "reset"
+		if !seen && f.ID != w.id(2) {
+			t.Fatalf("got %s", f.text)
+		}
+	}
+	h.leave(poison)
+	w.moments("s", 3, 3)
+	for { // the state may hold it
+		if f := c.next(); f.ID == w.id(3) {
+			break
+		}
+	}
+	c.quiet()
+	other.quiet()
+	w.moments("other", 1, 1)
+	other.events(w.at.Epoch, 1, 1)
+}
+
+// A defect in the writing ends the one client: with 1011 as long as nothing of a frame is
+// written, else by a reset.
+func TestAPanicInTheWritingEndsOneClient(t *testing.T) {
+	t.Parallel()
+	var wg sync.WaitGroup
+	o, there := connected(t, &wg)
+	o.metrics.panics = contain.New("test", zerolog.Nop(), prometheus.NewRegistry())
+	o.mu.Lock()
+	o.beginWriting()
+	o.mu.Unlock()
+	o.wait(o.write(nil, newFrame([]byte("a")))) // without the place for frames
+	if op, payload, err := readFrame(there); err != nil || op != byte(websocket.Close) || websocket.CloseCode(payload) != closeInternal {
+		t.Errorf("%d %q, %v", op, payload, err)
+	}
+	if _, _, err := readFrame(there); !errors.Is(err, io.EOF) {
+		t.Errorf("behind it: %v", err)
+	}
+
+	c := &counting{} // whose writes have no gate
+	o = newOutbox(explosive{c}, &wg, newMetrics(prometheus.NewRegistry()))
+	o.metrics.panics = contain.New("test", zerolog.Nop(), prometheus.NewRegistry())
+	if err := queued(o, newFrame([]byte("a"))); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if err := queued(o, newFrame([]byte("b"))); !errors.Is(err, net.ErrClosed) || !c.closed {
+		t.Errorf("closed: %t, %v", c.closed, err)
+	}
+}
+
+// explosive is a connection whose writes panic.
+type explosive struct{ *counting }
+
+func (explosive) Write([]byte) (int, error) { panic("a defect in the writing") }
