@@ -28,8 +28,9 @@ func (g *Gateway) takeOver(w http.ResponseWriter) (conn net.Conn, in io.Reader) 
 	}
 	_ = conn.SetDeadline(time.Time{}) // the server's own deadlines end here
 	if tcp := tcpOf(conn); tcp != nil {
-		// It fails when the client has gone.
+		// They fail when the client has gone.
 		_ = tcp.SetWriteBuffer(sendBuffer)
+		_ = setUserTimeout(tcp, g.wheel.interval)
 	}
 	n := rw.Reader.Buffered()
 	if n == 0 {
