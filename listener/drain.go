@@ -53,9 +53,6 @@ func (l *Listener) drains(ctx context.Context) error {
 		switch {
 		case err != nil:
 			l.current = nil
-			if !l.last.IsZero() {
-				l.setLag(time.Since(l.last))
-			}
 			l.pause(ctx, backoff/2+rand.N(backoff), false) //nolint:gosec // jitter
 			backoff, step, why, glance = min(2*backoff, mostBackoff), 0, becauseOfError, false
 		case n >= busy:
@@ -189,6 +186,9 @@ func (l *Listener) publishChanges(parent context.Context, glance bool) (n int, e
 	b := batch{}
 	for l.reads(changes) {
 		change, xid := changes.Change()
+		if n == 0 && b.rows == 0 {
+			l.passBefore(change.ID)
+		}
 		if change.Due = change.At; l.last.After(change.At) {
 			change.Due = l.last
 		}
@@ -201,7 +201,7 @@ func (l *Listener) publishChanges(parent context.Context, glance bool) (n int, e
 		if b.full(&pending) {
 			l.stopReading()
 			next := l.at.Advance(changes.Target, b.lastChange, b.highestXID, changes.Cluster)
-			if err := l.publish(parent, &b, next, l.lagOf(&b, changes.Cluster.At, received)); err != nil {
+			if err := l.publish(parent, &b, next, func() time.Duration { return lagOf(&b, changes.Cluster.At, received) }); err != nil {
 				return n, err
 			}
 			n += b.rows
@@ -223,7 +223,7 @@ func (l *Listener) publishChanges(parent context.Context, glance bool) (n int, e
 		return n, nil
 	}
 	backlog := l.at.Target != nil
-	if err := l.publish(parent, &b, next, l.lagOf(&b, changes.Cluster.At, received)); err != nil {
+	if err := l.publish(parent, &b, next, func() time.Duration { return lagOf(&b, changes.Cluster.At, received) }); err != nil {
 		return n, err
 	}
 	l.looked(changes)
@@ -248,8 +248,17 @@ func (l *Listener) lookedAgain() {
 	l.status.lookedAt = time.Now()
 }
 
-// publish sends a batch and moves the position along.
-func (l *Listener) publish(ctx context.Context, b *batch, next sql.Position, lag time.Duration) error {
+// passBefore notes that nothing waits below the first change of a look: until then a listener
+// that has just started does not know how much of what was ever numbered is its backlog.
+func (l *Listener) passBefore(first int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.passed = max(l.status.passed, first-1)
+}
+
+// publish sends a batch and moves the position along. lagOf is asked when the batch is
+// published: the way to Redis counts.
+func (l *Listener) publish(ctx context.Context, b *batch, next sql.Position, lagOf func() time.Duration) error {
 	state, err := next.MarshalText()
 	if err != nil {
 		return err
@@ -266,8 +275,10 @@ func (l *Listener) publish(ctx context.Context, b *batch, next sql.Position, lag
 			l.metrics.published[kind].Add(float64(n))
 		}
 	}
+	lag := lagOf()
 	l.metrics.lagSeen.Observe(lag.Seconds())
 	l.setLag(lag)
+	l.report(fault{}) // it publishes, however much of this look is still to come
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status.publishedAt = time.Now()
@@ -291,7 +302,7 @@ func (l *Listener) hold(p broker.Position, at sql.Position) {
 // or from the previous look when it was not to be seen then; a writer's open
 // transaction is not our lag. Both are the server's times, and so is now: the
 // time of the snapshot and what has passed since it came.
-func (l *Listener) lagOf(b *batch, at, received time.Time) time.Duration {
+func lagOf(b *batch, at, received time.Time) time.Duration {
 	if b.rows == 0 {
 		return 0
 	}

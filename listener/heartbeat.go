@@ -10,8 +10,13 @@ import (
 	"github.com/telemetra/telemetra/broker"
 )
 
-// beatEvery is how often a listener tells that it lives, and keeps its position.
-const beatEvery = time.Second
+const (
+	// beatEvery is how often a listener tells that it lives, and keeps its position.
+	beatEvery = time.Second
+	// beatTimeout leaves time to connect: a heartbeat that is given up takes its connection
+	// along, and over a slow network none would ever get through.
+	beatTimeout = 2 * time.Second
+)
 
 // lookPatience is how long a look may take before it counts as lag.
 const lookPatience = time.Second
@@ -28,7 +33,7 @@ func (l *Listener) beats(ctx context.Context) error {
 }
 
 func (l *Listener) beat(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
 	beat, err := l.redis.Heartbeat(ctx, l.heartbeat())
 	l.mu.Lock()

@@ -68,13 +68,18 @@ type status struct {
 	damaged     string // epoch that a gateway has asked to end
 	stale       bool   // the heartbeat saw another position than the drain loop has
 	numbered    int64  // newest change that a look which came to its end had to publish
-	passed      int64  // newest change of the newest batch
+	passed      int64  // newest change of the newest batch, or the one before the first that waits
 	observed    sql.Observation
 	resetAt     time.Time
 	resetWhy    string // reason of the newest epoch that this listener has opened, unless it was the first
 }
 
-// What can be to blame; partStarting before the first position has been adopted.
+// waiting is how many changes were given a number since the last complete look and are not
+// published, at most.
+func (s *status) waiting() int64 { return max(s.observed.Numbered-max(s.numbered, s.passed), 0) }
+
+// What can be to blame; partStarting until the first batch is published, or the first look
+// has found nothing.
 const (
 	partStarting = "starting"
 	partPostgres = "postgres"
@@ -154,10 +159,7 @@ func (l *Listener) cannot() error {
 func (l *Listener) Started() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case l.status.fault.part == partStarting:
-		return errors.New("starting")
-	case l.status.checkpoint.Epoch == "":
+	if l.status.checkpoint.Epoch == "" {
 		return l.cannot()
 	}
 	return nil
@@ -182,6 +184,18 @@ func (l *Listener) Hangs() string {
 		return ""
 	}
 	return "the listener waits for Postgres, which has brought nothing for a second"
+}
+
+// Backlog warns of changes that wait while a look takes long, and returns "" when there are
+// none. The listener publishes meanwhile, so it is ready.
+func (l *Listener) Backlog() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waiting := l.status.waiting()
+	if waiting == 0 || l.status.numbered == 0 && l.status.passed == 0 || time.Since(l.status.lookedAt) < lookPatience {
+		return ""
+	}
+	return fmt.Sprintf("the listener has a backlog: %d changes wait to be published", waiting)
 }
 
 // Warning tells that a new epoch had to be opened lately, and for which of the

@@ -610,24 +610,32 @@ func TestGatewayCanEndADamagedEpoch(t *testing.T) {
 	b.await("a row in it", 1)
 }
 
+// lockTable keeps everybody from a table until unlock is called.
+func (b *bench) lockTable(table string) (unlock func()) {
+	b.t.Helper()
+	locker, err := pgx.Connect(b.t.Context(), b.url)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = locker.Close(context.WithoutCancel(b.t.Context())) })
+	if _, err := locker.Exec(b.t.Context(), "BEGIN; LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+		b.t.Fatal(err)
+	}
+	return func() {
+		b.t.Helper()
+		if _, err := locker.Exec(b.t.Context(), "ROLLBACK"); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
 // A look that does not come to its end is lag: nobody knows what it would see.
 func TestStuckLookIsLag(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	l := b.listen("")
 	b.ready(l)
-	locker, err := pgx.Connect(t.Context(), b.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = locker.Close(context.WithoutCancel(t.Context())) }()
-	tx, err := locker.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(t.Context(), `LOCK TABLE moments IN ACCESS EXCLUSIVE MODE`); err != nil {
-		t.Fatal(err)
-	}
+	unlock := b.lockTable("moments")
 	lag := func() float64 {
 		c, _, err := b.broker.LastHeartbeat(t.Context())
 		if err != nil {
@@ -649,9 +657,7 @@ func TestStuckLookIsLag(t *testing.T) {
 	if got := l.metric(t, "telemetra_listener_lag_seconds", ""); got < 1 {
 		t.Errorf("the metric says %v", got)
 	}
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	unlock()
 	localtest.Eventually(t, "no lag", func() bool { return lag() == 0 })
 	told("that nothing waits", func(s broker.ListenerStatus) bool { return s.Backlog == 0 && s.PositionAge < 1 })
 	localtest.Eventually(t, "a listener that does not wait", func() bool { return l.Hangs() == "" })

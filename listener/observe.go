@@ -44,7 +44,7 @@ func (l *Listener) Status() broker.ListenerStatus {
 	out := broker.ListenerStatus{
 		Fault: fault,
 		ID:    l.id, Lag: l.lag().Seconds(), PositionAge: time.Since(s.lookedAt).Seconds(),
-		Backlog:   max(s.observed.Numbered-max(s.numbered, s.passed), 0),
+		Backlog:   s.waiting(),
 		Conflicts: broker.Total(l.metrics.conflicts), Epoch: s.checkpoint.Epoch,
 	}
 	for kind := event.KindMetrics; kind <= event.KindViewers; kind++ {

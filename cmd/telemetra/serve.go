@@ -61,6 +61,7 @@ func (p *process) addListener() *listener.Listener {
 	p.told.listener = l.Status
 	p.http.warn(l.Warning)
 	p.http.warn(l.Hangs)
+	p.http.warn(l.Backlog)
 	return l
 }
 
