@@ -203,11 +203,8 @@ func (s *Subscriber) tell(ctx context.Context, pubsub *redis.PubSub) error {
 		s.connected, s.changes = false, nil
 		s.mu.Unlock()
 	}()
-	const chunk = 500
-	for some := range slices.Chunk(channels, chunk) {
-		if err := pubsub.Subscribe(ctx, some...); err != nil {
-			return fmt.Errorf("subscribe: %w", err)
-		}
+	if err := inChunks(ctx, pubsub.Subscribe, channels); err != nil {
+		return err
 	}
 	for {
 		select {
@@ -219,16 +216,42 @@ func (s *Subscriber) tell(ctx context.Context, pubsub *redis.PubSub) error {
 		changes := s.changes
 		s.changes = nil
 		s.mu.Unlock()
-		for _, c := range changes {
-			ask := pubsub.Subscribe
-			if c.leave {
-				ask = pubsub.Unsubscribe
-			}
-			if err := ask(ctx, c.channel); err != nil {
-				return fmt.Errorf("subscribe: %w", err)
-			}
+		follow, leave := settled(changes)
+		if err := errors.Join(inChunks(ctx, pubsub.Unsubscribe, leave), inChunks(ctx, pubsub.Subscribe, follow)); err != nil {
+			return err
 		}
 	}
+}
+
+// settled returns what changes come to: the last one of each channel counts.
+func settled(changes []change) (follow, leave []string) {
+	last := make(map[string]bool, len(changes))
+	for _, c := range slices.Backward(changes) {
+		if _, known := last[c.channel]; known {
+			continue
+		}
+		last[c.channel] = c.leave
+		if c.leave {
+			leave = append(leave, c.channel)
+		} else {
+			follow = append(follow, c.channel)
+		}
+	}
+	slices.Reverse(follow) // who came first is served first
+	return follow, leave
+}
+
+// maxChannels bounds the channels of one command.
+const maxChannels = 500
+
+// inChunks asks for many channels with few commands.
+func inChunks(ctx context.Context, ask func(context.Context, ...string) error, channels []string) error {
+	for some := range slices.Chunk(channels, maxChannels) {
+		if err := ask(ctx, some...); err != nil {
+			return fmt.Errorf("subscribe: %w", err)
+		}
+	}
+	return nil
 }
 
 // watch pings, and returns an error when the connection gives no sign.

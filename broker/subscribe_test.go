@@ -203,6 +203,59 @@ func TestUnsubscribe(t *testing.T) {
 	}
 }
 
+// Thousands of channels that come or go together cost Redis a few commands, and a channel
+// that is left and followed again at the same time is followed.
+func TestChangesOfChannelsGoTogether(t *testing.T) {
+	const streams = 5 * maxChannels
+	server := localtest.Redis(t)
+	b := open(t, server.URL())
+	s, h := follow(t, b, nil)
+	localtest.Eventually(t, "the connection", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.connected
+	})
+	commands := func(name string) (calls int) {
+		t.Helper()
+		info, err := b.client.Info(t.Context(), "commandstats").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = fmt.Sscanf(infoField(info, "cmdstat_"+name), "calls=%d", &calls) // none: never called
+		return calls
+	}
+	channels := func() int {
+		t.Helper()
+		n, err := b.client.PubSubChannels(t.Context(), eventPrefix+"*").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(n)
+	}
+	together := func(leave bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i := range streams {
+			s.note(change{channel: fmt.Sprint(eventPrefix, i), leave: leave})
+		}
+		if leave {
+			s.note(change{channel: eventPrefix + "0"})
+		}
+	}
+	before := commands("subscribe")
+	together(false)
+	localtest.Eventually(t, "all channels", h.look(func() bool { return len(h.acked) == streams }))
+	if n := commands("subscribe") - before; n != streams/maxChannels {
+		t.Errorf("%d commands to follow %d channels", n, streams)
+	}
+	together(true)
+	localtest.Eventually(t, "one channel", func() bool { return channels() == 1 })
+	localtest.Eventually(t, "its second acknowledgement", h.look(func() bool { return h.acked["0"] == 2 }))
+	if n := commands("unsubscribe"); n != streams/maxChannels {
+		t.Errorf("%d commands to leave %d channels", n, streams)
+	}
+}
+
 func TestKilledConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
 	b, p := start(t)
