@@ -2,6 +2,8 @@ package broker
 
 import (
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -35,6 +37,9 @@ var conditionTexts = map[Condition]string{
 	ConditionRefusing:     "redis refuses commands",
 	ConditionEvictsKeys:   "redis may evict keys (maxmemory-policy is not noeviction)",
 }
+
+// Conditions returns all that there are, in the order of their names.
+func Conditions() []Condition { return slices.Sorted(maps.Keys(conditionTexts)) }
 
 // String is the condition in words.
 func (c Condition) String() string {

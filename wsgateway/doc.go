@@ -17,6 +17,11 @@
 // Clients join under the hub's lock: what they get is the state at an offset and
 // then each event above it, with nothing between the two.
 //
+// Hubs take turns to read (turns.go), so that the streams of one client never hold up
+// another, and their heads are read many at a time (heads.go). What does not begin or
+// go on within two seconds is told to the clients that wait for it (lates.go); delays of all
+// streams are found by health.go, from the heartbeats of listeners.
+//
 // # Guarantees
 //
 // On one socket: in order, no gap, no duplicate. Pub/sub may lose messages:

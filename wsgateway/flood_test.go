@@ -1,152 +1,233 @@
 package wsgateway
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
+	"context"
 	"fmt"
 	"io"
-	"net"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/lxzan/gws"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
-// Each frame counts, of whatever kind, and however empty.
-func TestAllFramesAreLimited(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, func(_ *world, c *Config) { c.Limits.FramesPerSecond, c.Limits.Subscriptions = 1, 5 })
-	for name, one := range map[string][]byte{
-		"ping":                             masked(gws.OpcodePing, nil),
-		"pong":                             masked(gws.OpcodePong, []byte("x")),
-		"empty text":                       masked(gws.OpcodeText, nil),
-		"binary":                           masked(gws.OpcodeBinary, nil),
-		"fragment":                         []byte(raw(0x00, maskBit, noMask)),
-		"fragment of one byte":             []byte(raw(0x00, maskBit|1, noMask+"x")),
-		"ping between fragments":           masked(gws.OpcodePing, []byte("x")),
-		"a signature to check (10 frames)": nil,
-	} {
-		k := w.dial("/ws/live", "")
-		flood := bytes.Repeat(one, 1000)
-		if strings.Contains(name, "fragment") {
-			flood = append([]byte(raw(0x01, maskBit, noMask)), flood...)
-		}
-		if one == nil {
-			flood = bytes.Repeat(masked(gws.OpcodeText, []byte(`{"type":"auth","token":"x"}`)), 3)
-		}
-		_, _ = k.conn.Write(flood) // it may be closed meanwhile
-		if code := receive(t, "end of the socket", k.closed); code != 1008 {
-			t.Errorf("%s: closed with %d", name, code)
-		}
-		if n := len(k.pongs) + len(k.frames); n > 15 {
-			t.Errorf("%s: %d answers", name, n)
+// from makes clients that connect from now on come from an address.
+func (w *world) from(address string) *world {
+	w.client = address
+	return w
+}
+
+// behindProxy makes a gateway believe what clients say of their addresses.
+func behindProxy(_ *world, c *Config) { c.Limits.TrustedProxies = "127.0.0.1" }
+
+// flood opens many streams, none of which is ever read, from one address.
+func (w *world) flood(sockets, streams int) (clients []*client) {
+	w.tb.Helper()
+	w.rows.set(func() { w.rows.hang = func(id string) bool { return strings.HasPrefix(id, "flood") } })
+	for i := range sockets {
+		c := w.from("10.0.0.1").connectMany()
+		clients = append(clients, c)
+		for k := range streams {
+			c.subscribe(fmt.Sprintf("flood %d %d", i, k), "")
 		}
 	}
-	if n := testutil.ToFloat64(w.gateway.metrics.tooMany); n != 8 {
-		t.Errorf("%v are counted", n)
+	return clients
+}
+
+// While one address has opened more streams than can be read, the others get theirs, and their
+// rows; no more states are read at a time than may be.
+func TestFloodOfStreamsDelaysNobody(t *testing.T) {
+	const sockets, streams = 10, 50
+	w := newWorld(t, behindProxy)
+	w.beat(well)
+	before := w.from("10.0.0.2").connect("before")
+	before.connected("new")
+	w.flood(sockets, streams)
+	localtest.Eventually(t, "all streams", func() bool { return len(w.gateway.hubs.all()) == sockets*streams+1 })
+	w.moments("before", 1, 10)
+	before.events(w.at.Epoch, 1, 10)
+	for _, address := range []string{"10.0.0.3", "10.0.0.4", "10.0.0.1"} { // another socket of the flood's, too
+		c := w.from(address).connect("of " + address)
+		c.connected("new")
+		w.moments("of "+address, 1, 3)
+		c.events(w.at.Epoch, 1, 3)
+	}
+	w.moments("before", 11, 20)
+	before.events(w.at.Epoch, 11, 20)
+	if why := w.gateway.Degraded(); why != "" {
+		t.Errorf("all are told that %s", why)
+	}
+	w.rows.set(func() {
+		if w.rows.most > maxStates {
+			t.Errorf("%d states were read at a time", w.rows.most)
+		}
+	})
+}
+
+// Streams for which nobody waits any more are not read, and go without a linger.
+func TestFloodThatHasGoneLeavesNothing(t *testing.T) {
+	const sockets, streams = 4, 50
+	w := newWorld(t, behindProxy)
+	clients := w.flood(sockets, streams)
+	localtest.Eventually(t, "all streams", func() bool { return len(w.gateway.hubs.all()) == sockets*streams })
+	for _, c := range clients {
+		_ = c.conn.Close()
+	}
+	localtest.Eventually(t, "no stream", func() bool { return len(w.gateway.hubs.all()) == 0 })
+	localtest.Eventually(t, "no channel", func() bool {
+		return len(w.raw.PubSubChannels(w.context(), keys+"events:*").Val()) == 0
+	})
+	if n := w.rows.count(); n >= sockets*streams {
+		t.Errorf("%d states were read for nobody", n)
+	}
+	if n := broker.Total(w.gateway.metrics.loads); n != 0 {
+		t.Errorf("%d streams were loaded", n)
 	}
 }
 
-// A client of events says nothing behind its request.
-func TestAClientOfEventsThatUploadsIsClosed(t *testing.T) {
-	t.Parallel()
+// Heads of many hubs are read by few questions, also when all of them start over.
+func TestEpochOfManyStreamsAsksForHeadsTogether(t *testing.T) {
+	const sockets, streams = 10, 60
+	var asked atomic.Int64
+	w := newWorld(t, func(w *world, _ *Config) {
+		if w.gateway == nil {
+			return
+		}
+		read := w.gateway.hubs.heads.read
+		w.gateway.hubs.heads.read = func(ctx context.Context, ids ...string) (string, []uint64, error) {
+			asked.Add(1)
+			return read(ctx, ids...)
+		}
+	})
+	gate := make(chan struct{})
+	w.rows.set(func() { w.rows.gate = gate })
+	var clients []*client
+	for i := range sockets {
+		c := w.connectMany()
+		clients = append(clients, c)
+		for k := range streams {
+			c.subscribe(fmt.Sprint(i, " ", k), "")
+		}
+	}
+	localtest.Eventually(t, "all streams", func() bool { return len(w.gateway.hubs.all()) == sockets*streams })
+	w.rows.set(func() { w.rows.gate = nil })
+	close(gate)
+	for _, c := range clients {
+		for range streams {
+			c.connected("new")
+		}
+	}
+	asked.Store(0)
+	w.newEpoch()
+	for _, c := range clients {
+		for range streams {
+			c.connected("reset")
+		}
+	}
+	if n := asked.Load(); n > sockets*streams/4 {
+		t.Errorf("%d questions for the heads of %d streams", n, sockets*streams)
+	}
+	w.rows.set(func() {
+		if w.rows.most > maxStates {
+			t.Errorf("%d states were read at a time", w.rows.most)
+		}
+	})
+}
+
+// refusedStreams is how many streams were refused for a reason.
+func (w *world) refusedStreams(reason string) uint64 {
+	return broker.Total(w.gateway.metrics.streamsRefused.WithLabelValues(reason))
+}
+
+// refuses expects that a stream is refused on sockets of every kind.
+func (w *world) refuses(many *client, stream string, status int, reason string) {
+	w.tb.Helper()
+	before := w.refusedStreams(reason)
+	many.subscribe(stream, "")
+	if f := many.next(); f.Type != "error" || f.StreamID != stream || f.Data.Code != codeManyStreams || !strings.Contains(f.Data.Message, "try again in 5 s") {
+		w.tb.Errorf("got %s, want %s", f.text, codeManyStreams)
+	}
+	header := with(upgrade, "X-Forwarded-For", w.client)
+	answer := w.ask("/ws/live/"+stream, header)
+	_ = answer.Body.Close()
+	if answer.StatusCode != status || answer.Header.Get("Retry-After") != "5" {
+		w.tb.Errorf("a handshake: %s, Retry-After %q; want %d", answer.Status, answer.Header.Get("Retry-After"), status)
+	}
+	events := w.ask("/sse/live/"+stream, http.Header{"Accept": {"text/event-stream"}, "X-Forwarded-For": {w.client}})
+	endless := time.AfterFunc(patience, func() { _ = events.Body.Close() })
+	text, err := io.ReadAll(events.Body)
+	endless.Stop()
+	_ = events.Body.Close()
+	if err != nil || events.StatusCode != http.StatusOK || !strings.Contains(string(text), "retry: ") {
+		w.tb.Errorf("events: %s, %q, %v; want them to come back", events.Status, text, err)
+	}
+	if got := w.refusedStreams(reason) - before; got != 3 {
+		w.tb.Errorf("%d refusals are counted for %s, want 3", got, reason)
+	}
+	if got := broker.Total(w.gateway.metrics.refused.WithLabelValues(reason)); got == 0 {
+		w.tb.Errorf("no socket that was refused is counted for %s", reason)
+	}
+}
+
+func TestNewStreamsOfAnAddressAreLimited(t *testing.T) {
+	w := newWorld(t, behindProxy, func(_ *world, c *Config) { c.Limits.NewStreamsPerIP = 0.1 }) // one, and then one in ten seconds
+	many, other := w.from("10.0.0.1").connectMany(), w.from("10.0.0.2").connectMany()
+	many.subscribe("a", "")
+	many.connected("new")
+	other.subscribe("b", "")
+	other.connected("new")
+	w.from("10.0.0.1").refuses(many, "c", http.StatusTooManyRequests, "new_streams_per_ip")
+	many.subscribe("b", "") // which another client follows: no new stream
+	many.connected("new")
+	w.from("10.0.0.1").connect("b").connected("new")
+	many.quiet()
+}
+
+// A gateway that follows as many streams as it may takes no other, until one goes: of those
+// that only linger the one that has for longest.
+func TestStreamsOfAGatewayAreLimited(t *testing.T) {
+	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Streams = 2 })
+	many := w.connectMany()
+	for _, id := range []string{"a", "b"} {
+		many.subscribe(id, "")
+		many.connected("new")
+	}
+	w.refuses(many, "c", http.StatusServiceUnavailable, "streams")
+	for _, id := range []string{"b", "a"} {
+		many.send(gws.OpcodeText, `{"type":"unsubscribe","stream_id":"`+id+`"}`)
+		many.next()
+	}
+	many.subscribe("c", "")
+	many.connected("new")
+	if w.gateway.hubs.get("b") != nil || w.gateway.hubs.get("a") == nil {
+		t.Error("not the stream is gone that nobody has watched for longest")
+	}
+	many.subscribe("a", "")
+	many.connected("new")
+	w.refuses(many, "b", http.StatusServiceUnavailable, "streams")
+	w.moments("c", 1, 1)
+	many.events(w.at.Epoch, 1, 1)
+	if got := len(w.gateway.hubs.all()); got != 2 {
+		t.Errorf("%d streams are followed", got)
+	}
+}
+
+// A handshake that comes to nothing leaves no stream behind that somebody is about to join.
+func TestHandshakeThatFailsLeavesNoStream(t *testing.T) {
 	w := newWorld(t)
-	const get = "GET /sse/live/s HTTP/1.1\r\nHost: test\r\n\r\n"
-	for i, c := range []struct {
-		name, behind string
-		stays        bool
-	}{
-		{"nothing", "", true},
-		{"a line end", "\r\n", true},
-		{"many line ends", strings.Repeat("\r\n", 100), false},
-		{"a byte", "x", false},
-		{"another request", get, false},
-		{"an upload", strings.Repeat("x", 1<<20), false},
-	} {
-		for _, atOnce := range []bool{true, false} {
-			before := w.gateway.wheel.size()
-			conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.url[len("http://"):])
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = conn.Close() })
-			if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-				t.Fatal(err)
-			}
-			if atOnce {
-				_, _ = io.WriteString(conn, get+c.behind) // it may be closed meanwhile
-			} else {
-				if _, err := io.WriteString(conn, get); err != nil {
-					t.Fatal(err)
-				}
-				localtest.Eventually(t, "the client", func() bool { return w.gateway.wheel.size() == before+1 })
-				_, _ = io.WriteString(conn, c.behind)
-			}
-			if !c.stays {
-				if _, err := io.Copy(io.Discard, conn); err != nil && strings.Contains(err.Error(), "timeout") {
-					t.Errorf("%d, %s: the connection stays open", i, c.name)
-				}
-				localtest.Eventually(t, "the end of "+c.name, func() bool { return w.gateway.wheel.size() == before })
-				continue
-			}
-			in := bufio.NewReader(conn)
-			for _, event := range []string{"connected", "moment"} {
-				for line := ""; line != "event: "+event+"\n"; {
-					if line, err = in.ReadString('\n'); err != nil {
-						t.Fatalf("%s: no %s: %v", c.name, event, err)
-					}
-				}
-				w.moments("s", 1, 1)
-			}
-		}
+	h := w.gateway.hubs
+	if _, refusal := h.expect("s", w.gateway.limiter.Network(&http.Request{RemoteAddr: "127.0.0.1:1"})); refusal != nil {
+		t.Fatal(refusal.Detail)
 	}
-	if n := testutil.ToFloat64(w.gateway.metrics.uploads); n != 8 {
-		t.Errorf("%v uploads are counted", n)
+	h.sweep(time.Now())
+	if h.get("s") == nil {
+		t.Fatal("a stream that is about to be joined is swept away")
 	}
-}
-
-// What a token may see is asked once for each stream that is followed, not for each
-// client that follows it.
-func TestHealthCountsWhatATokenAllows(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, locked)
-	token := func(streams ...string) string { return "?token=" + localtest.Token(t, time.Hour, streams...) }
-	for i := range 6 {
-		k := w.dial("/ws/live"+token("*"), "")
-		for n := range 5 {
-			k.subscribe(fmt.Sprintf("s%d-%d", n, i%2), "")
-			k.connected("new")
-		}
-	}
-	w.dial("/ws/live/alone"+token("*"), "").connected("new")
-	var others []string
-	for i := range 80 {
-		others = append(others, fmt.Sprintf("*x%d*y*z?", i))
-	}
-	for _, c := range []struct {
-		streams              []string
-		connections, visible int
-	}{
-		{[]string{"*"}, 7, 11},
-		{[]string{"s?-1"}, 3, 5},
-		{[]string{"s0*"}, 6, 2},
-		{[]string{"alone"}, 1, 1},
-		{nil, 0, 0},
-	} {
-		status, body := w.get("/ws/live/health"+token(append(c.streams, others...)...), nil)
-		var got struct {
-			ActiveStreams    int `json:"active_streams"`
-			TotalConnections int `json:"total_connections"`
-			Streams          map[string]int
-		}
-		err := json.Unmarshal([]byte(body), &got)
-		if status != 200 || err != nil || got.ActiveStreams != c.visible || len(got.Streams) != c.visible || got.TotalConnections != c.connections {
-			t.Errorf("%v: %d %s, %v", c.streams, status, body, err)
-		}
-	}
+	h.get("s").forgo()
+	localtest.Eventually(t, "no stream", func() bool { h.sweep(time.Now()); return h.get("s") == nil })
 }

@@ -50,6 +50,8 @@ type Gateway struct {
 	subscriber *broker.Subscriber
 	hubs       *hubs
 	health     *health
+	lates      *lates
+	postgres   *breaker // of states
 	wheel      *wheel
 	limiter    *access.Limiter
 
@@ -58,6 +60,12 @@ type Gateway struct {
 	// compareInterval is after how long heads are compared that nobody has asked for.
 	compareInterval time.Duration
 	healthTurn      chan struct{} // has one place, see serveHealth
+
+	resets sync.Mutex // guards what was asked for last
+	reset  struct {
+		epoch string
+		at    time.Time
+	}
 
 	sessions sync.WaitGroup // goroutines of sockets
 
@@ -78,6 +86,7 @@ func New(c Config, states States, redis *broker.Redis, tokens *access.Tokens, lo
 		config: c, limiter: limiter, states: states, redis: redis, tokens: tokens,
 		log:         log.With().Str("component", "gateway").Logger(),
 		metrics:     newMetrics(reg),
+		postgres:    &breaker{},
 		lookAtHeads: make(chan struct{}, 1), compareInterval: compareEvery,
 		healthTurn: make(chan struct{}, 1),
 	}
@@ -85,6 +94,7 @@ func New(c Config, states States, redis *broker.Redis, tokens *access.Tokens, lo
 	g.subscriber = redis.NewSubscriber(g)
 	g.hubs = newHubs(g)
 	g.health = newHealth(g)
+	g.lates = &lates{gauge: g.metrics.streamsLate}
 	g.wheel = newWheel(time.Duration(c.HeartbeatSeconds) * time.Second)
 	return g, nil
 }
@@ -101,6 +111,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.subscriber.Run(work) })
 	group.Go(func() error { return g.compareHeads(work) })
 	group.Go(func() error { return g.health.run(work) })
+	group.Go(func() error { return g.lates.run(work) })
 	group.Go(func() error { return g.wheel.run(work) })
 
 	select {
@@ -233,8 +244,6 @@ const (
 	// onTheWay is what a message may take from the log to us before it counts
 	// as lost.
 	onTheWay = 200 * time.Millisecond
-	// headsAtOnce bounds one question to Redis.
-	headsAtOnce = 500
 )
 
 // compareHeads finds what pub/sub has lost without another message showing it,
@@ -247,7 +256,6 @@ func (g *Gateway) compareHeads(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ticker.C:
-			g.hubs.sweep()
 		case <-g.lookAtHeads:
 		}
 		if err := g.compareOnce(ctx); err != nil && ctx.Err() == nil {
@@ -267,25 +275,29 @@ func (g *Gateway) compareOnce(ctx context.Context) error {
 	var behind []place
 	all := g.hubs.all()
 	for len(all) > 0 {
-		some := all[:min(headsAtOnce, len(all))]
+		some := all[:min(maxHeads, len(all))]
 		all = all[len(some):]
 		ids, before := make([]string, len(some)), make([]event.ID, len(some))
 		for i, h := range some {
 			ids[i], before[i] = h.id, h.place()
 		}
-		epoch, heads, err := g.redis.Heads(ctx, ids...)
+		epoch, heads, err := g.readHeads(ctx, ids...)
 		if err != nil {
-			return g.reportDamage(ctx, err)
+			return err
 		}
 		for i, h := range some {
 			switch h.compare(before[i], epoch, heads[i]) {
 			case headAhead:
 				behind = append(behind, place{h, heads[i]})
 			case headBelow:
-				if err := g.redis.AskForReset(ctx, epoch); err != nil {
+				if err := g.askForReset(ctx, epoch); err != nil {
 					return err
 				}
 			case headSame:
+			case statePartial:
+				if g.postgres.allow(time.Now()) {
+					h.complete()
+				}
 			}
 		}
 	}
@@ -301,6 +313,12 @@ func (g *Gateway) compareOnce(ctx context.Context) error {
 	return nil
 }
 
+// readHeads reads heads from Redis.
+func (g *Gateway) readHeads(ctx context.Context, streamIDs ...string) (epoch string, heads []uint64, err error) {
+	epoch, heads, err = g.redis.Heads(ctx, streamIDs...)
+	return epoch, heads, g.reportDamage(ctx, err)
+}
+
 // reportDamage asks for the end of an epoch that err says cannot be read: nothing
 // else would end it before something is published. It returns err.
 func (g *Gateway) reportDamage(ctx context.Context, err error) error {
@@ -308,7 +326,25 @@ func (g *Gateway) reportDamage(ctx context.Context, err error) error {
 	if !ok {
 		return err
 	}
-	return errors.Join(err, g.redis.AskForReset(ctx, damaged.Epoch))
+	return errors.Join(err, g.askForReset(ctx, damaged.Epoch))
+}
+
+// askAgainAfter is when the end of an epoch is asked for once more.
+const askAgainAfter = time.Second
+
+// askForReset asks for the end of an epoch. Thousands of hubs may find the same damage: one
+// of them asks.
+func (g *Gateway) askForReset(ctx context.Context, epoch string) error {
+	g.resets.Lock()
+	asked := g.reset.epoch == epoch && time.Since(g.reset.at) < askAgainAfter
+	if !asked {
+		g.reset.epoch, g.reset.at = epoch, time.Now()
+	}
+	g.resets.Unlock()
+	if asked {
+		return nil
+	}
+	return g.redis.AskForReset(ctx, epoch)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -3,6 +3,7 @@ package wsgateway
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -28,17 +29,26 @@ type health struct {
 	up       bool // the subscription is there
 	ever     bool
 	met      bool      // what became of the first attempt is logged
+	upAt     time.Time // when it was last made
 	downAt   time.Time // when it was last lost
 	downWhy  broker.Condition
-	wellAt   time.Time // newest heartbeat of a listener that can publish
-	illAt    time.Time // newest heartbeat of one that cannot
-	illWhy   string
-	illRedis broker.Condition // what that one says of Redis
-	told     string           // what the clients know
+	beats    map[string]beat // the newest heartbeat of each listener
+	lateness lateness
+	told     string // what the clients know
 	startsAt time.Time
+
+	frames map[string]*frame // that tell all of a reason
 }
 
-func newHealth(g *Gateway) *health { return &health{gateway: g, startsAt: time.Now()} }
+// beat is what a listener has said, and when.
+type beat struct {
+	broker.Control
+	at time.Time
+}
+
+func newHealth(g *Gateway) *health {
+	return &health{gateway: g, startsAt: time.Now(), beats: make(map[string]beat), frames: make(map[string]*frame)}
+}
 
 // connected notes whether the subscription is there.
 func (h *health) connected(err error) {
@@ -53,7 +63,7 @@ func (h *health) connected(err error) {
 	switch {
 	case h.up && was: // nothing new
 	case h.up:
-		h.ever = true
+		h.ever, h.upAt = true, time.Now()
 		h.gateway.log.Info().Msg("following redis")
 	case was || !h.met:
 		h.gateway.log.Warn().Err(err).Msg("redis is not followed")
@@ -64,11 +74,34 @@ func (h *health) connected(err error) {
 func (h *health) heard(c broker.Control) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if c.Reason == "" {
-		h.wellAt = time.Now()
-		return
+	now := time.Now()
+	h.beats[c.Listener] = beat{c, now}
+	maps.DeleteFunc(h.beats, func(_ string, b beat) bool { return now.Sub(b.at) >= listenerPatience })
+	if lag, well := h.lag(now); well {
+		h.lateness.note(lag, now)
 	}
-	h.illAt, h.illWhy, h.illRedis = time.Now(), c.Reason, c.Redis
+}
+
+// lag is the least of those listeners that can publish: one that is in time speaks for all.
+// well is false when there is none. h.mu is held.
+func (h *health) lag(now time.Time) (least time.Duration, well bool) {
+	for _, b := range h.beats {
+		lag := time.Duration(b.LagSeconds * float64(time.Second))
+		if b.Reason == "" && now.Sub(b.at) < listenerPatience && (!well || lag < least) {
+			least, well = lag, true
+		}
+	}
+	return least, well
+}
+
+// ill returns the newest heartbeat of a listener that cannot publish. h.mu is held.
+func (h *health) ill(now time.Time) (newest beat, ok bool) {
+	for _, b := range h.beats {
+		if b.Reason != "" && now.Sub(b.at) < listenerPatience && (!ok || b.at.After(newest.at)) {
+			newest, ok = b, true
+		}
+	}
+	return newest, ok
 }
 
 // starting tells why nobody can be served yet, or nil once Redis was reached.
@@ -91,46 +124,131 @@ func (h *health) reason() string {
 	return h.told
 }
 
-// greet calls f with what a new client must be told. No change of it can come
-// between, so the last status frame that a client gets is always the one that
-// holds. f must not block.
-func (h *health) greet(f func(why string)) {
+// begin queues what a stream begins with, and behind it what the client must be told then. No
+// change of it can come between, so the last status frame that a client gets is always the
+// one that holds. The lock of the subscription's hub is held.
+func (h *health) begin(s *session, sub *subscription, frames []*frame) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f(h.told)
+	if sub != nil && sub.late != "" {
+		frames = append(frames, h.ended(sub)...)
+	}
+	if why := s.delay(h.told); why != s.told || !s.greeted.Load() && s.back.Load() {
+		s.told = why
+		frames = append(frames, h.frame(why))
+	}
+	s.greeted.Store(true)
+	s.out.begin(frames)
+}
+
+// late tells a client why a stream is late, once: what it waits for may change each second. Of
+// many streams it is told which one, unless all are delayed anyway. The lock of the
+// subscription's hub is held.
+func (h *health) late(sub *subscription, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := sub.session
+	switch {
+	case sub.late != "": // it knows
+	case !s.many:
+		sub.late, s.late = why, why
+		h.update(s)
+	case h.told == "":
+		sub.late = why
+		s.push(statusFrame(sub.hub.id, why))
+	}
+}
+
+// onTime tells a client that a stream goes on. The lock of the subscription's hub is held.
+func (h *health) onTime(sub *subscription) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.ended(sub) {
+		sub.session.push(f)
+	}
+	h.update(sub.session)
+}
+
+// ended notes that a stream is late no longer, and returns what tells the client of many.
+// h.mu is held.
+func (h *health) ended(sub *subscription) []*frame {
+	sub.late = ""
+	if !sub.session.many {
+		sub.session.late = ""
+		return nil
+	}
+	return []*frame{statusFrame(sub.hub.id, "")}
+}
+
+// update tells a client how live updates are, unless it knows. h.mu is held.
+func (h *health) update(s *session) {
+	if why := s.delay(h.told); why != s.told {
+		s.told = why
+		s.greeted.Store(true)
+		s.push(h.frame(why))
+	}
+}
+
+// frame is encoded once for all clients. h.mu is held.
+func (h *health) frame(why string) *frame {
+	f := h.frames[why]
+	if f == nil {
+		f = statusFrame("", why)
+		h.frames[why] = f
+	}
+	return f
 }
 
 // look finds out why live updates are delayed. h.mu is held.
 func (h *health) look(now time.Time) string {
-	patience := now.Add(-listenerPatience)
 	switch {
-	case h.startsAt.After(patience):
+	case now.Sub(h.startsAt) < listenerPatience:
 		return h.told // nobody has had the time to be heard
 	case !h.up && h.downAt.Before(now.Add(-redisPatience)):
 		return h.redisWhy()
-	case h.wellAt.After(patience):
+	}
+	if _, well := h.lag(now); well {
+		if h.lateness.late {
+			return delayedEvents
+		}
 		return ""
-	case h.illAt.After(patience):
-		return h.listenerWhy()
+	}
+	if b, ok := h.ill(now); ok {
+		return b.why()
 	}
 	if c := h.gateway.redis.Condition(); c.Hinders() {
 		return c.String() // nobody could be heard
 	}
-	return "no listener is running"
+	if h.up && now.Sub(h.upAt) < listenerPatience {
+		return h.told // nobody has had the time to be heard
+	}
+	return delayedNoListener
 }
 
-// listenerWhy is why the listener cannot publish. What it says is shown only if it
-// is among what asyncapi.yaml lists. h.mu is held.
-func (h *health) listenerWhy() string {
+// why is why the listener cannot publish. What it says is shown only if it is a reason of ours.
+func (b *beat) why() string {
 	switch {
-	case h.illWhy == "starting":
-		return "the listener is starting"
-	case h.illWhy == "postgres":
-		return "the listener does not reach postgres"
-	case h.illRedis.Hinders():
-		return h.illRedis.String()
+	case b.Reason == "starting":
+		return delayedListenerStarting
+	case b.Reason == "postgres":
+		return delayedListenerPostgres
+	case b.Redis.Hinders():
+		return b.Redis.String()
 	}
-	return "the listener cannot publish"
+	return delayedListener
+}
+
+// redisAway is why nothing can be asked of Redis, or "".
+func (h *health) redisAway() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.up {
+		return h.redisWhy()
+	}
+	if c := h.gateway.redis.Condition(); c.Hinders() {
+		return c.String()
+	}
+	return ""
 }
 
 // redisWhy is why the subscription is not there. h.mu is held.
@@ -170,10 +288,9 @@ func (h *health) tell(now time.Time) {
 		h.gateway.metrics.degraded.Set(1)
 		h.gateway.log.Warn().Str("reason", why).Msg("live updates are delayed")
 	}
-	f := statusFrame(why)
 	h.gateway.wheel.each(func(s *session) {
-		if s.greeted.Load() { // else greet tells it, behind its first frames
-			s.push(f)
+		if s.greeted.Load() { // else it is told behind its first frames
+			h.update(s)
 		}
 	})
 }

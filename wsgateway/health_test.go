@@ -26,6 +26,8 @@ func TestReplacedConnectionIsNoStatus(t *testing.T) {
 		<-time.After(3 * time.Second)
 		look("redis is not reachable") // never was
 		h.connected(nil)
+		look("") // a listener is given the time to be heard
+		<-time.After(listenerPatience)
 		look("no listener is running")
 		h.heard(broker.Control{})
 		look("")

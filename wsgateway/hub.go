@@ -1,6 +1,7 @@
 package wsgateway
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,10 @@ const (
 	mostPendingBytes = 8 << 20
 )
 
+// maxClaimants bounds the clients on whose behalf a hub asks for a turn: more would get it
+// no sooner.
+const maxClaimants = 16
+
 // flushTogether is how many clients one goroutine writes an event to.
 const flushTogether = 64
 
@@ -37,27 +42,42 @@ type hub struct {
 
 	acked chan struct{} // closed when the channel is followed
 
-	mu       sync.Mutex
-	phase    phase
-	epoch    string
-	offset   uint64 // of the newest event that was delivered
-	state    state
-	ring     ring // of the newest events up to offset
-	clients  map[*subscription]struct{}
-	joining  int       // clients that are about to join
-	leftAt   time.Time // when the last one left
-	pending  []event.Message
-	bytes    int
-	dropped  bool // pending overflowed
-	followed bool // acknowledged at least once
-	cancel   context.CancelFunc
-	closed   bool
+	mu         sync.Mutex
+	phase      phase
+	epoch      string
+	offset     uint64 // of the newest event that was delivered
+	state      state
+	ring       ring // of the newest events up to offset
+	clients    map[*subscription]struct{}
+	joining    int       // clients that are about to join
+	away       time.Time // since when it is not live; zero: it is
+	waits      stage     // for what it is not live
+	completing bool      // is about to be loaded again, because the state is partial
+	late       bool      // clients were told that it is not live
+	turn       *turn     // that it waits for
+	pending    []event.Message
+	bytes      int
+	dropped    bool // pending overflowed
+	followed   bool // acknowledged at least once
+	cancel     context.CancelFunc
+	closed     bool
+
+	idleAt *list.Element // its place among those that nobody watches, whose lock guards it
 }
+
+// stage is what a hub that is not live waits for.
+type stage uint8
+
+const (
+	forRedis stage = iota
+	forTurn
+	forPostgres
+)
 
 func newHub(g *Gateway, id string) *hub {
 	g.metrics.hubs.Inc()
 	return &hub{
-		id: id, gateway: g, acked: make(chan struct{}),
+		id: id, gateway: g, acked: make(chan struct{}), away: time.Now(),
 		clients: make(map[*subscription]struct{}), cancel: func() {},
 	}
 }
@@ -76,8 +96,10 @@ func (h *hub) run(work func(context.Context) error) {
 			if err == nil || ctx.Err() != nil {
 				return nil
 			}
+			if errors.Is(err, errNobodyWaits) {
+				return nil
+			}
 			h.gateway.metrics.retries.Inc()
-			err = h.gateway.reportDamage(ctx, err)
 			h.gateway.log.Debug().Err(err).Str("stream_id", h.id).Msg("hub tries again")
 			if sleep(ctx, pause/2+rand.N(pause)) != nil { //nolint:gosec // jitter
 				return nil
@@ -110,13 +132,12 @@ func (h *hub) load(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	epoch, heads, err := h.gateway.redis.Heads(ctx, h.id)
+	epoch, head, err := h.askHead(ctx)
 	if err != nil {
 		return err
 	}
-	head := heads[0]
 	if h.above(epoch, head) {
-		return errors.Join(errHeadBelow, h.gateway.redis.AskForReset(ctx, epoch))
+		return errors.Join(errHeadBelow, h.gateway.askForReset(ctx, epoch))
 	}
 	same, partial := h.resumable(epoch)
 	if same && !partial {
@@ -125,8 +146,11 @@ func (h *hub) load(ctx context.Context) error {
 		}
 		same = false
 	}
-	st, err := h.gateway.loadState(ctx, h.id, epoch, head)
-	if err != nil {
+	var st state
+	if err := h.inTurn(ctx, h.gateway.hubs.states, forPostgres, func() (err error) {
+		st, err = h.gateway.loadState(ctx, h.id, epoch, head)
+		return err
+	}); err != nil {
 		return err
 	}
 	if same && st.partial { // Postgres is still away: nothing better to start over with
@@ -157,6 +181,47 @@ func (h *hub) load(ctx context.Context) error {
 	}
 	h.settle()
 	return nil
+}
+
+// askHead returns the epoch and the head of the stream.
+func (h *hub) askHead(ctx context.Context) (epoch string, head uint64, err error) {
+	epoch, head, err = h.gateway.hubs.heads.of(ctx, h.id)
+	if err != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.waits = forRedis
+	}
+	return epoch, head, err
+}
+
+var errNobodyWaits = errors.New("nobody waits for the stream any more")
+
+// inTurn does work that needs a dependency when it is the hub's turn. A hub for which
+// nobody waits any more leaves its turn to the others, and goes.
+func (h *hub) inTurn(ctx context.Context, turns *turns, why stage, work func() error) error {
+	h.mu.Lock()
+	claimants := make([]claimant, 0, min(len(h.clients), maxClaimants))
+	for s := range h.clients {
+		if len(claimants) == maxClaimants {
+			break
+		}
+		claimants = append(claimants, s.session.claimant())
+	}
+	u := turns.ask(claimants...)
+	h.turn, h.waits = u, forTurn
+	h.mu.Unlock()
+	defer u.end()
+	err := u.wait(ctx)
+	h.mu.Lock()
+	h.turn, h.waits = nil, why
+	h.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case h.gateway.hubs.retire(h):
+		return errNobodyWaits
+	}
+	return work()
 }
 
 // passHeld goes on over what has waited and only brings what a fresh state has: who goes on
@@ -195,7 +260,7 @@ func (h *hub) resumable(epoch string) (same, partial bool) {
 
 // repair reads what is missing from the log and makes the hub live.
 func (h *hub) repair(ctx context.Context) error {
-	epoch, heads, err := h.gateway.redis.Heads(ctx, h.id)
+	epoch, head, err := h.askHead(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,15 +271,17 @@ func (h *hub) repair(ctx context.Context) error {
 	}
 	from := h.offset
 	h.mu.Unlock()
-	if heads[0] < from {
-		return errors.Join(errHeadBelow, h.gateway.redis.AskForReset(ctx, epoch))
+	if head < from {
+		return errors.Join(errHeadBelow, h.gateway.askForReset(ctx, epoch))
 	}
-	messages, err := h.gateway.redis.Log(ctx, epoch, h.id, from, heads[0])
-	if errors.Is(err, broker.ErrExpired) {
-		return fmt.Errorf("repair: %w", err) // run goes on with load
-	}
-	if err != nil {
-		return err
+	var messages []event.Message
+	if head > from {
+		if err := h.inTurn(ctx, h.gateway.hubs.logs, forRedis, func() (err error) {
+			messages, err = h.gateway.redis.Log(ctx, epoch, h.id, from, head)
+			return h.gateway.reportDamage(ctx, err)
+		}); err != nil {
+			return fmt.Errorf("repair: %w", err) // run goes on with load when the log no longer has it
+		}
 	}
 	if len(messages) > 0 {
 		h.gateway.metrics.repairs.Inc()
@@ -247,7 +314,13 @@ var errHeadBelow = errors.New("the head is below what was delivered")
 // hub goes on repairing. What is of another epoch is late, or too new for the
 // head that was read: it is dropped, and Redis is asked. h.mu is held.
 func (h *hub) settle() {
-	h.phase = live
+	h.phase, h.away, h.waits = live, time.Time{}, forRedis
+	if h.late {
+		h.late = false
+		for s := range h.clients {
+			s.onTime()
+		}
+	}
 	waiting, dropped := h.pending, h.dropped
 	h.pending, h.bytes, h.dropped = nil, 0, false
 	for i := range waiting {
@@ -300,7 +373,8 @@ func (h *hub) keep(m *event.Message) {
 
 // leaveLive starts the work that ends a phase. h.mu is held, the phase is live.
 func (h *hub) leaveLive(p phase, work func(context.Context) error) {
-	h.phase = p
+	h.phase, h.away = p, time.Now()
+	h.gateway.lates.add(h, h.away)
 	h.run(work)
 }
 
@@ -353,6 +427,7 @@ const (
 	headSame comparison = iota
 	headAhead
 	headBelow
+	statePartial // at the head, or not behind it for long
 )
 
 // place is how far the hub has delivered.
@@ -370,13 +445,15 @@ func (h *hub) compare(before event.ID, epoch string, head uint64) comparison {
 	switch {
 	case h.closed || h.phase != live:
 		return headSame // on its way
-	case h.epoch != epoch || h.state.partial:
+	case h.epoch != epoch:
 		h.leaveLive(loading, h.load)
 		return headSame
 	case head < before.Offset && before.Epoch == epoch:
 		return headBelow
 	case head > h.offset:
 		return headAhead
+	case h.state.partial:
+		return statePartial
 	}
 	return headSame
 }
@@ -391,23 +468,63 @@ func (h *hub) catchUp(head uint64) {
 	}
 }
 
-// expect announces a join, so that the hub is not swept away before it.
+// complete loads the hub again, whose state is partial, once Postgres answers: until then it
+// goes on delivering.
+func (h *hub) complete() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.completing || h.phase != live || !h.state.partial || !h.watched() {
+		return
+	}
+	h.completing = true
+	hs := h.gateway.hubs
+	hs.group.Go(func() error {
+		u := hs.states.ask()
+		defer u.end()
+		err := u.wait(hs.ctx)
+		if err == nil {
+			_, err = h.gateway.readState(hs.ctx, h.id, loadTimeout)
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.completing = false
+		if err == nil && !h.closed && h.phase == live && h.state.partial {
+			h.leaveLive(loading, h.load)
+		}
+		return nil
+	})
+}
+
+// expect announces a join, so that the hub is not swept away before it. The caller owes a
+// join or a forgo.
 func (h *hub) expect() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.joining++
+	h.noteWatched()
+}
+
+// forgo takes an announcement back.
+func (h *hub) forgo() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.joining--
+	h.noteWatched()
 }
 
 // join adds a client. The stream begins for it now, or when the hub is loaded.
 func (h *hub) join(s *subscription) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	defer h.noteWatched()
 	h.joining--
 	if s.gone {
-		h.drop(s)
 		return
 	}
 	h.clients[s] = struct{}{}
+	if h.turn != nil {
+		h.turn.claim(s.session.claimant())
+	}
 	if h.phase == loading {
 		return
 	}
@@ -419,23 +536,25 @@ func (h *hub) leave(s *subscription) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.gone = true
-	h.drop(s)
+	delete(h.clients, s)
+	h.noteWatched()
 }
 
-// drop removes a client. h.mu is held.
-func (h *hub) drop(s *subscription) {
-	delete(h.clients, s)
-	if len(h.clients) == 0 {
-		h.leftAt = time.Now()
+// noteWatched keeps the hub among those that nobody watches, or out of it. One that is not
+// live is of no use to clients that come back. h.mu is held.
+func (h *hub) noteWatched() {
+	switch {
+	case h.watched() || h.closed:
+		h.gateway.hubs.idle.remove(h)
+	case h.phase == live:
+		h.gateway.hubs.idle.add(h, time.Now())
+	default:
+		h.gateway.hubs.idle.add(h, time.Time{})
 	}
 }
 
-// idleSince tells whether nobody has watched since t.
-func (h *hub) idleSince(t time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.clients) == 0 && h.joining == 0 && !h.leftAt.IsZero() && h.leftAt.Before(t)
-}
+// watched reports whether anybody watches, or is about to. h.mu is held.
+func (h *hub) watched() bool { return len(h.clients) > 0 || h.joining > 0 }
 
 func (h *hub) size() int {
 	h.mu.Lock()
@@ -443,11 +562,16 @@ func (h *hub) size() int {
 	return len(h.clients)
 }
 
-// close ends the hub's work.
-func (h *hub) close() {
+// close ends the hub's work, unless somebody watches.
+func (h *hub) close() (closed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.watched() || h.closed {
+		return false
+	}
 	h.closed = true
+	h.noteWatched()
 	h.cancel()
 	h.gateway.metrics.hubs.Dec()
+	return true
 }

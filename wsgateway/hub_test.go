@@ -145,14 +145,11 @@ func TestHubLingersAndGoes(t *testing.T) {
 	_ = c.conn.Close()
 	h := w.gateway.hubs.get("s")
 	localtest.Eventually(t, "the client has left", func() bool { return h.size() == 0 })
-	w.gateway.hubs.sweep()
+	w.gateway.hubs.sweep(time.Now().Add(-linger))
 	if w.gateway.hubs.get("s") != h {
 		t.Error("the hub did not linger")
 	}
-	h.mu.Lock()
-	h.leftAt = time.Now().Add(-linger - time.Second)
-	h.mu.Unlock()
-	w.gateway.hubs.sweep()
+	w.gateway.hubs.sweep(time.Now())
 	if w.gateway.hubs.get("s") != nil {
 		t.Error("the hub stayed")
 	}

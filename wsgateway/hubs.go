@@ -1,17 +1,30 @@
 package wsgateway
 
 import (
+	"container/list"
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
-// linger is how long a hub stays after its last client has left, so that those
-// who reconnect find it loaded.
-const linger = 30 * time.Second
+const (
+	// linger is how long a hub stays after its last client has left, so that those
+	// who reconnect find it loaded.
+	linger     = 30 * time.Second
+	sweepEvery = time.Second
+
+	// maxStates bounds the states that are read from Postgres at a time, and maxLogs the logs
+	// from Redis: for hubs that repair and for clients that come back. Either leaves most
+	// connections to reads, probes and publication.
+	maxStates = 4
+	maxLogs   = 16
+)
 
 // hubs is the registry of the streams that are watched.
 type hubs struct {
@@ -19,21 +32,29 @@ type hubs struct {
 
 	mu   sync.RWMutex // before the lock of a hub, never after it
 	byID map[string]*hub
+	idle idle
 
 	epochs epochs
 
-	turns chan struct{} // of clients that come back and need the log
+	heads  *heads
+	states *turns // to read states from Postgres
+	logs   *turns // to read logs
 
 	ctx   context.Context //nolint:containedctx // the life of all hubs, set once by start
 	group *errgroup.Group
 }
 
 func newHubs(g *Gateway) *hubs {
-	return &hubs{gateway: g, byID: make(map[string]*hub), turns: make(chan struct{}, resumesAtOnce)}
+	return &hubs{
+		gateway: g, byID: make(map[string]*hub), heads: newHeads(g.readHeads),
+		states: newTurns(maxStates, g.metrics.waiting[forState]), logs: newTurns(maxLogs, g.metrics.waiting[forLog]),
+	}
 }
 
 // start gives hubs the context and the group of their goroutines.
 func (hs *hubs) start(ctx context.Context, group *errgroup.Group) {
+	group.Go(func() error { return hs.heads.run(ctx) })
+	group.Go(func() error { return hs.sweeps(ctx) })
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	hs.ctx, hs.group = ctx, group
@@ -76,12 +97,17 @@ func (hs *hubs) all() []*hub {
 	return out
 }
 
-// expect returns the hub of a stream, which stays until a client has joined it.
-func (hs *hubs) expect(streamID string) *hub {
+// expect returns the hub of a stream, which stays until a client of the address has joined
+// it or forgoes that; or why there is none.
+func (hs *hubs) expect(streamID string, from netip.Prefix) (*hub, *access.Refusal) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	h := hs.byID[streamID]
 	if h == nil {
+		if refusal := hs.makeRoom(from); refusal != nil {
+			hs.gateway.metrics.streamsRefused.WithLabelValues(refusal.Reason).Inc()
+			return nil, refusal
+		}
 		h = newHub(hs.gateway, streamID)
 		hs.byID[streamID] = h
 		if hs.group != nil {
@@ -89,20 +115,113 @@ func (hs *hubs) expect(streamID string) *hub {
 		}
 	}
 	h.expect() // under hs.mu: sweep must not take it away
-	return h
+	return h, nil
 }
 
-// sweep closes hubs that nobody has watched for a while.
-func (hs *hubs) sweep() {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	for id, h := range hs.byID {
-		if h.idleSince(time.Now().Add(-linger)) {
-			delete(hs.byID, id)
-			h.close()
-			hs.gateway.subscriber.Unsubscribe(id)
+// makeRoom returns why there may not be one more hub, or makes sure that there may be: of
+// those that nobody watches the one goes that has for longest. hs.mu is held.
+func (hs *hubs) makeRoom(from netip.Prefix) *access.Refusal {
+	limiter := hs.gateway.limiter
+	full := limiter.StreamsFull(len(hs.byID))
+	oldest := hs.idle.first()
+	if full && oldest == nil {
+		return access.TooManyStreams()
+	}
+	if refusal := limiter.AdmitStream(from); refusal != nil {
+		return refusal
+	}
+	if full {
+		hs.remove(oldest)
+	}
+	return nil
+}
+
+// sweeps closes hubs that nobody has watched for a while, until the context ends.
+func (hs *hubs) sweeps(ctx context.Context) error {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case now := <-ticker.C:
+			hs.sweep(now.Add(-linger))
 		}
 	}
+}
+
+// sweep closes the hubs that nobody has watched since a time. It holds no lock for long.
+func (hs *hubs) sweep(since time.Time) {
+	for h := hs.idle.before(since); h != nil; h = hs.idle.before(since) {
+		hs.retire(h)
+	}
+}
+
+// retire closes a hub that nobody watches, and reports whether it has.
+func (hs *hubs) retire(h *hub) bool {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	return hs.remove(h)
+}
+
+// remove is retire. hs.mu is held.
+func (hs *hubs) remove(h *hub) bool {
+	if !h.close() {
+		return false
+	}
+	delete(hs.byID, h.id)
+	hs.gateway.subscriber.Unsubscribe(h.id)
+	return true
+}
+
+// idle are the hubs that nobody watches, those first that have gone unwatched for longest.
+// Hubs ask it with their lock held, so it takes no other.
+type idle struct {
+	mu    sync.Mutex
+	order list.List
+}
+
+type idleHub struct {
+	hub   *hub
+	since time.Time
+}
+
+// add puts a hub behind those that have been idle since the same time or for longer. The
+// zero time is before all others.
+func (i *idle) add(h *hub, since time.Time) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case h.idleAt != nil:
+	case since.IsZero():
+		h.idleAt = i.order.PushFront(idleHub{h, since})
+	default:
+		h.idleAt = i.order.PushBack(idleHub{h, since})
+	}
+}
+
+func (i *idle) remove(h *hub) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if h.idleAt != nil {
+		i.order.Remove(h.idleAt)
+		h.idleAt = nil
+	}
+}
+
+// first returns the hub that is to go first, or nil.
+func (i *idle) first() *hub { return i.before(time.Now()) }
+
+// before returns a hub that has been idle since before a time, or nil.
+func (i *idle) before(t time.Time) *hub {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if e := i.order.Front(); e != nil {
+		if at, ok := e.Value.(idleHub); ok && !at.since.After(t) {
+			return at.hub
+		}
+	}
+	return nil
 }
 
 // epochs are those that were heard of. Hubs ask it with their lock held, so it takes
@@ -136,15 +255,3 @@ func (e *epochs) ended(epoch string) bool {
 	defer e.mu.RUnlock()
 	return slices.Contains(e.past, epoch)
 }
-
-// takeTurn waits for leave to read a log for a client that comes back.
-func (hs *hubs) takeTurn(ctx context.Context) bool {
-	select {
-	case hs.turns <- struct{}{}:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func (hs *hubs) endTurn() { <-hs.turns }

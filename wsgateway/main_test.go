@@ -43,15 +43,24 @@ type rows struct {
 	mu    sync.Mutex
 	rows  map[string][]event.Change
 	err   error
-	gate  chan struct{} // reads wait until it is closed
+	gate  chan struct{}        // reads wait until it is closed
+	hang  func(id string) bool // whether a stream is never read; nil: none is
 	reads int
+	now   int // reads under way
+	most  int // of them at a time
 }
 
 func (r *rows) State(ctx context.Context, id string) ([]event.Change, error) {
 	r.mu.Lock()
 	r.reads++
+	r.now++
+	r.most = max(r.most, r.now)
 	gate, err, out := r.gate, r.err, r.rows[id]
+	if r.hang != nil && r.hang(id) {
+		gate = make(chan struct{})
+	}
 	r.mu.Unlock()
+	defer r.set(func() { r.now-- })
 	if gate != nil {
 		select {
 		case <-gate:
@@ -91,6 +100,7 @@ type world struct {
 	stop    context.CancelFunc // ends the gateway
 	ended   chan error
 	through *broker.Redis // by way of the proxy
+	client  string        // the address that clients say that they have; "": none
 }
 
 type option func(*world, *Config)
@@ -394,6 +404,9 @@ func (w *world) shakeHands(path, extension string) (net.Conn, *bufio.Reader, err
 	if extension != "" {
 		extension = extensions + ": " + extension + "\r\n"
 	}
+	if w.client != "" {
+		extension += "X-Forwarded-For: " + w.client + "\r\n"
+	}
 	if _, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
 		path, extension); err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
@@ -421,7 +434,7 @@ func (w *world) connect(stream string) *client {
 func (w *world) dial(path, extension string) *client {
 	w.tb.Helper()
 	c := &client{
-		tb: w.tb, frames: make(chan got, 1<<14), status: make(chan got, 100), pings: make(chan []byte, 100), pongs: make(chan []byte, 100), closed: make(chan int, 1),
+		tb: w.tb, frames: make(chan got, 1<<14), status: make(chan got, 1<<14), pings: make(chan []byte, 100), pongs: make(chan []byte, 100), closed: make(chan int, 1),
 	}
 	c.conn, c.in = w.handshakeAt(w.tb, path, extension)
 	var wg sync.WaitGroup
@@ -593,13 +606,7 @@ func (c *client) wantClosed(code int) {
 func (w *world) forget(stream string) {
 	w.tb.Helper()
 	localtest.Eventually(w.tb, "the last client has left", func() bool {
-		h := w.gateway.hubs.get(stream)
-		h.mu.Lock()
-		if len(h.clients) == 0 && h.joining == 0 {
-			h.leftAt = time.Now().Add(-2 * linger)
-		}
-		h.mu.Unlock()
-		w.gateway.hubs.sweep()
+		w.gateway.hubs.sweep(time.Now())
 		return w.gateway.hubs.get(stream) == nil
 	})
 }

@@ -28,6 +28,11 @@ type metrics struct {
 	faulty     prometheus.Counter
 	expired    prometheus.Counter
 	refused    *prometheus.CounterVec
+
+	streamsRefused *prometheus.CounterVec
+	streamsLate    prometheus.Gauge
+	waiting        [len(waitsFor)]prometheus.Gauge
+
 	conflated  prometheus.Counter
 	resumed    [len(resumedFrom)]prometheus.Counter
 	lag        prometheus.Histogram
@@ -38,6 +43,14 @@ type metrics struct {
 
 	panics *contain.Panics // set by New, with its log
 }
+
+// What hubs and clients wait for their turn to read.
+const (
+	forState = iota // from Postgres
+	forLog          // from Redis
+)
+
+var waitsFor = [...]string{forState: "state", forLog: "log"}
 
 // Where a client that came back got what it had missed.
 const (
@@ -83,6 +96,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	gauge := func(name, help string) prometheus.Gauge {
 		return f.NewGauge(prometheus.GaugeOpts{Name: "telemetra_gateway_" + name, Help: help})
+	}
+	m.streamsRefused = f.NewCounterVec(prometheus.CounterOpts{
+		Name: "telemetra_gateway_streams_refused_total", Help: "Streams that were not begun, by the limit that they would exceed.",
+	}, []string{"reason"})
+	for _, reason := range access.StreamReasons {
+		m.streamsRefused.WithLabelValues(reason)
+	}
+	m.streamsLate = gauge("streams_late", "Streams whose clients were told that they wait for it, and subscriptions that were.")
+	turns := f.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "telemetra_gateway_turns_waiting", Help: "Streams that wait for their turn to read: their state from Postgres, or a log from Redis.",
+	}, []string{"for"})
+	for i, what := range waitsFor {
+		m.waiting[i] = turns.WithLabelValues(what)
 	}
 	m.degraded = gauge("degraded", "Whether clients are told that live updates are delayed: 1 or 0.")
 	m.draining = gauge("draining", "Whether clients are handed over to other gateways: 1 or 0.")

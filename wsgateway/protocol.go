@@ -26,6 +26,7 @@ const (
 	codeSubscribed    = "already_subscribed"     // the stream is followed
 	codeNotSubscribed = "not_subscribed"         // the stream is not followed
 	codeTooMany       = "too_many_subscriptions" // as many streams as one socket may follow
+	codeManyStreams   = "too_many_streams"       // as many streams as the gateway may follow, or new ones of the address
 	codeNotAllowed    = "not_allowed"            // the token does not allow the stream
 	codeBadToken      = "bad_token"              // a token that is refused; the one before it stays
 	codeAuthOff       = "auth_off"               // a token where none is looked at
@@ -115,13 +116,13 @@ func newConnected(streamID, reason string, id *event.ID) *frame {
 	return encode(f)
 }
 
-// statusFrame tells whether live updates are delayed, and why.
-func statusFrame(reason string) *frame {
+// statusFrame tells whether live updates of a stream are delayed, and why; "": of all.
+func statusFrame(streamID, reason string) *frame {
 	d := statusData{Status: "ok"}
 	if reason != "" {
 		d = statusData{Status: "degraded", Reason: reason}
 	}
-	return encode(dataFrame[statusData]{Type: "status", Data: d})
+	return encode(dataFrame[statusData]{Type: "status", StreamID: streamID, Data: d})
 }
 
 // errorFrame says what was wrong with a frame of the client, and of which stream it

@@ -32,7 +32,7 @@ func TestJoinsOfAnOldEpochLockNothing(t *testing.T) {
 				s.out.mu.Unlock()
 				s.follow("s", &event.ID{Epoch: "old", Offset: 1})
 				s.leave()
-				w.gateway.hubs.sweep()
+				w.gateway.hubs.sweep(time.Now().Add(-linger))
 			}
 		})
 	}

@@ -10,13 +10,11 @@ import (
 )
 
 const (
-	// resumeWithin is how long a client that has room waits for what it has missed
-	// before it gets the state instead.
-	resumeWithin = 2 * time.Second
+	// resumeTimeout is how long the hub may take to come to where the client was, and then,
+	// from when it is its turn, the reading of what it has missed. It gets the state instead.
+	resumeTimeout = 2 * time.Second
 	// resumeEvery is how often is looked whether the hub has come to a place.
 	resumeEvery = 20 * time.Millisecond
-	// resumesAtOnce bounds the reads of logs for clients that come back.
-	resumesAtOnce = 16
 )
 
 // admit begins the stream for a client that has just come: with what it has missed,
@@ -59,16 +57,14 @@ func (h *hub) resumeLater(s *subscription) {
 	hs := h.gateway.hubs
 	hs.group.Go(func() error {
 		defer h.gateway.metrics.panics.Recover("resume a client", s.session.fault)
-		defer h.endJoining(s)
+		defer h.forgo()
 		for !s.session.takeRoom() { // before the turn, which others wait for, too
 			if sleep(hs.ctx, resumeEvery) != nil {
 				return nil
 			}
 		}
 		defer s.session.giveRoom()
-		ctx, cancel := context.WithTimeout(hs.ctx, resumeWithin)
-		defer cancel()
-		reason := h.resume(ctx, s)
+		reason := h.resume(hs.ctx, s)
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		switch {
@@ -83,36 +79,31 @@ func (h *hub) resumeLater(s *subscription) {
 	})
 }
 
-// endJoining ends what resumeLater has begun, however that went.
-func (h *hub) endJoining(s *subscription) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.joining--
-	if s.gone {
-		h.drop(s)
-	}
-}
-
 // resume makes a client one of those who get events, with all that it has missed.
 // It returns "", or the reason why the client must get the state.
 func (h *hub) resume(ctx context.Context, s *subscription) string {
-	if !h.gateway.hubs.takeTurn(ctx) {
+	if reason := h.reach(ctx, *s.since); reason != "" {
+		return reason
+	}
+	u := h.gateway.hubs.logs.ask(s.session.claimant())
+	defer u.end()
+	if u.wait(ctx) != nil {
 		return reasonExpired
 	}
-	defer h.gateway.hubs.endTurn()
+	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
 	since := *s.since
 	for {
 		h.mu.Lock()
-		epoch, newest, away := h.epoch, h.offset, h.phase == loading
+		epoch, newest, away, gone := h.epoch, h.offset, h.phase == loading, s.gone
 		h.mu.Unlock()
-		if away || epoch != since.Epoch {
+		switch {
+		case gone:
+			return ""
+		case away || epoch != since.Epoch:
 			return reasonReset
-		}
-		if since.Offset > newest {
-			if reason := h.reach(ctx, since); reason != "" {
-				return reason
-			}
-			continue
+		case since.Offset > newest:
+			return reasonUnknown
 		}
 		messages, err := h.gateway.redis.Log(ctx, epoch, h.id, since.Offset, newest)
 		switch {
@@ -158,25 +149,27 @@ func (h *hub) catchOn(s *subscription, epoch string, newest uint64, missed []*fr
 // reach waits until the hub has come to a place of its epoch where a client was on
 // another gateway. It returns a reason when there is no such place.
 func (h *hub) reach(ctx context.Context, place event.ID) string {
-	epoch, heads, err := h.gateway.redis.Heads(ctx, h.id)
-	switch {
-	case err != nil:
-		if sleep(ctx, resumeEvery) != nil {
+	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	for there := func() bool { at := h.place(); return at.Epoch != place.Epoch || at.Offset >= place.Offset }; !there(); {
+		epoch, head, err := h.gateway.hubs.heads.of(ctx, h.id)
+		switch {
+		case err != nil:
+			if sleep(ctx, resumeEvery) != nil {
+				return reasonUnknown
+			}
+			continue
+		case epoch != place.Epoch:
+			return reasonReset
+		case head < place.Offset:
 			return reasonUnknown
 		}
-		return ""
-	case epoch != place.Epoch:
-		return reasonReset
-	case heads[0] < place.Offset:
-		return reasonUnknown
-	}
-	h.catchUp(heads[0])
-	for {
-		if at := h.place(); at.Epoch != place.Epoch || at.Offset >= place.Offset {
-			return ""
-		}
-		if sleep(ctx, resumeEvery) != nil {
-			return reasonExpired
+		h.catchUp(head)
+		for !there() {
+			if sleep(ctx, resumeEvery) != nil {
+				return reasonExpired
+			}
 		}
 	}
+	return ""
 }

@@ -55,16 +55,26 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 	}
 	defer g.sessions.Done()
 	grant, release, refusal := g.admitClient(r, streamID)
+	address := g.limiter.Network(r)
+	var h *hub
+	if refusal == nil && streamID != "" {
+		if h, refusal = g.hubs.expect(streamID, address); refusal != nil {
+			release()
+		}
+	}
 	if refusal != nil {
 		g.refuse(w, r, refusal)
 		return
 	}
 	s, read := connect(w, r)
 	if s == nil {
+		if h != nil {
+			h.forgo()
+		}
 		release()
 		return
 	}
-	s.many = streamID == ""
+	s.many, s.address = h == nil, address
 	s.permit(grant)
 	g.wheel.add(s)
 	g.metrics.connects.Inc()
@@ -76,9 +86,9 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 		}()
 		defer g.metrics.panics.Recover("serve a client", s.fault)
 		if s.many {
-			s.begin(nil)
+			s.begin(nil, nil)
 		} else {
-			s.follow(streamID, since)
+			s.join(h, since)
 		}
 		read()
 	})

@@ -1,9 +1,11 @@
 package wsgateway
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +25,12 @@ type session struct {
 	heard   atomic.Int64  // when the client last sent anything, in Unix nanoseconds
 	frames  *rate.Limiter // of what the client sends; nil: no limit
 	many    bool          // the client says which streams it follows
+	address netip.Prefix  // that it comes from
 
 	handed  atomic.Bool // is ended by us
 	greeted atomic.Bool // is told how live updates are; set under the health's lock
+	told    string      // why they are delayed, as the client knows; guarded by the health's lock
+	late    string      // why its one stream is; guarded by the health's lock
 	filling atomic.Bool // a stream begins with what may be much
 	back    atomic.Bool // has been here before, or at another gateway, which may have told it otherwise
 
@@ -80,21 +85,15 @@ func (s *session) fault() {
 	s.out.dismiss(closeInternal, faultReason)
 }
 
-// begin queues the first frames of a stream. Behind the first ones of all, the
-// client is told when live updates are delayed; one that has come back, also when they
-// are not.
-func (s *session) begin(frames []*frame) {
-	if s.greeted.Load() {
+// begin queues the first frames of a stream; sub is nil for a session that has none yet.
+// Behind them the client is told when live updates are delayed, unless it knows; one that has
+// come back, also when they are not, and one that was told that the stream is late, that it is not.
+func (s *session) begin(sub *subscription, frames []*frame) {
+	if s.greeted.Load() && (sub == nil || sub.late == "") {
 		s.out.begin(frames)
 		return
 	}
-	s.gateway.health.greet(func(why string) {
-		if why != "" || s.back.Load() {
-			frames = append(frames, statusFrame(why))
-		}
-		s.greeted.Store(true)
-		s.out.begin(frames)
-	})
+	s.gateway.health.begin(s, sub, frames)
 }
 
 // push queues a frame, and closes a client that does not take what waits.
@@ -110,37 +109,61 @@ func (s *session) push(f *frame) {
 // complaint is why something that a client has asked for is not done.
 type complaint struct{ code, message string }
 
-// follow makes the session follow a stream, unless it has ended meanwhile.
+// follow makes the session follow a stream that the client asks for, unless it has ended
+// meanwhile.
 func (s *session) follow(streamID string, since *event.ID) *complaint {
-	sub, why := s.add(streamID, since)
-	if sub != nil {
-		sub.hub.join(sub)
+	if c := s.mayFollow(streamID); c != nil {
+		return c
 	}
-	return why
+	h, refusal := s.gateway.hubs.expect(streamID, s.address)
+	if refusal != nil {
+		return &complaint{codeManyStreams, fmt.Sprintf("%s; try again in %.0f s", refusal.Detail, refusal.RetryAfter.Seconds())}
+	}
+	s.join(h, since)
+	return nil
 }
 
-// add notes a stream, whose hub then waits for the session to join it.
-func (s *session) add(streamID string, since *event.ID) (*subscription, *complaint) {
+// join makes the session a client of a hub that expects it.
+func (s *session) join(h *hub, since *event.ID) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	most := s.gateway.config.Limits.Subscriptions
-	switch {
-	case s.gone:
-		return nil, nil
-	case !s.grant.Allows(streamID):
-		return nil, &complaint{codeNotAllowed, access.Forbidden(streamID).Detail}
-	case s.streams[streamID] != nil:
-		return nil, &complaint{codeSubscribed, "the stream is subscribed to already"}
-	case most > 0 && len(s.streams) >= most:
-		return nil, &complaint{codeTooMany, fmt.Sprintf("one socket may follow %d streams", most)}
+	if s.gone {
+		s.mu.Unlock()
+		h.forgo()
+		return
 	}
 	if since != nil {
 		s.back.Store(true)
 	}
-	sub := &subscription{session: s, out: s.out, since: since, hub: s.gateway.hubs.expect(streamID)}
-	s.streams[streamID] = sub
-	return sub, nil
+	sub := &subscription{session: s, out: s.out, since: since, hub: h}
+	s.streams[h.id] = sub
+	s.mu.Unlock()
+	s.gateway.lates.add(sub, time.Now())
+	h.join(sub)
 }
+
+// mayFollow returns why the session may not follow one more stream. Frames of one client
+// come one after the other.
+func (s *session) mayFollow(streamID string) *complaint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	most := s.gateway.config.Limits.Subscriptions
+	switch {
+	case !s.grant.Allows(streamID):
+		return &complaint{codeNotAllowed, access.Forbidden(streamID).Detail}
+	case s.streams[streamID] != nil:
+		return &complaint{codeSubscribed, "the stream is subscribed to already"}
+	case most > 0 && len(s.streams) >= most:
+		return &complaint{codeTooMany, fmt.Sprintf("one socket may follow %d streams", most)}
+	}
+	return nil
+}
+
+// delay is why what the session follows is delayed, when all is for a reason; "": it is not.
+// The health's lock is held.
+func (s *session) delay(all string) string { return cmp.Or(all, s.late) }
+
+// claimant is the session where turns are shared out.
+func (s *session) claimant() claimant { return claimant{s.address, s} }
 
 // takeRoom tells whether a stream may begin with what may be much, which is for one
 // stream at a time. The caller owes a giveRoom.

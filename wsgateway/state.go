@@ -32,14 +32,22 @@ type state struct {
 // loadState reads the state of a stream after its head has been read: whatever
 // was published up to there is committed, so Postgres has it. Rows that are
 // newer come as events too, and are known by their change ids. With Postgres
-// away the log has to do, until it is back.
+// away the log has to do, until it is back. It is called by those that have a turn.
 func (g *Gateway) loadState(ctx context.Context, streamID, epoch string, head uint64) (state, error) {
-	bounded, cancel := context.WithTimeout(ctx, loadTimeout)
-	defer cancel()
-	rows, err := g.states.State(bounded, streamID)
-	if err == nil {
-		g.metrics.stateReads.Inc()
-		return g.stateOf(rows), nil
+	timeout := loadTimeout
+	patient := g.postgres.allow(time.Now())
+	if !patient {
+		timeout = shortTimeout
+	}
+	err := errPostgresLeftAlone
+	if logged := head > 0; patient || !logged {
+		var rows []event.Change
+		if rows, err = g.readState(ctx, streamID, timeout); err == nil {
+			return g.stateOf(rows), nil
+		}
+		if !logged {
+			return state{}, err
+		}
 	}
 	messages, logErr := g.redis.Recent(ctx, epoch, streamID, head)
 	if logErr != nil || len(messages) == 0 {
@@ -50,6 +58,23 @@ func (g *Gateway) loadState(ctx context.Context, streamID, epoch string, head ui
 		st.apply(&messages[i])
 	}
 	return st, nil
+}
+
+var errPostgresLeftAlone = errors.New("postgres does not answer and is left alone for a while")
+
+// readState reads a state from Postgres.
+func (g *Gateway) readState(ctx context.Context, streamID string, timeout time.Duration) ([]event.Change, error) {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	rows, err := g.states.State(bounded, streamID)
+	switch {
+	case err == nil:
+		g.metrics.stateReads.Inc()
+		g.postgres.done(time.Now(), true)
+	case ctx.Err() == nil && timeout == loadTimeout: // else it was given up too soon to tell
+		g.postgres.done(time.Now(), false)
+	}
+	return rows, err
 }
 
 // stateOf encodes rows; one that cannot be encoded is left out, as the listener

@@ -14,6 +14,9 @@ type subscription struct {
 	begun    bool // has got connected
 	stateful bool // has got the state
 	gone     bool // is over: nothing more may be queued for it
+	// late is why the client was told that the stream is late; "": it was not, or it knows that
+	// it is on time again. What the client of a single stream knows is its session's.
+	late string
 }
 
 // begin starts the stream, or starts it over: connected, then the state. It is
@@ -36,5 +39,5 @@ func (s *subscription) resume(missed []*frame) {
 func (s *subscription) open(connected *frame, rest []*frame) {
 	s.begun = true
 	frames := make([]*frame, 0, 2+len(rest))
-	s.session.begin(append(append(frames, connected), rest...))
+	s.session.begin(s, append(append(frames, connected), rest...))
 }

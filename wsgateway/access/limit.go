@@ -18,6 +18,8 @@ type LimitConfig struct {
 	ConnectionsPerIP int     `name:"ws-max-connections-per-ip" env:"WS_MAX_CONNECTIONS_PER_IP" default:"1000" help:"Most sockets of one address (of one /64 network with IPv6); 0: no limit."`
 	HandshakesPerIP  float64 `name:"ws-max-handshakes-per-ip" env:"WS_MAX_HANDSHAKES_PER_IP" default:"100" help:"Most handshakes a second of one address, ten seconds' worth at a time; 0: no limit."`
 	Subscriptions    int     `name:"ws-max-subscriptions" env:"WS_MAX_SUBSCRIPTIONS" default:"100" help:"Most streams that one socket of /ws/live may follow; 0: no limit."`
+	Streams          int     `name:"ws-max-streams" env:"WS_MAX_STREAMS" default:"20000" help:"Most streams that clients of this process follow at a time; 0: no limit."`
+	NewStreamsPerIP  float64 `name:"ws-max-new-streams-per-ip" env:"WS_MAX_NEW_STREAMS_PER_IP" default:"200" help:"Most streams a second that one address may begin and nobody else follows, ten seconds' worth at a time; 0: no limit."`
 	FramesPerSecond  float64 `name:"ws-max-frames" env:"WS_MAX_FRAMES" default:"20" help:"Most frames a second that a client may send, ten seconds' worth and a subscribe frame for each stream at a time; each ping, pong and fragment is one, an auth frame counts as ten; 0: no limit."`
 }
 
@@ -26,12 +28,12 @@ const burst = 10
 
 // Validate names the setting that cannot work, its value, and what is allowed.
 func (c *LimitConfig) Validate() error {
-	for name, v := range map[string]int{"WS_MAX_CONNECTIONS": c.Connections, "WS_MAX_CONNECTIONS_PER_IP": c.ConnectionsPerIP, "WS_MAX_SUBSCRIPTIONS": c.Subscriptions} {
+	for name, v := range map[string]int{"WS_MAX_CONNECTIONS": c.Connections, "WS_MAX_CONNECTIONS_PER_IP": c.ConnectionsPerIP, "WS_MAX_SUBSCRIPTIONS": c.Subscriptions, "WS_MAX_STREAMS": c.Streams} {
 		if v < 0 {
 			return fmt.Errorf("%s is %d; allowed are 0 (no limit) and more", name, v)
 		}
 	}
-	for name, v := range map[string]float64{"WS_MAX_HANDSHAKES_PER_IP": c.HandshakesPerIP, "WS_MAX_FRAMES": c.FramesPerSecond} {
+	for name, v := range map[string]float64{"WS_MAX_HANDSHAKES_PER_IP": c.HandshakesPerIP, "WS_MAX_NEW_STREAMS_PER_IP": c.NewStreamsPerIP, "WS_MAX_FRAMES": c.FramesPerSecond} {
 		if !(v == 0 || v >= 0.1 && v <= 1e6) {
 			return fmt.Errorf("%s is %v; allowed are 0 (no limit) and 0.1 to 1000000 a second", name, v)
 		}
@@ -40,7 +42,7 @@ func (c *LimitConfig) Validate() error {
 	return err
 }
 
-// mostAddresses bounds the addresses whose handshakes are counted; those that have
+// mostAddresses bounds the addresses whose handshakes and new streams are counted; those that have
 // not been seen for longest are forgotten.
 const mostAddresses = 100_000
 
@@ -52,7 +54,8 @@ type Limiter struct {
 	mu         sync.Mutex
 	open       int
 	byAddress  map[netip.Prefix]int
-	handshakes *simplelru.LRU[netip.Prefix, *rate.Limiter]
+	handshakes rates
+	streams    rates // new ones
 }
 
 // NewLimiter returns a limiter that has counted nothing yet.
@@ -65,19 +68,64 @@ func NewLimiter(c LimitConfig) (*Limiter, error) {
 		return nil, err
 	}
 	l := &Limiter{config: c, proxies: proxies, byAddress: make(map[netip.Prefix]int)}
-	l.handshakes, err = simplelru.NewLRU[netip.Prefix, *rate.Limiter](mostAddresses, nil)
+	if l.handshakes, err = newRates(c.HandshakesPerIP); err != nil {
+		return nil, err
+	}
+	l.streams, err = newRates(c.NewStreamsPerIP)
 	return l, err
+}
+
+// rates bound what each address does in a second.
+type rates struct {
+	perSecond float64 // 0: no limit
+	of        *simplelru.LRU[netip.Prefix, *rate.Limiter]
+}
+
+func newRates(perSecond float64) (r rates, err error) {
+	r.perSecond = perSecond
+	r.of, err = simplelru.NewLRU[netip.Prefix, *rate.Limiter](mostAddresses, nil)
+	return r, err
+}
+
+// allow counts one more of an address, and reports whether it may be.
+func (r *rates) allow(from netip.Prefix) bool {
+	if r.perSecond == 0 || !from.IsValid() {
+		return true
+	}
+	l, ok := r.of.Get(from)
+	if !ok {
+		l = rate.NewLimiter(rate.Limit(r.perSecond), max(int(burst*r.perSecond), 1))
+		r.of.Add(from, l)
+	}
+	return l.Allow()
+}
+
+// Network is what counts as the one address that a request comes from.
+func (l *Limiter) Network(r *http.Request) netip.Prefix { return network(l.proxies.ClientIP(r)) }
+
+// StreamsFull reports whether a process that follows n streams may follow no other.
+func (l *Limiter) StreamsFull(n int) bool { return l.config.Streams > 0 && n >= l.config.Streams }
+
+// AdmitStream counts a stream that an address begins and nobody else follows, or returns why
+// it may not.
+func (l *Limiter) AdmitStream(from netip.Prefix) *Refusal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.streams.allow(from) {
+		return nil
+	}
+	return &Refusal{Status: http.StatusTooManyRequests, Reason: reasonNewStreams, Detail: "too many new streams from this address", RetryAfter: streamsRetryAfter}
 }
 
 // Admit counts a socket that is about to be opened. The caller owes a call of
 // release when it is closed; or there is a refusal.
 func (l *Limiter) Admit(r *http.Request) (release func(), refusal *Refusal) {
-	from := network(l.proxies.ClientIP(r))
+	from := l.Network(r)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := &l.config
 	switch {
-	case c.HandshakesPerIP > 0 && from.IsValid() && !l.mayShake(from):
+	case !l.handshakes.allow(from):
 		return nil, &Refusal{Status: http.StatusTooManyRequests, Reason: reasonHandshakes, Detail: "too many handshakes from this address", RetryAfter: time.Second}
 	case c.Connections > 0 && l.open >= c.Connections:
 		return nil, &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonConnections, Detail: "this gateway has as many sockets as it may", RetryAfter: 5 * time.Second}
@@ -101,15 +149,6 @@ func (l *Limiter) release(from netip.Prefix) {
 	if l.byAddress[from]--; l.byAddress[from] == 0 {
 		delete(l.byAddress, from)
 	}
-}
-
-func (l *Limiter) mayShake(from netip.Prefix) bool {
-	r, ok := l.handshakes.Get(from)
-	if !ok {
-		r = rate.NewLimiter(rate.Limit(l.config.HandshakesPerIP), max(int(burst*l.config.HandshakesPerIP), 1))
-		l.handshakes.Add(from, r)
-	}
-	return r.Allow()
 }
 
 // Frames returns the limiter of the frames of one client, or nil.

@@ -14,7 +14,9 @@ const (
 	reasonConnectionsPerIP = "connections_per_ip"
 	reasonDraining         = "draining"
 	reasonHandshakes       = "handshakes"
-	reasonStream           = "stream" // not among those of the token
+	reasonNewStreams       = "new_streams_per_ip"
+	reasonStream           = "stream"  // not among those of the token
+	reasonStreams          = "streams" // as many as a process may follow
 	reasonTokenAudience    = "token_audience"
 	reasonTokenEarly       = "token_early"
 	reasonTokenExpired     = "token_expired"
@@ -27,9 +29,16 @@ const (
 
 // Reasons are all that a refusal can have.
 var Reasons = [...]string{
-	reasonConnections, reasonConnectionsPerIP, reasonDraining, reasonHandshakes, reasonStream, reasonTokenAudience, reasonTokenEarly,
-	reasonTokenExpired, reasonTokenIssuer, reasonTokenKeys, reasonTokenMalformed, reasonTokenMissing, reasonTokenSignature,
+	reasonConnections, reasonConnectionsPerIP, reasonDraining, reasonHandshakes, reasonNewStreams, reasonStream, reasonStreams,
+	reasonTokenAudience, reasonTokenEarly, reasonTokenExpired, reasonTokenIssuer, reasonTokenKeys, reasonTokenMalformed, reasonTokenMissing,
+	reasonTokenSignature,
 }
+
+// StreamReasons are those for which a stream is not begun.
+var StreamReasons = [...]string{reasonNewStreams, reasonStreams}
+
+// streamsRetryAfter is when a client that was refused a stream should come back.
+const streamsRetryAfter = 5 * time.Second
 
 // Refusal is why a socket is not opened, or a read not answered.
 type Refusal struct {
@@ -44,6 +53,11 @@ type Refusal struct {
 // Draining refuses a client of a process that hands its clients to others.
 func Draining() *Refusal {
 	return &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonDraining, Detail: "this gateway is shutting down; connect again", RetryAfter: time.Second}
+}
+
+// TooManyStreams refuses a stream that a full process would have to begin.
+func TooManyStreams() *Refusal {
+	return &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonStreams, Detail: "this gateway follows as many streams as it may", RetryAfter: streamsRetryAfter}
 }
 
 // Forbidden refuses a stream that the token does not allow.

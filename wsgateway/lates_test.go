@@ -1,0 +1,268 @@
+package wsgateway
+
+import (
+	"bufio"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/deploy/local/localtest"
+)
+
+// told expects the next status frame.
+func (c *client) told(stream, status, reason string) {
+	c.tb.Helper()
+	f := receive(c.tb, "status", c.status)
+	if f.StreamID != stream || f.Data.Status != status || f.Data.Reason != reason {
+		c.tb.Errorf("got %s, want %s of stream %q with the reason %q", f.text, status, stream, reason)
+	}
+}
+
+// knows expects that no status frame is left.
+func (c *client) knows() {
+	c.tb.Helper()
+	c.quiet()
+	select {
+	case f := <-c.status:
+		c.tb.Errorf("got %s, want nothing", f.text)
+	default:
+	}
+}
+
+// eventsOf opens Server-Sent Events and returns the next value of "data:".
+func (w *world) eventsOf(stream string) (data func() string) {
+	w.tb.Helper()
+	answer := w.ask("/sse/live/"+stream, nil)
+	w.tb.Cleanup(func() { _ = answer.Body.Close() })
+	lines := make(chan string, 100)
+	go func() {
+		defer close(lines)
+		for in := bufio.NewScanner(answer.Body); in.Scan(); {
+			if text, ok := strings.CutPrefix(in.Text(), "data: "); ok {
+				lines <- text
+			}
+		}
+	}()
+	return func() string { w.tb.Helper(); return receive(w.tb, "event", lines) }
+}
+
+// A gateway that was started without Redis says so to who comes, on sockets and to those of
+// Server-Sent Events, and then begins.
+func TestStreamOpenedWithoutRedis(t *testing.T) {
+	w := newWorld(t, func(w *world, _ *Config) { w.proxy.BlackHole() })
+	w.beat(well)
+	const away = "redis is not reachable"
+	one, many, events := w.connect("s"), w.connectMany(), w.eventsOf("s")
+	many.subscribe("s", "")
+	one.told("", "degraded", away)
+	if text := events(); !strings.Contains(text, `"degraded","reason":"`+away) {
+		t.Errorf("got %s", text)
+	}
+	// Of many streams it is told of the one, and of all when that shows.
+	localtest.Eventually(t, "that all are hit", func() bool { return w.gateway.Degraded() == away })
+	w.proxy.Heal()
+	one.connected("new")
+	one.told("", "ok", "")
+	many.connected("new")
+	for knows := map[string]string{}; knows[""] != "ok" || knows["s"] == "degraded"; {
+		f := receive(t, "status", many.status)
+		knows[f.StreamID] = f.Data.Status
+	}
+	for text := events(); !strings.Contains(text, `"ok"`); text = events() {
+		if !strings.Contains(text, `"type":"connected"`) {
+			t.Errorf("got %s", text)
+		}
+	}
+	one.knows()
+	many.knows()
+}
+
+// A state that cannot be read delays its own streams alone.
+func TestStreamWhoseStateIsNotRead(t *testing.T) {
+	w := newWorld(t)
+	w.beat(well)
+	fine := w.connectMany()
+	fine.subscribe("fine", "")
+	fine.connected("new")
+	gate := make(chan struct{})
+	w.rows.set(func() { w.rows.gate = gate })
+	one, events := w.connect("s"), w.eventsOf("s")
+	fine.subscribe("other", "")
+	one.told("", "degraded", delayedPostgres)
+	fine.told("other", "degraded", delayedPostgres)
+	if text := events(); !strings.Contains(text, `"degraded","reason":"`+delayedPostgres) {
+		t.Errorf("got %s", text)
+	}
+	w.moments("fine", 1, 1)
+	fine.events(w.at.Epoch, 1, 1)
+	joined := w.connect("s") // a stream that has been late for long
+	joined.told("", "degraded", delayedPostgres)
+	w.rows.set(func() { w.rows.gate = nil })
+	close(gate)
+	one.connected("new")
+	one.told("", "ok", "")
+	joined.connected("new")
+	joined.told("", "ok", "")
+	fine.connected("new")
+	fine.told("other", "ok", "")
+	for _, c := range []*client{one, joined, fine} {
+		c.knows()
+	}
+}
+
+// A stream that starts over and does not come to it delays the clients that it has.
+func TestStreamThatStartsOverForLong(t *testing.T) {
+	w := newWorld(t)
+	w.beat(well)
+	one, many := w.connect("s"), w.connectMany()
+	many.subscribe("s", "")
+	one.connected("new")
+	many.connected("new")
+	gate := make(chan struct{})
+	w.rows.set(func() { w.rows.gate = gate })
+	w.newEpoch()
+	one.told("", "degraded", delayedPostgres)
+	many.told("s", "degraded", delayedPostgres)
+	w.rows.set(func() { w.rows.gate = nil })
+	close(gate)
+	one.connected("reset")
+	one.told("", "ok", "")
+	many.connected("reset")
+	many.told("s", "ok", "")
+	one.knows()
+	many.knows()
+}
+
+// The last status that a client gets is the one that holds, in whatever order a stream and
+// everything become late.
+func TestLateStreamBesideALateGateway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, many := range []bool{false, true} {
+			g := alone(t)
+			g.log = zerolog.Nop()
+			h := newHub(g, "s")
+			near, far := net.Pipe()
+			s := anyone(t, g, near)
+			s.many = many
+			g.wheel.add(s)
+			out := make(chan string, 100)
+			go func() {
+				defer close(out)
+				for in := bufio.NewReader(far); ; {
+					_, payload, err := readFrame(in)
+					if err != nil {
+						return
+					}
+					out <- string(payload)
+				}
+			}()
+			wants := func(frames ...string) {
+				t.Helper()
+				for _, want := range frames {
+					if got := <-out; got != want && (want != "" || !strings.Contains(got, `"connected"`)) {
+						t.Errorf("many %t: got %s, want %s", many, got, want)
+					}
+				}
+				synctest.Wait()
+				if len(out) > 0 {
+					t.Errorf("many %t: got %s, too", many, <-out)
+				}
+			}
+			all := func(why string) string {
+				if why == "" {
+					return `{"type":"status","data":{"status":"ok"}}`
+				}
+				return `{"type":"status","data":{"status":"degraded","reason":"` + why + `"}}`
+			}
+			one := func(why string) string {
+				if !many {
+					return all(why)
+				}
+				return strings.Replace(all(why), `"data"`, `"stream_id":"s","data"`, 1)
+			}
+			tell := func(up bool) {
+				g.health.connected(nil)
+				if up {
+					g.health.heard(broker.Control{})
+				}
+				g.health.tell(time.Now())
+			}
+			if many {
+				s.begin(nil, nil)
+			}
+			h.expect()
+			s.join(h, nil)
+			g.health.connected(nil)
+			g.lates.tell(time.Now())
+			wants()
+			<-time.After(lateAfter)
+			g.lates.tell(time.Now())
+			wants(one("redis is not reachable"))
+			g.lates.tell(time.Now())
+			wants()
+			<-time.After(listenerPatience)
+			tell(false)
+			wants(all(delayedNoListener))
+			g.lates.tell(time.Now().Add(lateAgain))
+			wants()
+			tell(true)
+			if many {
+				wants(all(""))
+			} else {
+				wants(one("redis is not reachable"))
+			}
+			<-time.After(listenerPatience)
+			tell(false)
+			wants(all(delayedNoListener))
+			h.mu.Lock()
+			h.epoch = "epoch"
+			for sub := range h.clients {
+				sub.begin(reasonNew, nil)
+			}
+			h.phase = live
+			h.mu.Unlock()
+			if many {
+				wants("", one(""))
+			} else {
+				wants("")
+			}
+			tell(true)
+			wants(all(""))
+			g.lates.tell(time.Now().Add(lateAgain))
+			if len(g.lates.late) != 0 {
+				t.Error("it stays late")
+			}
+			s.leave()
+			s.out.kill()
+			g.sessions.Wait()
+			_ = far.Close()
+		}
+	})
+}
+
+// Each delay that clients may be told of is in the documentation, and none beside them.
+func TestDelaysAreDocumented(t *testing.T) {
+	_, list, _ := strings.Cut(string(asyncAPI), "description: Why they are delayed.\n                enum:\n")
+	documented := make(map[string]bool)
+	for line := range strings.Lines(list) {
+		why, ok := strings.CutPrefix(line, "                  - ")
+		if !ok {
+			break
+		}
+		documented[strings.TrimSpace(why)] = true
+	}
+	for _, why := range delays() {
+		if !documented[why] {
+			t.Errorf("asyncapi.yaml does not list %q", why)
+		}
+		delete(documented, why)
+	}
+	for why := range documented {
+		t.Errorf("asyncapi.yaml lists %q, which nobody is told", why)
+	}
+}
