@@ -20,6 +20,7 @@ type benchCmd struct {
 	Writers     bench.Writers     `cmd:"" help:"Inserts a second, against tables that nothing captures, and against NOTIFY from a row trigger."`
 	Connections bench.Connections `cmd:"" help:"Memory and CPU time of an idle client."`
 	Storm       bench.Storm       `cmd:"" help:"Many clients that come at the same time."`
+	Flood       bench.Flood       `cmd:"" help:"What one address that opens very many streams costs the others."`
 	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
 	Rest        bench.Rest        `cmd:"" help:"Reads, against a bare handler, and of many rows."`
 	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`

@@ -82,6 +82,7 @@ func TestWrongBenchFlagsAreNamed(t *testing.T) {
 		{"fanout --burst=1", "--burst is 1; allowed are 2 to 64"},
 		{"connections --connections=1", "--connections is 1; allowed are 100 to 100000"},
 		{"storm --rate=0", "--rate is 0; allowed are 1 to 10000"},
+		{"flood --streams=101", "--streams is 101; allowed are 1 to 100"},
 		{"stuck --clients=0", "--clients is 0; allowed are 1 to 10000"},
 		{"writers --bulk=1", "--bulk is 1; allowed are 1000 to 10000000"},
 		{"growth --rows=1000", "--rows is 1000; allowed are 100000 to 100000000"},

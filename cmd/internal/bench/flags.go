@@ -16,6 +16,7 @@ type All struct {
 	Writers     Writers     `embed:"" prefix:"writers-"`
 	Connections Connections `embed:"" prefix:"connections-"`
 	Storm       Storm       `embed:"" prefix:"storm-"`
+	Flood       Flood       `embed:"" prefix:"flood-"`
 	Stuck       Stuck       `embed:"" prefix:"stuck-"`
 	Rest        Rest        `embed:"" prefix:"rest-"`
 	Backlog     Backlog     `embed:"" prefix:"backlog-"`
@@ -25,7 +26,7 @@ type All struct {
 // Benches are those that All measures, in their order.
 func (a *All) Benches() []Bench {
 	return []Bench{
-		&a.Latency, &a.Fanout, &a.Throughput, &a.Writers, &a.Connections, &a.Storm, &a.Stuck, &a.Rest, &a.Backlog, &a.Start,
+		&a.Latency, &a.Fanout, &a.Throughput, &a.Writers, &a.Connections, &a.Storm, &a.Flood, &a.Stuck, &a.Rest, &a.Backlog, &a.Start,
 	}
 }
 

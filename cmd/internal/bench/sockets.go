@@ -40,6 +40,7 @@ const (
 	other kind = iota // connected, and what is of no interest
 	state             // how things stood
 	live              // a metrics event
+	late              // a delay
 	ping              // answered
 	kinds
 )
@@ -53,6 +54,8 @@ func kindOf(frame []byte) kind {
 		return state
 	case bytes.Contains(frame, []byte(`{"type":"metrics",`)):
 		return live
+	case bytes.Contains(frame, []byte(`"status":"degraded"`)):
+		return late
 	}
 	return other
 }
@@ -84,9 +87,12 @@ func dial(ctx context.Context, address, path string) (*socket, error) {
 
 // upgrade asks for the protocol. The key is the example of RFC 6455; nothing here
 // depends on its being a secret.
-func (s *socket) upgrade(path string) error {
+func (s *socket) upgrade(path string) error { return s.upgradeWith(path, "") }
+
+// upgradeWith is upgrade with one more line of the header.
+func (s *socket) upgradeWith(path, line string) error {
 	const headers = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-	if _, err := s.conn.Write(getRequest(path, headers)); err != nil {
+	if _, err := s.conn.Write(getRequest(path, headers+line)); err != nil {
 		return err
 	}
 	status, err := s.in.ReadString('\n')

@@ -187,6 +187,14 @@ func (p *passage) values() []Value {
 	return append(append(values, p.cpu...), Value{"delivered ÷ expected", p.delivered(), ""})
 }
 
+// degraded is how often its clients were told of a delay.
+func (p *passage) degraded() (n int64) {
+	for _, s := range p.clients.all {
+		n += s.got[late].Load()
+	}
+	return n
+}
+
 func (p *passage) delivered() float64 { return float64(p.come.Load()) / float64(p.expected) }
 
 // p99 is in milliseconds.
