@@ -38,6 +38,7 @@
 export const connect = (options) => new Client(options);
 
 const connectWithin = 10_000; // ms for a handshake
+const fullWithin = 5000; // ms until a gateway with too many streams is asked again, and at most twice that
 const pingEvery = 15_000; // ms; a connection that brings nothing between two is dead
 
 class Client {
@@ -55,6 +56,7 @@ class Client {
 	#begunAt = 0; // when the first stream began
 	#heardAt = 0;
 	#askedAt = 0; // when the last ping was sent
+	#delayed = ""; // why all events are
 	#after = null; // ms until the next attempt, if the gateway has said so
 	#timer = 0; // of the next attempt, or of the handshake
 	#pulse = 0;
@@ -130,9 +132,11 @@ class Client {
 		this.#pulse = setInterval(() => this.#beat(), pingEvery);
 		for (const [id, stream] of this.#streams) {
 			stream.leaving = 0;
+			stream.delayed = "";
 			if (stream.subscription) this.#ask(stream);
 			else this.#streams.delete(id);
 		}
+		this.#delayed = "";
 		this.#become("live");
 	}
 
@@ -177,6 +181,7 @@ class Client {
 		this.#attempt++;
 		clearTimeout(this.#timer);
 		clearInterval(this.#pulse);
+		for (const { again } of this.#streams.values()) clearTimeout(again);
 		this.#openedAt = 0;
 		if (!this.#socket) return;
 		this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
@@ -199,6 +204,7 @@ class Client {
 		const stream = this.#streams.get(subscription.streamId);
 		if (stream?.subscription !== subscription) return;
 		stream.subscription = null;
+		clearTimeout(stream.again);
 		if (this.#openedAt && !stream.refused) {
 			stream.leaving++; // until the answer, what comes is for nobody
 			this.#send({ type: "unsubscribe", stream_id: subscription.streamId });
@@ -213,7 +219,7 @@ class Client {
 		const stream = this.#streams.get(frame.stream_id);
 		switch (frame.type) {
 			case "status":
-				this.#become(frame.data.status === "degraded" ? "degraded" : "live", frame.data.reason);
+				this.#hearStatus(frame.data.reason ?? "", frame.stream_id, stream);
 				break;
 			case "reconnect":
 				this.#after = frame.after_ms;
@@ -230,8 +236,18 @@ class Client {
 		}
 	}
 
+	// Of one stream, or of all.
+	#hearStatus(reason, streamId, stream) {
+		if (stream) stream.delayed = reason;
+		else if (!streamId) this.#delayed = reason;
+		const why = this.#delayed || [...this.#streams.values()].find((s) => s.delayed)?.delayed || "";
+		this.#become(why ? "degraded" : "live", why);
+	}
+
 	#left(streamId, stream) {
-		if (stream && --stream.leaving === 0 && !stream.subscription) this.#streams.delete(streamId);
+		if (!stream) return;
+		if (stream.delayed) this.#hearStatus("", streamId, stream);
+		if (--stream.leaving === 0 && !stream.subscription) this.#streams.delete(streamId);
 	}
 
 	#hearStream(frame, stream) {
@@ -259,6 +275,9 @@ class Client {
 	#hearError(error, stream) {
 		const mine = stream?.subscription && !stream.leaving;
 		if (mine) stream.refused = true;
+		if (mine && error.code === "too_many_streams") {
+			stream.again = setTimeout(() => this.#ask(stream), fullWithin * (1 + Math.random()));
+		}
 		call((mine ? stream.handlers : this.#options).onError, error);
 	}
 }

@@ -426,6 +426,41 @@ export async function errorsReachWhomTheyAreFor() {
 	equal([a.errors, b.errors, client.errors], [["of a"], ["of b"], ["of none", "of another"]]);
 }
 
+export async function statusOfAStreamIsTold() {
+	const client = await started();
+	client.subscribe("a", handlers());
+	const b = client.subscribe("b", handlers());
+	Socket.last.open();
+	const status = (stream_id, reason) => ({ type: "status", stream_id, data: { status: reason ? "degraded" : "ok", reason } });
+	const is = () => [client.status.state, client.status.reason];
+	Socket.last.bring(status("a", "of a"));
+	equal(is(), ["degraded", "of a"]);
+	Socket.last.bring(status("b", "of b"), status(undefined, "of all"));
+	equal(is(), ["degraded", "of all"]);
+	Socket.last.bring(status("a"), status(undefined));
+	equal(is(), ["degraded", "of b"]);
+	b.close();
+	Socket.last.bring({ type: "unsubscribed", stream_id: "b" });
+	equal(is(), ["live", ""]);
+}
+
+export async function fullGatewayIsAskedAgain() {
+	const client = await started();
+	const [a, b] = [handlers(), handlers()];
+	client.subscribe("a", a);
+	const second = client.subscribe("b", b);
+	Socket.last.open();
+	Socket.last.bring(refusal("a", "too_many_streams"), refusal("b", "too_many_streams"));
+	second.close();
+	equal([a.errors, Socket.last.asked], [["too_many_streams"], ["subscribe a", "subscribe b"]]);
+	await clock.pass(10_000);
+	equal(Socket.last.sent.at(-1), { type: "subscribe", stream_id: "a" });
+	equal(Socket.last.asked.length, 3);
+	Socket.last.bring(refusal("a", "too_many_streams"));
+	client.close();
+	over(client);
+}
+
 export async function statusOfTheGatewayIsTold() {
 	const client = await started();
 	Socket.last.open();
