@@ -51,7 +51,7 @@ func NewTokens(c TokenConfig, log zerolog.Logger) (*Tokens, error) {
 		t.keys = newKeySet(u, log)
 		t.methods = append(t.methods, rs256, es256, edDSA)
 	}
-	options := []jwt.ParserOption{jwt.WithValidMethods(t.methods), jwt.WithLeeway(Leeway), jwt.WithIssuer(c.Issuer)}
+	options := []jwt.ParserOption{jwt.WithValidMethods(t.methods), jwt.WithLeeway(Leeway), jwt.WithIssuer(c.Issuer), jwt.WithStrictDecoding()}
 	if c.Audience != "" {
 		options = append(options, jwt.WithAudience(c.Audience))
 	}
@@ -82,6 +82,9 @@ func (t *Tokens) Verify(ctx context.Context, token string) (*Grant, *Refusal) {
 		return nil, unauthorized(needsHeader)
 	case len(token) > mostTokenSize:
 		return nil, invalid(reasonTokenMalformed, fmt.Sprintf("the token has more than %d bytes", mostTokenSize))
+	}
+	if fault := t.checkForm(token); fault != "" {
+		return nil, invalid(reasonTokenMalformed, fault)
 	}
 	var c claims
 	parsed, err := t.parser.ParseWithClaims(token, &c, func(token *jwt.Token) (any, error) { return t.key(ctx, token) })

@@ -169,7 +169,7 @@ func TestWrongTokenSettingsAreNamed(t *testing.T) {
 		{TokenConfig{JWKSURL: "/keys"}, isNoURL},
 		{TokenConfig{Issuer: "me"}, `AUTH_ISSUER is "me", but no token is looked at; allowed is nothing, or a value beside AUTH_JWT_SECRET or AUTH_JWKS_URL`},
 		{TokenConfig{Audience: "us"}, `AUTH_AUDIENCE is "us", but no token is looked at; allowed is nothing, or a value beside AUTH_JWT_SECRET or AUTH_JWKS_URL`},
-		{TokenConfig{Secret: "\n-----BEGIN PUBLIC KEY-----\nhunter2"}, "AUTH_JWT_SECRET is a PEM block; allowed is a secret for HS256, public keys belong into AUTH_JWKS_URL"},
+		{TokenConfig{Secret: "-----BEGIN PUBLIC KEY-----\nhunter2"}, "AUTH_JWT_SECRET is a PEM block; allowed is a secret for HS256, public keys belong into AUTH_JWKS_URL"},
 	} {
 		if err := c.config.Validate(); err == nil || err.Error() != c.want {
 			t.Errorf("%+v: %v", c.config, err)
@@ -200,6 +200,99 @@ func TestShortSecretIsLogged(t *testing.T) {
 			t.Errorf("%d bytes: %s", n, &log)
 		}
 	}
+}
+
+// raw is a token with a header and claims as they stand, signed with the secret.
+func raw(header, payload string) string {
+	text := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(payload))
+	return text + "." + base64.RawURLEncoding.EncodeToString(must(jwt.SigningMethodHS256.Sign(text, []byte(secret))))
+}
+
+// What two readers could read differently is refused, although its signature is right.
+func TestAmbiguousTokens(t *testing.T) {
+	tokens := newTokens(t, TokenConfig{Secret: secret})
+	const header = `{"alg":"HS256","typ":"JWT"}`
+	for _, c := range []struct{ header, payload, want string }{
+		{header, `{"streams":"*"}`, ""},
+		{header, `{"streams":["a","a"],"x":{"a":1,"b":{"a":2}},"y":[{"a":1},{"a":1}],"a":1}`, ""}, // each name once in its object
+		{header, `{"a":1,"A":1,"a ":1,"\u0061b":1,"aB":1}`, ""},
+		{header, `{"streams":"*","n":1e400,"m":-0.0}`, ""},
+		{" \n" + header + "\t", "\r\n{ \"streams\" : \"*\" }\n", ""},
+		{header, `{"streams":"a","streams":"*"}`, "token_malformed"},
+		{header, `{"streams":"*","streams":"*"}`, "token_malformed"},
+		{header, `{"exp":4102444800,"exp":1}`, "token_malformed"},
+		{header, `{"aud":"x","\u0061ud":"y"}`, "token_malformed"},
+		{header, `{"aud":"x","\u0061\u0075\u0064":"y"}`, "token_malformed"},
+		{header, `{"a/b":1,"a\/b":2}`, "token_malformed"},
+		{header, `{"😀":1,"\ud83d\ude00":2}`, "token_malformed"},
+		{header, `{"":1,"":2}`, "token_malformed"},
+		{header, `{"x":{"a":1,"a":2}}`, "token_malformed"},
+		{header, `{"x":[[],{"y":[{"a":[1],"b":{},"a":null}]}]}`, "token_malformed"},
+		{header, `{"x":{},"y":[],"x":{}}`, "token_malformed"},
+		{header, `{"x":"x","y":"y","x":"x"}`, "token_malformed"},
+		{header, `{"a":1,"b":"a","c":["a",{"a":"a"}],"a":2}`, "token_malformed"},
+		{`{"alg":"none","alg":"HS256"}`, `{"streams":"*"}`, "token_malformed"},
+		{`{"alg":"HS256","\u0061lg":"none"}`, `{"streams":"*"}`, "token_malformed"},
+		{`{"alg":"HS256","kid":"a","kid":"b"}`, `{"streams":"*"}`, "token_malformed"},
+		{`{"alg":"HS256","jwk":{"kty":"oct","kty":"RSA"}}`, `{"streams":"*"}`, "token_malformed"},
+		{header + header, `{"streams":"*"}`, "token_malformed"},
+		{header + "x", `{"streams":"*"}`, "token_malformed"},
+		{header, `{"streams":"*"}{}`, "token_malformed"},
+		{header, `{"streams":"*"} null`, "token_malformed"},
+		{header, `{"streams":"*"},`, "token_malformed"},
+		{header, `{"streams":"*"}}`, "token_malformed"},
+		{header, `{"streams":"*",}`, "token_malformed"},
+		{header, `{"streams":"*"`, "token_malformed"},
+		{header, `{streams:"*"}`, "token_malformed"},
+		{header, `{'streams':'*'}`, "token_malformed"},
+		{header, `{"streams":"*"/**/}`, "token_malformed"},
+		{header, `{"n":01}`, "token_malformed"},
+		{header, `{"n":NaN}`, "token_malformed"},
+		{header, "{\"a\xff\":1}", "token_malformed"}, // not UTF-8
+		{header, "\ufeff{}", "token_malformed"},
+		{"\ufeff" + header, "{}", "token_malformed"},
+		{"[" + header + "]", "{}", "token_malformed"},
+		{header, `{"x":` + strings.Repeat("[", 2500) + strings.Repeat("]", 2500) + `}`, ""},
+	} {
+		check(t, c.header+" "+c.payload, tokens, raw(c.header, c.payload), c.want)
+	}
+}
+
+// One text is the token, and no other stands for it: base64url without padding, without
+// line breaks, and without bits behind the last byte.
+func TestTokensHaveOneText(t *testing.T) {
+	tokens := newTokens(t, TokenConfig{Secret: secret})
+	const payloads = 3 // lengths with no, two and four spare bits
+	for n := range payloads {
+		good := raw(`{"alg":"HS256"`+strings.Repeat(" ", n)+`}`, `{"streams":"*"`+strings.Repeat(" ", n)+`}`)
+		check(t, "good", tokens, good, "")
+		parts := strings.Split(good, ".")
+		for i := range parts {
+			for _, c := range []string{
+				parts[i] + "=", parts[i] + "==", parts[i] + "\n", parts[i] + "\r", "\r\n" + parts[i], parts[i][:4] + "\n" + parts[i][4:], parts[i] + " ", parts[i][:4] + " " + parts[i][4:],
+				parts[i] + "\x00", parts[i] + "A", spare(parts[i]), strings.NewReplacer("-", "+", "_", "/").Replace(parts[i]) + "+",
+			} {
+				if c == parts[i] {
+					continue // no spare bits
+				}
+				other := slices.Clone(parts)
+				other[i] = c
+				if grant, refusal := tokens.Verify(t.Context(), strings.Join(other, ".")); grant != nil || refusal.Reason != "token_malformed" && refusal.Reason != "token_signature" {
+					t.Errorf("part %d as %q is accepted: %+v", i, c, refusal)
+				}
+			}
+		}
+	}
+}
+
+// spare sets the bits of base64url that stand for nothing, if there are any.
+func spare(part string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	if len(part)%4 == 0 {
+		return part
+	}
+	last := strings.IndexByte(alphabet, part[len(part)-1])
+	return part[:len(part)-1] + alphabet[last|1:last|1+1]
 }
 
 func TestNoTokensAreNeeded(t *testing.T) {
@@ -248,7 +341,7 @@ func TestClaims(t *testing.T) {
 			{fmt.Sprintf(`{%s,"nbf":%d}`, whose, now+5), ""},
 			{fmt.Sprintf(`{%s,"nbf":%d}`, whose, now+6), "token_early"},
 			{fmt.Sprintf(`{%s,"nbf":0,"exp":253402300799}`, whose), ""},
-			{fmt.Sprintf(`{%s,"exp":%d,"exp":%d}`, whose, now+60, now-60), "token_expired"}, // the last one counts
+			{fmt.Sprintf(`{%s,"exp":%d,"exp":%d}`, whose, now-60, now+60), "token_malformed"},
 			{fmt.Sprintf(`{%s,"exp":%d,"Exp":%d}`, whose, now-60, now+60), "token_expired"}, // another claim
 
 			{`null`, "token_audience"},
@@ -319,7 +412,7 @@ func TestMalformedTokens(t *testing.T) {
 		check(t, fmt.Sprintf("%.40q", token), tokens, token, "token_malformed")
 	}
 	for _, token := range []string{
-		parts[0] + "." + parts[1] + ".", parts[0] + "." + parts[1] + "." + parts[2][1:],
+		parts[0] + "." + parts[1] + ".", parts[0] + "." + parts[1] + "." + parts[2][4:],
 		parts[0] + ".eyJzdHJlYW1zIjoiYSJ9." + parts[2],
 		"e30." + parts[1] + "." + parts[2], "bnVsbA." + parts[1] + "." + parts[2], // {} and null: no alg
 		sign(jwt.SigningMethodHS256, []byte(secret), map[string]any{"alg": 7}, `{}`),
@@ -482,11 +575,10 @@ func TestWhereTheTokenIs(t *testing.T) {
 // Whatever comes is refused: nobody has the secret or the keys.
 func FuzzVerify(f *testing.F) {
 	p := pairs()
-	unknown := make([]byte, 64)
-	_, _ = rand.Read(unknown) // never fails
-	tokens := withKeys(f, TokenConfig{Secret: string(unknown)})
+	tokens := withKeys(f, TokenConfig{Secret: rand.Text() + rand.Text()})
 	for _, token := range []string{
 		"", ".", "..", "a.b.c", "e30.e30.", "e30.bnVsbA.e30", hmacToken(`{"streams":"*"}`), hmacToken(`{"exp":1e400,"nbf":-1,"streams":[]}`),
+		hmacToken(`{"a":{"b":[{"c":1,"\u0063":2}]}}`), raw(`{"alg":"HS256"}{}`, "[]]"),
 		sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, kid("rsa"), `{"streams":"*"}`),
 		sign(jwt.SigningMethodRS256, p.otherRSA, kid("rsa"), `{"exp":"x"}`), sign(jwt.SigningMethodES256, p.otherEC, kid("ec"), `{}`),
 		sign(jwt.SigningMethodEdDSA, p.otherEd, map[string]any{"kid": 1, "crit": nil}, `{"iss":7}`),
