@@ -43,9 +43,6 @@ func NewTokens(c TokenConfig, log zerolog.Logger) (*Tokens, error) {
 	if c.Secret != "" {
 		t.secret = []byte(c.Secret)
 		t.methods = append(t.methods, hs256)
-		if len(t.secret) < leastSecret {
-			log.Warn().Int("bytes", len(t.secret)).Int("least", leastSecret).Msg("AUTH_JWT_SECRET is short: who has a token can guess it")
-		}
 	}
 	if u != nil {
 		t.keys = newKeySet(u, log)

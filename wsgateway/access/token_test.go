@@ -1,7 +1,6 @@
 package access
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -190,14 +189,56 @@ func TestWrongTokenSettingsAreNamed(t *testing.T) {
 	}
 }
 
-func TestShortSecretIsLogged(t *testing.T) {
-	for n, want := range map[int]int{31: 1, 32: 0} {
-		var log bytes.Buffer
-		if _, err := NewTokens(TokenConfig{Secret: secret[:n]}, zerolog.New(&log)); err != nil {
-			t.Fatal(err)
+// A secret that its issuer does not sign with, or that can be guessed, is refused, and not
+// shown.
+func TestSecrets(t *testing.T) {
+	const end = "; allowed is a secret of 32 bytes or more on one line, without blanks or quotes at its ends, for instance what this prints: openssl rand -hex 32"
+	for _, c := range []struct{ secret, want string }{
+		{secret, ""},
+		{secret[:31], "has 31 bytes"},
+		{"x", "has 1 bytes"},
+		{strings.Repeat("ä", 16), ""}, // bytes, not characters
+		{"\xff\xfe" + secret, ""},
+		{"a secret of many words, and \"quotes\" inside", ""},
+		{" " + secret, "has a blank at one end"},
+		{secret + " ", "has a blank at one end"},
+		{secret + "\t", "has a blank at one end"},
+		{"\u00a0" + secret, "has a blank at one end"},
+		{"\ufeff" + secret, "has a blank at one end"},
+		{secret + "\u200b", "has a blank at one end"},
+		{strings.Repeat(" ", 32), "has a blank at one end"},
+		{" ", "has a blank at one end"},
+		{`"` + secret + `"`, "has a quote at one end"},
+		{`'` + secret, "has a quote at one end"},
+		{secret + "`", "has a quote at one end"},
+		{"“" + secret + "”", "has a quote at one end"},
+		{secret + "\n", "has a line break"},
+		{secret + "\r\n", "has a line break"},
+		{"\n" + secret, "has a line break"},
+		{secret + "\r" + secret, "has a line break"},
+		{"\n-----BEGIN PUBLIC KEY-----\nhunter2", "is a PEM block"},
+	} {
+		config := TokenConfig{Secret: c.secret}
+		err := config.Validate()
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%q: %v", c.secret, err)
+		case c.want == "":
+		case err == nil || !strings.HasPrefix(err.Error(), "AUTH_JWT_SECRET "+c.want) || !strings.HasSuffix(err.Error(), end) && c.want != "is a PEM block":
+			t.Errorf("%q: %v, want %s", c.secret, err, c.want)
+		case len(strings.TrimSpace(c.secret)) > 1 && strings.Contains(err.Error(), strings.TrimSpace(c.secret)):
+			t.Errorf("%q: the secret is shown: %v", c.secret, err)
 		}
-		if got := bytes.Count(log.Bytes(), []byte("\n")); got != want || strings.Contains(log.String(), secret[:n]) {
-			t.Errorf("%d bytes: %s", n, &log)
+	}
+	for _, value := range []string{" x", "x ", "x\n", "'x'", `"x"`, "\u2009x"} {
+		for name, c := range map[string]TokenConfig{
+			"AUTH_ISSUER":   {Secret: secret, Issuer: value},
+			"AUTH_AUDIENCE": {Secret: secret, Audience: value},
+			"AUTH_JWKS_URL": {JWKSURL: strings.Replace(value, "x", "https://me:hunter2@login.example.com/keys", 1)},
+		} {
+			if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), name+" has a ") || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%s=%q: %v", name, value, err)
+			}
 		}
 	}
 }
