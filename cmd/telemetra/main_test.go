@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -144,6 +146,25 @@ func (p *telemetra) get(t *testing.T, path string) (status int, body string) {
 		t.Fatal(err)
 	}
 	return res.StatusCode, string(b)
+}
+
+// send sends a request with a header, and returns status and header of the answer.
+func send(t *testing.T, method, address string, header http.Header) (status int, answer http.Header) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), localtest.HangTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, address, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = header
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	return res.StatusCode, res.Header
 }
 
 // awaitReady waits until /readyz answers 200.
