@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // from makes clients that connect from now on come from an address.
@@ -23,7 +25,9 @@ func (w *world) from(address string) *world {
 }
 
 // behindProxy makes a gateway believe what clients say of their addresses.
-func behindProxy(_ *world, c *Config) { c.Limits.TrustedProxies = "127.0.0.1" }
+func behindProxy(w *world, _ *Config) {
+	w.proxies = access.Proxies{netip.MustParsePrefix("127.0.0.1/32")}
+}
 
 // flood opens many streams, none of which is ever read, from one address.
 func (w *world) flood(sockets, streams int) (clients []*client) {
@@ -221,7 +225,7 @@ func TestStreamsOfAGatewayAreLimited(t *testing.T) {
 func TestHandshakeThatFailsLeavesNoStream(t *testing.T) {
 	w := newWorld(t)
 	h := w.gateway.hubs
-	if _, refusal := h.expect("s", w.gateway.limiter.Network(&http.Request{RemoteAddr: "127.0.0.1:1"})); refusal != nil {
+	if _, refusal := h.expect("s", access.Network(netip.MustParseAddr("127.0.0.1"))); refusal != nil {
 		t.Fatal(refusal.Detail)
 	}
 	h.sweep(time.Now())

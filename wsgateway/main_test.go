@@ -95,6 +95,7 @@ type world struct {
 	changes int64
 	rows    *rows
 	auth    access.TokenConfig // set by an option
+	proxies access.Proxies     // whose X-Forwarded-For is believed; set by an option
 	gateway *Gateway
 	url     string
 	stop    context.CancelFunc // ends the gateway
@@ -188,6 +189,9 @@ func (w *world) serve(g *Gateway) (url string, stop context.CancelFunc, ended ch
 		ended <- g.Run(ctx)
 	}()
 	routes := router.New(zerolog.Nop(), prometheus.NewRegistry(), nil)
+	if w.proxies != nil {
+		routes.ClientIP = w.proxies.ClientIP
+	}
 	g.Register(routes)
 	server := httptest.NewServer(routes)
 	w.tb.Cleanup(func() {

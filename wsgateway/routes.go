@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 
 	"github.com/telemetra/telemetra/broker/event"
@@ -54,8 +55,9 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 		return
 	}
 	defer g.sessions.Done()
-	grant, release, refusal := g.admitClient(r, streamID)
-	address := g.limiter.Network(r)
+	from := router.ClientIP(w)
+	grant, release, refusal := g.admitClient(from, r, streamID)
+	address := access.Network(from)
 	var h *hub
 	if refusal == nil && streamID != "" {
 		if h, refusal = g.hubs.expect(streamID, address); refusal != nil {
@@ -114,8 +116,8 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, refusal *access
 
 // admitClient tells what a client may see, if it may have a session at all. The caller
 // owes a call of release when that has ended.
-func (g *Gateway) admitClient(r *http.Request, streamID string) (grant *access.Grant, release func(), refusal *access.Refusal) {
-	release, refusal = g.limiter.Admit(r)
+func (g *Gateway) admitClient(from netip.Addr, r *http.Request, streamID string) (grant *access.Grant, release func(), refusal *access.Refusal) {
+	release, refusal = g.limiter.Admit(from)
 	if refusal != nil {
 		return nil, nil, refusal
 	}

@@ -79,6 +79,10 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 	if err != nil {
 		return nil, err
 	}
+	proxies, err := c.Access.Proxies()
+	if err != nil {
+		return nil, err
+	}
 	address := net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -93,6 +97,7 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 		secure = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	}
 	s := &httpServer{Router: router.New(log, registry, origins.CORS), listener: router.Listen(l, secure)}
+	s.Router.ClientIP = proxies.ClientIP
 	s.server = &http.Server{
 		Handler:           s.Router,
 		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,

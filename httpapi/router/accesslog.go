@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -48,7 +49,8 @@ type record struct {
 	began  time.Time
 	method string
 	path   string
-	remote string
+	peer   string
+	client netip.Addr // zero: it has none
 	id     string
 	route  string
 	status int
@@ -60,9 +62,9 @@ type record struct {
 
 var records = sync.Pool{New: func() any { return new(record) }}
 
-func newRecord(w http.ResponseWriter, req *http.Request) *record {
+func newRecord(w http.ResponseWriter, req *http.Request, client netip.Addr) *record {
 	rec, _ := records.Get().(*record)
-	*rec = record{ResponseWriter: w, began: time.Now(), method: req.Method, path: req.URL.Path, remote: req.RemoteAddr, route: noRoute}
+	*rec = record{ResponseWriter: w, began: time.Now(), method: req.Method, path: req.URL.Path, peer: req.RemoteAddr, client: client, route: noRoute}
 	rec.id = req.Header.Get(requestIDHeader)
 	if !validRequestID(rec.id) {
 		rec.id = newRequestID()
@@ -170,6 +172,15 @@ func Method(w http.ResponseWriter) string {
 	return ""
 }
 
+// ClientIP is the address that the request that w answers comes from: that which limits
+// count and the access log has. The zero address means that the peer has none.
+func ClientIP(w http.ResponseWriter) netip.Addr {
+	if rec := recordOf(w); rec != nil {
+		return rec.client
+	}
+	return netip.Addr{}
+}
+
 // RequestID is the id of the request that w answers.
 func RequestID(w http.ResponseWriter) string {
 	if rec := recordOf(w); rec != nil {
@@ -207,7 +218,10 @@ func (l *accessLog) write(rec *record) {
 		if rec.refused != "" {
 			e.Str("refused", rec.refused)
 		}
-		e.Str("remote", rec.remote).Str("request_id", rec.id).Msg("request")
+		if rec.client.IsValid() {
+			e.Stringer("remote", rec.client)
+		}
+		e.Str("peer", rec.peer).Str("request_id", rec.id).Msg("request")
 	}
 	if !rec.hijacked {
 		rec.ResponseWriter = nil

@@ -6,6 +6,7 @@ package router
 
 import (
 	"net/http"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,6 +26,9 @@ type Router struct {
 	// Routes gets the routes that Handle cannot take; their handlers call
 	// SetRoute.
 	Routes *httprouter.Router
+	// ClientIP finds the address that a request comes from, once for each; see ClientIP.
+	// New makes it the peer's.
+	ClientIP func(*http.Request) netip.Addr
 
 	log    accessLog
 	panics *contain.Panics
@@ -34,7 +38,7 @@ type Router struct {
 // New returns a router without routes. cors decides which pages of other origins
 // may read; it may be nil.
 func New(log zerolog.Logger, reg prometheus.Registerer, cors func(http.Handler) http.Handler) *Router {
-	r := &Router{Routes: httprouter.New(), log: newAccessLog(log, reg)}
+	r := &Router{Routes: httprouter.New(), ClientIP: peer, log: newAccessLog(log, reg)}
 	r.panics = contain.New("http", r.log.log, reg)
 	h := r.Routes
 	h.RedirectTrailingSlash, h.RedirectFixedPath = false, false
@@ -54,6 +58,15 @@ func New(log zerolog.Logger, reg prometheus.Registerer, cors func(http.Handler) 
 		r.handle = cors(h)
 	}
 	return r
+}
+
+// peer is the address at the other end of the connection, or the zero one.
+func peer(r *http.Request) netip.Addr {
+	at, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return at.Addr().Unmap().WithZone("")
 }
 
 // allowHead adds HEAD to the methods that httprouter has found, and returns all.
@@ -96,7 +109,7 @@ func (r *Router) GET(pattern string, h httprouter.Handle) { r.Handle(http.Method
 
 // ServeHTTP answers a request.
 func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	rec := newRecord(w, req)
+	rec := newRecord(w, req, r.ClientIP(req))
 	defer r.log.write(rec)
 	escaped := req.URL.EscapedPath()
 	if escaped != req.URL.Path || req.Method == http.MethodHead {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -103,6 +104,39 @@ func (w *world) do(method, path string, header http.Header) reply {
 	}
 	_ = res.Body.Close()
 	return reply{res.StatusCode, res.Header, string(body)}
+}
+
+// The address of a client is found once for each request, for handlers and for the log.
+func TestClientIP(t *testing.T) {
+	for _, c := range []struct {
+		name, remote string // "": the log has none
+		found        netip.Addr
+	}{
+		{"a client behind a proxy", "203.0.113.7", netip.MustParseAddr("203.0.113.7")},
+		{"no address", "", netip.Addr{}},
+	} {
+		log, asked := &logged{}, 0
+		r := router.New(zerolog.New(log), prometheus.NewRegistry(), nil)
+		r.ClientIP = func(*http.Request) netip.Addr { asked++; return c.found }
+		handler := netip.IPv6Unspecified()
+		r.GET("/", func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) { handler = router.ClientIP(w) })
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody)
+		req.RemoteAddr = "10.0.0.9:1234"
+		r.ServeHTTP(httptest.NewRecorder(), req)
+		var line struct{ Remote, Peer string }
+		if err := json.Unmarshal([]byte(log.String()), &line); err != nil {
+			t.Fatal(err)
+		}
+		if handler != c.found || line.Remote != c.remote || line.Peer != "10.0.0.9:1234" || asked != 1 {
+			t.Errorf("%s: the handler got %s, logged %+v, asked %d times", c.name, handler, line, asked)
+		}
+	}
+	r := router.New(zerolog.Nop(), prometheus.NewRegistry(), nil)
+	for peer, want := range map[string]string{"192.0.2.1:80": "192.0.2.1", "[::ffff:192.0.2.1]:80": "192.0.2.1", "[fe80::1%eth0]:80": "fe80::1", "@": "invalid IP"} {
+		if got := r.ClientIP(&http.Request{RemoteAddr: peer}).String(); got != want {
+			t.Errorf("%s: got %s, want %s", peer, got, want)
+		}
+	}
 }
 
 func TestPathsMatchExactlyAndEscaped(t *testing.T) {

@@ -1,68 +1,78 @@
 package access
 
 import (
-	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// Proxies are the addresses whose X-Forwarded-For is believed.
-type Proxies []netip.Prefix
-
-// ParseProxies reads TRUSTED_PROXIES: addresses and networks, comma separated.
-func ParseProxies(setting string) (Proxies, error) {
-	if strings.TrimSpace(setting) == "" {
-		return nil, nil
-	}
-	var out Proxies
-	for part := range strings.SplitSeq(setting, ",") {
-		part = strings.TrimSpace(part)
-		if addr, err := netip.ParseAddr(part); err == nil {
-			out = append(out, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
-			continue
-		}
-		prefix, err := netip.ParsePrefix(part)
-		if err != nil {
-			return nil, fmt.Errorf("TRUSTED_PROXIES has %q; allowed are addresses and networks such as 10.0.0.7 or 10.0.0.0/8", part)
-		}
-		out = append(out, prefix.Masked())
-	}
-	return out, nil
-}
-
-func (p Proxies) trusts(addr netip.Addr) bool {
-	return slices.ContainsFunc(p, func(network netip.Prefix) bool { return network.Contains(addr) })
-}
-
 // ClientIP is the address that a request comes from: the peer's, or, when that is a
 // trusted proxy, the last one in X-Forwarded-For that is not. What stands before it
-// may be made up. The zero address means that the peer has none, as over a socket
-// of the file system.
+// may be made up. An element that names no address ends the way back: the proxy that
+// has written it stands for its clients. The zero address means that the peer has none,
+// as over a socket of the file system; nothing that it says is believed.
 func (p Proxies) ClientIP(r *http.Request) netip.Addr {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr = addr.Unmap().WithZone("")
-	if !p.trusts(addr) {
+	addr, ok := parseHop(r.RemoteAddr)
+	if !ok || !p.trusts(addr) {
 		return addr
 	}
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for _, hop := range slices.Backward(hops) {
-		next, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
-			return addr // a proxy of ours wrote what nobody can read
-		}
-		if addr = next.Unmap().WithZone(""); !p.trusts(addr) {
-			return addr
+	for _, line := range slices.Backward(r.Header.Values("X-Forwarded-For")) {
+		for rest, more := line, true; more; {
+			var hop string
+			rest, hop, more = cutLast(rest, ",")
+			if !more {
+				hop = rest
+			}
+			if hop = strings.Trim(hop, " \t"); hop == "" { // RFC 9110 section 5.6.1.2
+				continue
+			}
+			next, ok := parseHop(hop)
+			if !ok {
+				return addr
+			}
+			if addr = next; !p.trusts(addr) {
+				return addr
+			}
 		}
 	}
 	return addr
+}
+
+// parseHop reads an address as peers are named, and as proxies write it: alone, with a
+// port, in brackets, in quotes, with a zone, v4-mapped. The same client is the same
+// address, however it is written.
+func parseHop(text string) (addr netip.Addr, ok bool) {
+	if len(text) > 1 && text[0] == '"' && text[len(text)-1] == '"' {
+		text = text[1 : len(text)-1]
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		host, port := text, ""
+		if inner, found := strings.CutPrefix(text, "["); found {
+			host, port, found = strings.Cut(inner, "]")
+			if !found || !strings.Contains(host, ":") {
+				return netip.Addr{}, false
+			}
+		} else if at := strings.IndexByte(text, ':'); at >= 0 {
+			host, port = text[:at], text[at:]
+		}
+		if port != "" && !isPort(port) {
+			return netip.Addr{}, false
+		}
+		if addr, err = netip.ParseAddr(host); err != nil {
+			return netip.Addr{}, false
+		}
+	}
+	return addr.Unmap().WithZone(""), true
+}
+
+// isPort takes a port with its colon.
+func isPort(text string) bool {
+	if text[0] != ':' {
+		return false
+	}
+	_, err := strconv.ParseUint(text[1:], 10, 16)
+	return err == nil
 }

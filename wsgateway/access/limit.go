@@ -13,7 +13,6 @@ import (
 
 // LimitConfig bounds the sockets of one process. Zero means no limit.
 type LimitConfig struct {
-	TrustedProxies   string  `name:"trusted-proxies" env:"TRUSTED_PROXIES" help:"Addresses and networks of proxies whose X-Forwarded-For is believed, comma separated."`
 	Connections      int     `name:"ws-max-connections" env:"WS_MAX_CONNECTIONS" default:"20000" help:"Most sockets of this process; 0: no limit."`
 	ConnectionsPerIP int     `name:"ws-max-connections-per-ip" env:"WS_MAX_CONNECTIONS_PER_IP" default:"1000" help:"Most sockets of one address (of one /64 network with IPv6); 0: no limit."`
 	HandshakesPerIP  float64 `name:"ws-max-handshakes-per-ip" env:"WS_MAX_HANDSHAKES_PER_IP" default:"100" help:"Most handshakes a second of one address, ten seconds' worth at a time; 0: no limit."`
@@ -38,8 +37,7 @@ func (c *LimitConfig) Validate() error {
 			return fmt.Errorf("%s is %v; allowed are 0 (no limit) and 0.1 to 1000000 a second", name, v)
 		}
 	}
-	_, err := ParseProxies(c.TrustedProxies)
-	return err
+	return nil
 }
 
 // mostAddresses bounds the addresses whose handshakes and new streams are counted; those that have
@@ -48,8 +46,7 @@ const mostAddresses = 100_000
 
 // Limiter counts the sockets of a process.
 type Limiter struct {
-	config  LimitConfig
-	proxies Proxies
+	config LimitConfig
 
 	mu         sync.Mutex
 	open       int
@@ -63,11 +60,8 @@ func NewLimiter(c LimitConfig) (*Limiter, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	proxies, err := ParseProxies(c.TrustedProxies)
-	if err != nil {
-		return nil, err
-	}
-	l := &Limiter{config: c, proxies: proxies, byAddress: make(map[netip.Prefix]int)}
+	l := &Limiter{config: c, byAddress: make(map[netip.Prefix]int)}
+	var err error
 	if l.handshakes, err = newRates(c.HandshakesPerIP); err != nil {
 		return nil, err
 	}
@@ -100,9 +94,6 @@ func (r *rates) allow(from netip.Prefix) bool {
 	return l.Allow()
 }
 
-// Network is what counts as the one address that a request comes from.
-func (l *Limiter) Network(r *http.Request) netip.Prefix { return network(l.proxies.ClientIP(r)) }
-
 // StreamsFull reports whether a process that follows n streams may follow no other.
 func (l *Limiter) StreamsFull(n int) bool { return l.config.Streams > 0 && n >= l.config.Streams }
 
@@ -117,10 +108,10 @@ func (l *Limiter) AdmitStream(from netip.Prefix) *Refusal {
 	return &Refusal{Status: http.StatusTooManyRequests, Reason: reasonNewStreams, Detail: "too many new streams from this address", RetryAfter: streamsRetryAfter}
 }
 
-// Admit counts a socket that is about to be opened. The caller owes a call of
-// release when it is closed; or there is a refusal.
-func (l *Limiter) Admit(r *http.Request) (release func(), refusal *Refusal) {
-	from := l.Network(r)
+// Admit counts a socket that a client, by its address, is about to open. The caller owes
+// a call of release when it is closed; or there is a refusal.
+func (l *Limiter) Admit(client netip.Addr) (release func(), refusal *Refusal) {
+	from := Network(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := &l.config
@@ -160,8 +151,8 @@ func (l *Limiter) Frames() *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(l.config.FramesPerSecond), max(int(burst*l.config.FramesPerSecond), 1)+l.config.Subscriptions)
 }
 
-// network is what counts as one address: whoever has an IPv6 address has a /64.
-func network(addr netip.Addr) netip.Prefix {
+// Network is what counts as one address: whoever has an IPv6 address has a /64.
+func Network(addr netip.Addr) netip.Prefix {
 	if !addr.IsValid() {
 		return netip.Prefix{}
 	}
