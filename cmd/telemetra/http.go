@@ -9,7 +9,6 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -74,7 +73,7 @@ type readiness struct {
 }
 
 // newHTTPServer binds the address; Run serves.
-func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.Logger, registry *prometheus.Registry) (*httpServer, error) {
+func newHTTPServer(ctx context.Context, c *httpConfig, log zerolog.Logger, registry *prometheus.Registry) (*httpServer, error) {
 	origins, err := c.Access.Origins()
 	if err != nil {
 		return nil, err
@@ -107,9 +106,6 @@ func newHTTPServer(ctx context.Context, c *httpConfig, debug bool, log zerolog.L
 	s.Router.GET("/health", s.serveHealth)
 	s.Router.GET("/readyz", s.serveReady)
 	s.Router.GET("/metrics", handle(promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry})))
-	if debug {
-		s.Router.GET("/debug/pprof/*profile", serveProfile)
-	}
 	return s, nil
 }
 
@@ -201,22 +197,6 @@ func (s *httpServer) warns() (texts []string) {
 		}
 	}
 	return texts
-}
-
-// serveProfile is the debugger's door; it is there with DEBUG only.
-func serveProfile(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
-	switch p.ByName("profile") {
-	case "/cmdline":
-		pprof.Cmdline(w, r)
-	case "/profile":
-		pprof.Profile(w, r)
-	case "/symbol":
-		pprof.Symbol(w, r)
-	case "/trace":
-		pprof.Trace(w, r)
-	default:
-		pprof.Index(w, r)
-	}
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -130,10 +130,16 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 		return err
 	}
 	p.onStop("redis", p.redis.Close)
-	if p.http, err = newHTTPServer(ctx, &c.HTTP, c.Log.Debug, p.accessLog(log), p.registry); err != nil {
+	if p.tokens, err = access.NewTokens(c.HTTP.Access.Tokens, log); err != nil {
+		return err
+	}
+	if p.http, err = newHTTPServer(ctx, &c.HTTP, p.accessLog(log), p.registry); err != nil {
 		return err
 	}
 	p.onStop("http", p.http.Close)
+	if c.Log.Debug {
+		p.http.serveProfiles(p.checkTokens())
+	}
 	p.register()
 	p.serve("http", p.http.Run)
 	p.watch = p.db.NewWatch(log, p.registry)
@@ -146,9 +152,6 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 		}
 		return ""
 	})
-	if p.tokens, err = access.NewTokens(c.HTTP.Access.Tokens, log); err != nil {
-		return err
-	}
 	return nil
 }
 

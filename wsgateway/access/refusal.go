@@ -65,6 +65,11 @@ func Forbidden(streamID string) *Refusal {
 	return &Refusal{Status: http.StatusForbidden, Reason: reasonStream, Detail: fmt.Sprintf("the token does not allow the stream %q", streamID)}
 }
 
+// ForbiddenInPart refuses what shows more than the streams that the token allows.
+func ForbiddenInPart() *Refusal {
+	return &Refusal{Status: http.StatusForbidden, Reason: reasonStream, Detail: `the token does not allow every stream, as the claim "streams": ["*"] does`}
+}
+
 // challenge is what every 401 carries.
 const challenge = `Bearer realm="telemetra"`
 
