@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/telemetra/telemetra/httpapi"
 	"github.com/telemetra/telemetra/wsgateway"
 )
@@ -14,11 +16,11 @@ type apiCmd struct {
 	API     httpapi.Config `embed:""`
 }
 
+// Validate refuses settings that cannot work.
+func (c *apiCmd) Validate(given *kong.Context) error { return c.Process.check(given, &c.API) }
+
 // Run answers reads until it is told to stop.
 func (c *apiCmd) Run(ctx context.Context) error {
-	if err := c.API.Validate(); err != nil {
-		return err
-	}
 	p, err := newProcess(ctx, &c.Process)
 	if err != nil {
 		return err

@@ -13,10 +13,10 @@ import (
 // Behind a proxy each client is its own address, for the limits and in the log, however
 // the proxy writes it.
 func TestClientsBehindProxies(t *testing.T) {
-	t.Setenv("TRUSTED_PROXIES", "::ffff:127.0.0.0/104")
-	t.Setenv("WS_MAX_CONNECTIONS_PER_IP", "1")
+	t.Parallel()
+	const proxies = "TRUSTED_PROXIES=::ffff:127.0.0.0/104"
 	databaseURL, redisURL := localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL()
-	gateway := startTelemetra(t, databaseURL, redisURL, "gateway")
+	gateway := startTelemetra(t, databaseURL, redisURL, "gateway", proxies, "WS_MAX_CONNECTIONS_PER_IP=1")
 	gateway.awaitReady(t)
 	events := func(forwarded string) int { // Server-Sent Events that stay open
 		t.Helper()
@@ -50,7 +50,7 @@ func TestClientsBehindProxies(t *testing.T) {
 		}
 	}
 	for _, command := range []string{"api", "listener"} {
-		p := startTelemetra(t, databaseURL, redisURL, command)
+		p := startTelemetra(t, databaseURL, redisURL, command, proxies)
 		send(t, http.MethodGet, "http://"+p.addr+"/", http.Header{"X-Forwarded-For": {"203.0.113.9:50000"}, "X-Request-Id": {"forwarded"}})
 		send(t, http.MethodGet, "http://"+p.addr+"/", http.Header{"X-Request-Id": {"direct"}})
 		localtest.Eventually(t, "both requests in the log", func() bool {
@@ -69,4 +69,17 @@ func TestClientsBehindProxies(t *testing.T) {
 			return forwarded && direct
 		})
 	}
+}
+
+// Networks that are everybody are said by the processes too.
+func TestProxiesThatAreEverybodyAreSaid(t *testing.T) {
+	t.Parallel()
+	p := startTelemetra(t, localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL(), "api", "TRUSTED_PROXIES=10.0.0.0/8, ::/0")
+	if _, body := p.get(t, "/readyz"); !strings.Contains(p.log.String(), "TRUSTED_PROXIES has every address") {
+		t.Errorf("logged %s, /readyz has %s", p.log, body)
+	}
+	localtest.Eventually(t, "the warning", func() bool {
+		_, body := p.get(t, "/readyz")
+		return strings.Contains(body, "TRUSTED_PROXIES has every address")
+	})
 }

@@ -163,7 +163,7 @@ func TestServeAnswersOverHTTP(t *testing.T) {
 		body   string
 	}{
 		"/health":                         {http.StatusOK, `{"status":"ok"}`},
-		"/readyz":                         {http.StatusOK, `{"status":"ready"}`},
+		"/readyz":                         {http.StatusOK, `{"status":"ready","warnings":["reads are open: neither AUTH_JWT_SECRET nor AUTH_JWKS_URL is set`},
 		"/ws/live/health":                 {http.StatusOK, `"total_connections":0`},
 		"/ws/live/a":                      {http.StatusUpgradeRequired, `"status":426`},
 		"/ws/live/a%2Fb":                  {http.StatusUpgradeRequired, `"status":426`},

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"regexp"
 	"text/tabwriter"
+
+	"github.com/alecthomas/kong"
 )
 
 // configCmd takes the settings of serve, which has those of all commands.
@@ -13,10 +15,13 @@ type configCmd struct {
 	serveCmd `embed:""`
 }
 
-// Run prints what serve would run with, a variable a line.
-func (c *configCmd) Run(out output) error {
-	if err := c.validate(); err != nil {
-		return err
+// Run prints what serve would run with, a variable a line, and beside it what operators
+// should know of that.
+func (c *configCmd) Run(out output, given *kong.Context) error {
+	for _, text := range c.Process.HTTP.Access.Warnings() {
+		if _, err := fmt.Fprintln(given.Stderr, "telemetra: warning:", text); err != nil {
+			return err
+		}
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	if err := printSettings(w, reflect.ValueOf(c.serveCmd)); err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/alecthomas/kong"
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/telemetra/telemetra/broker"
@@ -21,9 +22,12 @@ import (
 )
 
 type demoCmd struct {
-	Log      logConfig        `embed:""`
-	Host     string           `env:"HOST" default:"127.0.0.1" help:"Address to listen on."`
-	Port     int              `env:"PORT" default:"8000" help:"Port to listen on; when it is taken, a free one is."`
+	Log  logConfig `embed:""`
+	Host string    `env:"HOST" default:"127.0.0.1" help:"Address to listen on."`
+	Port int       `env:"PORT" default:"8000" help:"Port to listen on; when it is taken, a free one is."`
+
+	accessConfig `embed:""`
+
 	Keep     string           `type:"path" placeholder:"DIR" help:"Keep the data in this directory and go on from it the next time."`
 	Gateway  wsgateway.Config `embed:""`
 	API      httpapi.Config   `embed:""`
@@ -47,16 +51,7 @@ func (c *demoCmd) Run(ctx context.Context, out output) (err error) {
 	if err != nil {
 		return err
 	}
-	serve := serveCmd{
-		Process: processConfig{
-			Log:      c.Log,
-			HTTP:     httpConfig{Host: c.Host, Port: port},
-			Postgres: sql.Config{DatabaseURL: p.databaseURL, PoolMin: 2, PoolMax: 20, TimeZone: "UTC"},
-			Redis:    broker.Config{URL: p.redisURL},
-		},
-		Gateway: c.Gateway,
-		API:     c.API,
-	}
+	serve := serveCmd{Process: c.process(port, p.databaseURL, p.redisURL), Gateway: c.Gateway, API: c.API}
 	process, err := serve.build(ctx)
 	if err != nil {
 		return err
@@ -72,20 +67,44 @@ func (c *demoCmd) Run(ctx context.Context, out output) (err error) {
 	return process.run(ctx)
 }
 
+// Validate refuses settings that cannot work. The addresses of the private servers are
+// not known yet.
+func (c *demoCmd) Validate(given *kong.Context) error {
+	p := c.process(c.Port, "postgres://127.0.0.1", "redis://127.0.0.1")
+	return p.check(given, &c.Gateway, &c.API, &c.Simulate)
+}
+
+// process are the settings of serve that the demo has no flags for, and those that it has.
+func (c *demoCmd) process(port int, databaseURL, redisURL string) processConfig {
+	return processConfig{
+		Log:      c.Log,
+		HTTP:     httpConfig{Host: c.Host, Port: port, accessConfig: c.accessConfig},
+		Postgres: sql.Config{DatabaseURL: databaseURL, PoolMin: 2, PoolMax: 20, TimeZone: "UTC"},
+		Redis:    broker.Config{URL: redisURL},
+	}
+}
+
 // greet says where everything is.
 func (c *demoCmd) greet(out output, address string, p *demoServers) error {
-	_, err := fmt.Fprintf(out, `Telemetra runs with made-up traffic of %d streams. Ctrl-C ends it.
+	secure, note := "", ""
+	if c.TLSCert != "" {
+		secure = "s"
+	}
+	if c.Access.Tokens.Required() {
+		note = "  Sockets and reads of streams want a token.\n\n"
+	}
+	_, err := fmt.Fprintf(out, `Telemetra runs with made-up traffic of %[1]d streams. Ctrl-C ends it.
 
-  console      http://%[2]s/
-  live events  ws://%[2]s/ws/live/%[3]s
-  history      http://%[2]s/api/v1/streams/%[3]s/metrics
-  API          http://%[2]s/docs
-  who listens  http://%[2]s/ws/live/health
-  metrics      http://%[2]s/metrics
+  console      http%[6]s://%[2]s/
+  live events  ws%[6]s://%[2]s/ws/live/%[3]s
+  history      http%[6]s://%[2]s/api/v1/streams/%[3]s/metrics
+  API          http%[6]s://%[2]s/docs
+  who listens  http%[6]s://%[2]s/ws/live/health
+  metrics      http%[6]s://%[2]s/metrics
   Postgres     %[4]s
   Redis        %[5]s
 
-`, c.Simulate.Streams, address, simulate.DemoStream, p.databaseURL, p.redisURL)
+%[7]s`, c.Simulate.Streams, address, simulate.DemoStream, p.databaseURL, p.redisURL, secure, note)
 	return err
 }
 

@@ -2,16 +2,24 @@ package main
 
 import (
 	"bufio"
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
+	"math/big"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -91,4 +99,82 @@ func TestDemoMovesAndLeavesNothing(t *testing.T) {
 		left, err := os.ReadDir(temp)
 		return err == nil && len(left) == 0
 	})
+}
+
+// selfSigned writes a certificate for the loopback, and its key.
+func selfSigned(t *testing.T) (cert, key string) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(nil, c, c, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: secret}} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+// The demo is opened to others as any process is.
+func TestDemoTakesAccessSettings(t *testing.T) {
+	t.Parallel()
+	cert, key := selfSigned(t)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "demo", "--port=0")
+	temp := localtest.OpenDir(t)
+	if err := os.Chmod(temp, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), "TMPDIR="+temp, "TLS_CERT="+cert, "TLS_KEY="+key, "AUTH_JWT_SECRET="+localtest.TokenSecret,
+		"CORS_ORIGINS=https://app.example.com", "TRUSTED_PROXIES=127.0.0.1", "WS_MAX_CONNECTIONS_PER_IP=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = cmd.Wait()
+	}()
+	history, wantsToken := "", false
+	address := regexp.MustCompile(`history\s+(\S+)$`)
+	for lines := bufio.NewScanner(out); !wantsToken && lines.Scan(); {
+		if m := address.FindStringSubmatch(lines.Text()); m != nil {
+			history = m[1]
+		}
+		wantsToken = strings.Contains(lines.Text(), "want a token")
+	}
+	u, err := url.Parse(history)
+	if err != nil || u.Scheme != "https" || !wantsToken {
+		t.Fatalf("printed %q, and that a token is wanted: %t", history, wantsToken)
+	}
+	u.Path = "/api/v1/streams" // what has been written yet does not matter
+	token := "Bearer " + localtest.Token(t, time.Hour, "*")
+	for _, c := range []struct {
+		header http.Header
+		want   int
+		origin string
+	}{
+		{http.Header{}, http.StatusUnauthorized, ""},
+		{http.Header{"Authorization": {token}, "Origin": {"https://evil.example"}}, http.StatusOK, ""},
+		{http.Header{"Authorization": {token}, "Origin": {"https://app.example.com"}}, http.StatusOK, "https://app.example.com"},
+	} {
+		status, answer := send(t, http.MethodGet, u.String(), c.header)
+		if status != c.want || answer.Get("Access-Control-Allow-Origin") != c.origin {
+			t.Errorf("%v: %d %v", c.header, status, answer)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/alecthomas/kong"
 	"github.com/mattn/go-isatty"
 	"github.com/rs/zerolog"
 
@@ -16,8 +17,16 @@ import (
 type doctorCmd struct {
 	serveCmd `embed:""`
 
+	invalid error // what the processes would refuse; see Validate
+
 	Strict bool `help:"Let warnings count as failures."`
 	JSON   bool `name:"json" help:"Print JSON instead of text."`
+}
+
+// Validate keeps what the processes would refuse, for the report.
+func (c *doctorCmd) Validate(given *kong.Context) error { //nolint:unparam // the signature is kong's
+	c.invalid = c.Process.validate(given, &c.Gateway, &c.API)
+	return nil
 }
 
 // Run checks the deployment and prints what is wrong with it. The error, and with it
@@ -45,16 +54,19 @@ func (c *doctorCmd) Run(ctx context.Context, out output) error {
 func (c *doctorCmd) config() doctor.Config {
 	access := &c.Process.HTTP.Access
 	d := doctor.Config{
-		Invalid:  c.validate(),
+		Invalid:  c.invalid,
 		Postgres: c.Process.Postgres, Redis: c.Process.Redis, Cache: c.API.Cache,
 		TLSCert: c.Process.HTTP.TLSCert, TLSKey: c.Process.HTTP.TLSKey,
-		Sockets: c.Gateway.Limits.Connections,
+		Sockets: c.Gateway.Limits.Connections, OpenReads: !access.Tokens.Required(),
 	}
 	if d.Invalid != nil {
 		return d
 	}
 	if origins, err := access.Origins(); err == nil { // validated
 		d.Origins = origins.Named()
+	}
+	if proxies, err := access.Proxies(); err == nil {
+		d.Proxies, d.AllProxies = len(proxies), proxies.All()
 	}
 	if access.Tokens.JWKSURL != "" {
 		d.FetchKeys = access.Tokens.FetchKeys

@@ -38,7 +38,7 @@ func TestDoctor(t *testing.T) {
 	t.Parallel()
 	databaseURL, redisURL := durablePostgres(t), localtest.Redis(t).URL()
 	startTelemetra(t, databaseURL, redisURL, "serve").awaitReady(t)
-	env := map[string]string{"DATABASE_URL": databaseURL, "REDIS_URL": redisURL, "WS_MAX_CONNECTIONS": "100"} // any machine has files for so many
+	env := map[string]string{"DATABASE_URL": databaseURL, "REDIS_URL": redisURL, "AUTH_JWT_SECRET": localtest.TokenSecret, "WS_MAX_CONNECTIONS": "100"} // any machine has files for so many
 	conn, err := pgx.Connect(t.Context(), databaseURL)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func TestDoctor(t *testing.T) {
 	allOK := func() {
 		t.Helper()
 		code, out, stderr := command(t, env, "doctor", "--strict")
-		if code != 0 || !strings.HasSuffix(out, "\n\n27 ok\n") || stderr != "" {
+		if code != 0 || !strings.HasSuffix(out, "\n\n28 ok\n") || stderr != "" {
 			t.Errorf("exit code %d, printed\n%s%s", code, out, stderr)
 		}
 	}
@@ -80,6 +80,14 @@ func TestDoctorSaysHowItEnds(t *testing.T) {
 	}{
 		{nil, nil, 0, "warning  durability"},
 		{nil, []string{"--strict"}, 1, "warning  durability"},
+		{nil, nil, 0, "warning  tokens                   reads are open"},
+		{map[string]string{"AUTH_JWT_SECRET": localtest.TokenSecret}, nil, 0, "ok       tokens                   reads want one"},
+		{map[string]string{"AUTH_JWT_SECRET": ""}, nil, 1, "FAILED   settings                 AUTH_JWT_SECRET is set and empty"},
+		{map[string]string{"AUTH_JWT_SECRT": "hunter2"}, nil, 1, `FAILED   settings                 "AUTH_JWT_SECRT" is not known`},
+		{map[string]string{"LOG_LEVEL": "foo"}, nil, 1, `FAILED   settings                 LOG_LEVEL is "foo"`},
+		{map[string]string{"TRUSTED_PROXIES": "10.0.0.0/8,192.0.2.1"}, nil, 0, "ok       trusted proxies          2 addresses and networks"},
+		{map[string]string{"TRUSTED_PROXIES": "0.0.0.0/1,128.0.0.0/1"}, nil, 0, "warning  trusted proxies          TRUSTED_PROXIES has every address"},
+		{map[string]string{"CORS_ORIGINS": "capacitor://localhost, https://*.example.com"}, nil, 0, "warning  durability"},
 		{nil, []string{"--json"}, 0, `"status": "warning"`},
 		{nil, []string{"--json", "--strict"}, 1, `"status": "warning"`},
 		{map[string]string{"CORS_ORIGINS": "https://no.such.host.invalid, *"}, nil, 0, "warning  origins"},

@@ -119,8 +119,8 @@ func (a *audience) check(t *testing.T) {
 	}
 }
 
-// refused waits until a process has refused EventSources so often for a reason.
-func refused(t *testing.T, p *telemetra, reason string, times int) {
+// refusals waits until a process has refused EventSources so often for a reason.
+func refusals(t *testing.T, p *telemetra, reason string, times int) {
 	t.Helper()
 	counter := regexp.MustCompile(fmt.Sprintf(`(?m)^telemetra_gateway_refused_total{reason=%q} (\d+)$`, reason))
 	localtest.Eventually(t, fmt.Sprintf("%d refusals by %s", times, reason), func() bool {
@@ -154,7 +154,7 @@ func eventSourcesComeBack(t *testing.T, open openSources) {
 		a.follow(t, open, serve.addr)
 		a.write(t, 5)
 		serve.terminate(t)
-		refused(t, serve, "draining", 1)
+		refusals(t, serve, "draining", 1)
 		a.write(t, 5)
 		<-serve.done
 		a.write(t, 5)
@@ -204,7 +204,7 @@ func eventSourcesComeBack(t *testing.T, open openSources) {
 			a.write(t, 3)
 			gateway.kill()
 			gateway = a.start(t, "gateway", port, fmt.Sprintf("%s=%d", flag, allowed))
-			refused(t, gateway, reason, sourcesAtOnce-allowed)
+			refusals(t, gateway, reason, sourcesAtOnce-allowed)
 		}
 		a.write(t, 3)
 		gateway.kill()

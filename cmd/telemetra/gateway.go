@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/telemetra/telemetra/wsgateway"
 )
 
@@ -12,11 +14,11 @@ type gatewayCmd struct {
 	Gateway wsgateway.Config `embed:""`
 }
 
+// Validate refuses settings that cannot work.
+func (c *gatewayCmd) Validate(given *kong.Context) error { return c.Process.check(given, &c.Gateway) }
+
 // Run serves clients until it is told to stop.
 func (c *gatewayCmd) Run(ctx context.Context) error {
-	if err := c.Gateway.Validate(); err != nil {
-		return err
-	}
 	p, err := newProcess(ctx, &c.Process)
 	if err != nil {
 		return err

@@ -9,6 +9,8 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,22 +27,53 @@ import (
 )
 
 type httpConfig struct {
-	Host    string `env:"HOST" default:"0.0.0.0" help:"Address to listen on."`
-	Port    int    `env:"PORT" default:"8000" help:"Port to listen on; 0 takes a free one."`
-	TLSCert string `name:"tls-cert" env:"TLS_CERT" help:"File of the certificate chain; with it, TLS is spoken."`
-	TLSKey  string `name:"tls-key" env:"TLS_KEY" help:"File of the certificate's key."`
+	Host string `env:"HOST" default:"0.0.0.0" help:"Address to listen on."`
+	Port int    `env:"PORT" default:"8000" help:"Port to listen on; 0 takes a free one."`
 
-	Access access.Config `embed:""`
+	accessConfig `embed:""`
 }
 
+// accessConfig says how clients may connect, and who may read. Every command that serves
+// takes it.
+type accessConfig struct {
+	TLSCert string        `name:"tls-cert" env:"TLS_CERT" help:"File of the certificate chain; with it, TLS is spoken."`
+	TLSKey  string        `name:"tls-key" env:"TLS_KEY" help:"File of the certificate's key."`
+	Access  access.Config `embed:""`
+}
+
+// hostName is a name that may stand for an address of this machine.
+var hostName = regexp.MustCompile(`^[0-9A-Za-z._-]*$`)
+
+// validate names the settings that cannot work on any machine; whether one can be
+// listened on shows when it is.
 func (c *httpConfig) validate() error {
-	if c.Port < 0 || c.Port > 65535 {
-		return fmt.Errorf("PORT is %d; allowed are 0 to 65535", c.Port)
+	errs := []error{c.accessConfig.validate()}
+	if _, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) {
+		errs = append(errs, fmt.Errorf("HOST is %q; allowed are addresses of this machine, such as 127.0.0.1, 0.0.0.0 or ::, and their names, without PORT", c.Host))
 	}
+	if c.Port < 0 || c.Port > 65535 {
+		errs = append(errs, fmt.Errorf("PORT is %d; allowed are 0 to 65535", c.Port))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *accessConfig) validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
-		return errors.New("TLS_CERT and TLS_KEY must be set together")
+		return errors.Join(errors.New("TLS_CERT and TLS_KEY must be set together"), c.Access.Validate())
 	}
 	return c.Access.Validate()
+}
+
+// certificate reads the files of TLS_CERT and TLS_KEY; nil without them.
+func (c *accessConfig) certificate() (*tls.Certificate, error) {
+	if c.TLSCert == "" || c.TLSKey == "" {
+		return nil, nil //nolint:nilnil // no certificate is no error
+	}
+	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("TLS_CERT and TLS_KEY: %w", err)
+	}
+	return &pair, nil
 }
 
 // Bounds against clients that are slow or mean.
@@ -82,18 +115,18 @@ func newHTTPServer(ctx context.Context, c *httpConfig, log zerolog.Logger, regis
 	if err != nil {
 		return nil, err
 	}
+	cert, err := c.certificate()
+	if err != nil {
+		return nil, err
+	}
 	address := net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on HOST and PORT: %w", err)
 	}
 	var secure *tls.Config
-	if c.TLSCert != "" {
-		cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("TLS_CERT and TLS_KEY: %w", err), l.Close())
-		}
-		secure = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	if cert != nil {
+		secure = &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	}
 	s := &httpServer{Router: router.New(log, registry, origins.CORS), listener: router.Listen(l, secure)}
 	s.Router.ClientIP = proxies.ClientIP

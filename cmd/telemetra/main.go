@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -58,18 +59,23 @@ func untilSignal() context.Context {
 // output is where a command prints its result; logs go to standard error.
 type output struct{ io.Writer }
 
-// run is main without the process around it.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
-	exited := false
-	parser, err := kong.New(&cli{},
+// newParser reads command lines into c, and runs its commands.
+func newParser(ctx context.Context, c *cli, stdout, stderr io.Writer, exit func(code int)) (*kong.Kong, error) {
+	return kong.New(c,
 		kong.Name("telemetra"),
 		kong.Description("Pushes committed rows to live dashboards."),
 		kong.UsageOnError(),
 		kong.Writers(stdout, stderr),
-		kong.Exit(func(c int) { exited, code = true, c }),
+		kong.Exit(exit),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(output{stdout}),
 	)
+}
+
+// run is main without the process around it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	exited := false
+	parser, err := newParser(ctx, &cli{}, stdout, stderr, func(c int) { exited, code = true, c })
 	if err != nil {
 		fmt.Fprintln(stderr, "telemetra:", err)
 		return 2
@@ -79,6 +85,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		return code
 	}
 	if err != nil {
+		if wrong, ok := errors.AsType[*settingsError](err); ok {
+			err = wrong // without the name of the command, which has nothing to do with it
+		}
 		fmt.Fprintln(stderr, "telemetra:", err)
 		return 2
 	}

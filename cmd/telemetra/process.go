@@ -26,22 +26,36 @@ type logConfig struct {
 	Debug    bool   `env:"DEBUG" help:"Log at level DEBUG and serve /debug/pprof."`
 }
 
-// logger writes JSON lines to standard error, or readable ones to a terminal.
-func (c *logConfig) logger() (zerolog.Logger, error) {
+func (c *logConfig) validate() error {
+	_, err := c.level()
+	return err
+}
+
+// level is the least severity that is logged.
+func (c *logConfig) level() (zerolog.Level, error) {
 	level := strings.ToLower(c.LogLevel)
 	allowed := []string{"trace", "debug", "info", "warn", "error"}
 	if level == "warning" {
 		level = "warn"
 	}
 	if !slices.Contains(allowed, level) {
-		return zerolog.Nop(), fmt.Errorf("LOG_LEVEL is %q; allowed are %s", c.LogLevel, strings.ToUpper(strings.Join(allowed, ", ")))
+		return zerolog.NoLevel, fmt.Errorf("LOG_LEVEL is %q; allowed are %s", c.LogLevel, strings.ToUpper(strings.Join(allowed, ", ")))
 	}
 	l, err := zerolog.ParseLevel(level)
 	if err != nil {
-		return zerolog.Nop(), fmt.Errorf("LOG_LEVEL: %w", err)
+		return zerolog.NoLevel, fmt.Errorf("LOG_LEVEL: %w", err)
 	}
 	if c.Debug {
 		l = min(l, zerolog.DebugLevel)
+	}
+	return l, nil
+}
+
+// logger writes JSON lines to standard error, or readable ones to a terminal.
+func (c *logConfig) logger() (zerolog.Logger, error) {
+	l, err := c.level()
+	if err != nil {
+		return zerolog.Nop(), err
 	}
 	zerolog.TimeFieldFormat = time.RFC3339Nano
 	log := zerolog.New(os.Stderr)
@@ -60,12 +74,12 @@ type processConfig struct {
 	Redis    broker.Config `embed:""`
 }
 
-func (c *processConfig) validate() error {
+func (c *processConfig) validateDrain() error {
 	const longest = 3600
 	if c.Drain < 0 || c.Drain > longest {
 		return fmt.Errorf("DRAIN_PERIOD is %d; allowed are 0 to %d seconds", c.Drain, longest)
 	}
-	return errors.Join(c.HTTP.validate(), c.Postgres.Validate(), c.Redis.Validate())
+	return nil
 }
 
 // process is what long-running commands share: logger, instruments, the two
@@ -99,9 +113,6 @@ type cleanup struct {
 // newProcess opens what the services need. A server that can never serve is an
 // error; one that is away is waited for.
 func newProcess(ctx context.Context, c *processConfig) (_ *process, err error) {
-	if err := c.validate(); err != nil {
-		return nil, err
-	}
 	log, err := c.Log.logger()
 	if err != nil {
 		return nil, err
@@ -139,6 +150,10 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	p.onStop("http", p.http.Close)
 	if c.Log.Debug {
 		p.http.serveProfiles(p.checkTokens())
+	}
+	for _, text := range c.HTTP.Access.Warnings() {
+		log.Warn().Msg(text)
+		p.http.warn(func() string { return text })
 	}
 	p.register()
 	p.serve("http", p.http.Run)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/telemetra/telemetra/httpapi"
 	"github.com/telemetra/telemetra/listener"
 	"github.com/telemetra/telemetra/wsgateway"
@@ -24,15 +26,13 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	return p.run(ctx)
 }
 
-func (c *serveCmd) validate() error {
-	return errors.Join(c.Process.validate(), c.Gateway.Validate(), c.API.Validate())
+// Validate is also that of config.
+func (c *serveCmd) Validate(given *kong.Context) error {
+	return c.Process.check(given, &c.Gateway, &c.API)
 }
 
 // build opens everything and starts nothing.
 func (c *serveCmd) build(ctx context.Context) (*process, error) {
-	if err := c.validate(); err != nil {
-		return nil, err
-	}
 	p, err := newProcess(ctx, &c.Process)
 	if err != nil {
 		return nil, err

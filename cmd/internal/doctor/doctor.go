@@ -31,6 +31,12 @@ type Config struct {
 	Cache    broker.CacheConfig
 	// Origins are those whose pages may read, such as https://app.example.com.
 	Origins []string
+	// OpenReads: no token is wanted.
+	OpenReads bool
+	// Proxies is how many addresses and networks are trusted with X-Forwarded-For;
+	// AllProxies: they have every address.
+	Proxies    int
+	AllProxies bool
 	// FetchKeys fetches the published keys of tokens as a gateway would, and counts
 	// them. nil: tokens are not checked with published keys.
 	FetchKeys func(ctx context.Context) (usable, unusable int, err error)
@@ -179,6 +185,7 @@ func (d *doctor) checks() []check {
 		{"position", d.position, []string{redisCheck, primaryCheck, migrationsCheck}},
 
 		{"open files", d.openFiles, []string{settingsCheck}},
+		{"tokens", d.tokens, []string{settingsCheck}},
 	}
 	if d.config.Postgres.ReplicaURL != "" {
 		all = append(all, check{"replica", d.readReplica, []string{settingsCheck}})
@@ -191,6 +198,9 @@ func (d *doctor) checks() []check {
 	}
 	if d.config.FetchKeys != nil {
 		all = append(all, check{"token keys", d.tokenKeys, []string{settingsCheck}})
+	}
+	if d.config.Proxies > 0 {
+		all = append(all, check{"trusted proxies", d.proxies, []string{settingsCheck}})
 	}
 	if len(d.config.Origins) > 0 {
 		all = append(all, check{"origins", d.origins, []string{settingsCheck}})

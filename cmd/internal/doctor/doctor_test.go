@@ -25,7 +25,7 @@ func TestHealthyDeployment(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	if got, want := len(results), 27; got != want {
+	if got, want := len(results), 28; got != want {
 		t.Errorf("%d checks, want %d", got, want)
 	}
 }

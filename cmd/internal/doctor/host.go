@@ -80,6 +80,22 @@ func (d *doctor) certificate(context.Context) verdict {
 	return ok("valid until %s", until.Format(day))
 }
 
+func (d *doctor) tokens(context.Context) verdict {
+	if d.config.OpenReads {
+		return warning("reads are open: every client can read every stream without a token",
+			"set AUTH_JWT_SECRET or AUTH_JWKS_URL for gateways and api, unless everybody may read; see Who may read in the README")
+	}
+	return ok("reads want one")
+}
+
+func (d *doctor) proxies(context.Context) verdict {
+	if d.config.AllProxies {
+		return warning("TRUSTED_PROXIES has every address: each client can make up its own by X-Forwarded-For, and escape the limits for one address",
+			"name the addresses of your load balancers only")
+	}
+	return ok("%d addresses and networks", d.config.Proxies)
+}
+
 func (d *doctor) tokenKeys(ctx context.Context) verdict {
 	usable, unusable, err := d.config.FetchKeys(ctx)
 	switch {

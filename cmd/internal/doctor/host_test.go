@@ -74,6 +74,32 @@ func TestCertificate(t *testing.T) {
 	}
 }
 
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		c Config
+		want
+	}{
+		{Config{OpenReads: true}, want{"tokens", Warning, "reads are open", "AUTH_JWT_SECRET or AUTH_JWKS_URL"}},
+		{Config{}, want{"tokens", OK, "reads want one", ""}},
+	} {
+		test.is(t, judged((&doctor{config: test.c}).tokens(t.Context())))
+	}
+}
+
+func TestProxies(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		c Config
+		want
+	}{
+		{Config{Proxies: 1, AllProxies: true}, want{"trusted proxies", Warning, "has every address", "load balancers only"}},
+		{Config{Proxies: 3}, want{"trusted proxies", OK, "3 addresses and networks", ""}},
+	} {
+		test.is(t, judged((&doctor{config: test.c}).proxies(t.Context())))
+	}
+}
+
 func TestTokenKeys(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
