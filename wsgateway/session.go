@@ -125,20 +125,33 @@ func (s *session) follow(streamID string, since *event.ID) *complaint {
 
 // join makes the session a client of a hub that expects it.
 func (s *session) join(h *hub, since *event.ID) {
-	s.mu.Lock()
-	if s.gone {
-		s.mu.Unlock()
-		h.forgo()
+	sub := s.add(h, since)
+	if sub == nil {
 		return
+	}
+	s.gateway.lates.add(sub, time.Now())
+	h.join(sub)
+}
+
+// add notes a stream that the session follows from now on. It returns nil when the session
+// has ended; the hub then expects it no longer, as after a panic.
+func (s *session) add(h *hub, since *event.ID) (added *subscription) {
+	s.mu.Lock()
+	defer func() {
+		s.mu.Unlock()
+		if added == nil {
+			h.forgo()
+		}
+	}()
+	if s.gone {
+		return nil
 	}
 	if since != nil {
 		s.back.Store(true)
 	}
 	sub := &subscription{session: s, out: s.out, since: since, hub: h}
 	s.streams[h.id] = sub
-	s.mu.Unlock()
-	s.gateway.lates.add(sub, time.Now())
-	h.join(sub)
+	return sub
 }
 
 // mayFollow returns why the session may not follow one more stream. Frames of one client
