@@ -81,7 +81,7 @@ func (a *API) documentOthers() {
 		OperationID: "get-readiness", Method: http.MethodGet, Path: "/readyz", Tags: []string{"operations"},
 		Summary: "Whether a load balancer should send requests",
 		Responses: map[string]*huma.Response{
-			"200": {Description: "OK", Content: content(Liveness{}, "Liveness")},
+			"200": {Description: "OK", Content: content(Readiness{}, "Readiness")},
 			"503": {Description: "Not ready; detail says why.", Content: problems},
 		},
 	})
@@ -97,7 +97,13 @@ func (a *API) documentOthers() {
 
 // Liveness is how a process is.
 type Liveness struct {
-	Status string `json:"status" enum:"ok,ready"`
+	Status string `json:"status" enum:"ok"`
+}
+
+// Readiness is how a process that can be sent requests is.
+type Readiness struct {
+	Status   string   `json:"status" enum:"ready"`
+	Warnings []string `json:"warnings,omitempty" nullable:"false" doc:"What operators should know all the same, such as that reads are open."`
 }
 
 // Service is what answers at "/" when no page is asked for.
