@@ -1,6 +1,7 @@
 package access
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -25,19 +26,30 @@ type LimitConfig struct {
 // burst is how many seconds' worth of a rate may come at a time.
 const burst = 10
 
-// Validate names the setting that cannot work, its value, and what is allowed.
+// Validate names the settings that cannot work, their values, and what is allowed.
 func (c *LimitConfig) Validate() error {
-	for name, v := range map[string]int{"WS_MAX_CONNECTIONS": c.Connections, "WS_MAX_CONNECTIONS_PER_IP": c.ConnectionsPerIP, "WS_MAX_SUBSCRIPTIONS": c.Subscriptions, "WS_MAX_STREAMS": c.Streams} {
-		if v < 0 {
-			return fmt.Errorf("%s is %d; allowed are 0 (no limit) and more", name, v)
+	var errs []error
+	for _, s := range []struct {
+		name string
+		n    int
+	}{
+		{"WS_MAX_CONNECTIONS", c.Connections}, {"WS_MAX_CONNECTIONS_PER_IP", c.ConnectionsPerIP}, {"WS_MAX_SUBSCRIPTIONS", c.Subscriptions}, {"WS_MAX_STREAMS", c.Streams},
+	} {
+		if s.n < 0 {
+			errs = append(errs, fmt.Errorf("%s is %d; allowed are 0 (no limit) and more", s.name, s.n))
 		}
 	}
-	for name, v := range map[string]float64{"WS_MAX_HANDSHAKES_PER_IP": c.HandshakesPerIP, "WS_MAX_NEW_STREAMS_PER_IP": c.NewStreamsPerIP, "WS_MAX_FRAMES": c.FramesPerSecond} {
-		if !(v == 0 || v >= 0.1 && v <= 1e6) {
-			return fmt.Errorf("%s is %v; allowed are 0 (no limit) and 0.1 to 1000000 a second", name, v)
+	for _, s := range []struct {
+		name string
+		rate float64
+	}{
+		{"WS_MAX_HANDSHAKES_PER_IP", c.HandshakesPerIP}, {"WS_MAX_NEW_STREAMS_PER_IP", c.NewStreamsPerIP}, {"WS_MAX_FRAMES", c.FramesPerSecond},
+	} {
+		if !(s.rate == 0 || s.rate >= 0.1 && s.rate <= 1e6) {
+			errs = append(errs, fmt.Errorf("%s is %v; allowed are 0 (no limit) and 0.1 to 1000000 a second", s.name, s.rate))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // mostAddresses bounds the addresses whose handshakes and new streams are counted; those that have

@@ -89,4 +89,12 @@ func TestNoLimits(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
+	all := access.LimitConfig{Connections: -1, Subscriptions: -2, HandshakesPerIP: 1e7, FramesPerSecond: .01}
+	for range 20 { // in one order, or config and a process would say it differently
+		want := "WS_MAX_CONNECTIONS is -1; allowed are 0 (no limit) and more\nWS_MAX_SUBSCRIPTIONS is -2; allowed are 0 (no limit) and more\n" +
+			"WS_MAX_HANDSHAKES_PER_IP is 1e+07; allowed are 0 (no limit) and 0.1 to 1000000 a second\nWS_MAX_FRAMES is 0.01; allowed are 0 (no limit) and 0.1 to 1000000 a second"
+		if err := all.Validate(); err == nil || err.Error() != want {
+			t.Fatalf("got %v, want %q", err, want)
+		}
+	}
 }
