@@ -65,8 +65,7 @@ func (i *Inspector) askRow(ctx context.Context, statement string, args []any, va
 
 // Address tells where the server is looked for: host:port/database.
 func (i *Inspector) Address() string {
-	c := i.pool.Config().ConnConfig
-	return fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database)
+	return address(&i.pool.Config().ConnConfig.Config)
 }
 
 // Server is what a server and our session there are.

@@ -41,7 +41,7 @@ func (r *ReadingRole) Grants() []string {
 	to := ` TO ` + pgx.Identifier{r.Name}.Sanitize()
 	return []string{
 		`GRANT USAGE ON SCHEMA public, telemetra` + to,
-		`GRANT SELECT ON public.streams, public.chat_summary_minute, public.moments, public.viewer_timeseries, telemetra.schema_version, telemetra.position` + to,
+		`GRANT SELECT ON public.streams, public.chat_summary_minute, public.moments, public.viewer_timeseries, telemetra.schema_version, telemetra.position, telemetra.deployment` + to,
 		// A job that writes a table anew drops it and its rights.
 		`ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES` + to,
 	}

@@ -58,7 +58,7 @@ func TestReadingRoleReadsAndNothingElse(t *testing.T) {
 SELECT coalesce(string_agg(c.oid::regclass || ' ' || privilege, ', ' ORDER BY c.oid::regclass::text, privilege), '')
 FROM pg_class AS c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS privilege
 WHERE c.relnamespace IN ('public'::regnamespace, 'telemetra'::regnamespace) AND c.relkind IN ('r', 'v', 'p') AND has_table_privilege($1, c.oid, privilege)`
-	const want = `chat_summary_minute SELECT, moments SELECT, streams SELECT, telemetra."position" SELECT, telemetra.schema_version SELECT, viewer_timeseries SELECT`
+	const want = `chat_summary_minute SELECT, moments SELECT, streams SELECT, telemetra."position" SELECT, telemetra.deployment SELECT, telemetra.schema_version SELECT, viewer_timeseries SELECT`
 	if got := one[string](t, admin, rights, role.Name); got != want {
 		t.Errorf("it may\n%s, want\n%s", got, want)
 	}

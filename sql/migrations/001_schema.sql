@@ -27,8 +27,19 @@ CREATE TABLE IF NOT EXISTS telemetra.position (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Whose rows these are. A dump brings the id along: a restored database is the same
+-- deployment, and the system identifier of its cluster tells it from the original.
+CREATE TABLE IF NOT EXISTS telemetra.deployment (
+    only_one  boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    id        text NOT NULL CHECK (id ~ '^[0-9a-f]{16}$')
+);
+INSERT INTO telemetra.deployment (id)
+VALUES (left(encode(sha256(convert_to(gen_random_uuid()::text, 'UTF8')), 'hex'), 16))
+ON CONFLICT DO NOTHING;
+
 ---- create above / drop below ----
 
+DROP TABLE telemetra.deployment;
 DROP TABLE telemetra.position;
 DROP TABLE telemetra.added;
 DROP SEQUENCE telemetra.change_id_seq;
