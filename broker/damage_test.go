@@ -304,13 +304,3 @@ func TestHeartbeatOfAFullRedis(t *testing.T) {
 		return h.look(func() bool { return len(h.control) > 0 && h.control[0].Redis == ConditionOutOfMemory })()
 	})
 }
-
-func TestBadURLIsRefusedWithoutItsPassword(t *testing.T) {
-	t.Parallel()
-	for _, url := range []string{"", "http://user:secret@x", "redis://user:secret@host:port", "redis://host/db"} {
-		_, err := Open(Config{URL: url})
-		if err == nil || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%q: %v", url, err)
-		}
-	}
-}

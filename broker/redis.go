@@ -15,25 +15,16 @@ import (
 
 // Config says how to reach the Redis of the events.
 type Config struct {
-	URL string `name:"redis-url" env:"REDIS_URL" default:"redis://localhost:6379/0" help:"Redis that carries the events: redis://, rediss:// or unix://." secret:"url"`
+	URL string `name:"redis-url" env:"REDIS_URL" default:"redis://localhost:6379/0" help:"Redis that carries the events: redis[s]://user:password@host:port/db or unix://user:password@/path?db=n, the password percent-encoded." secret:"url"`
 }
 
-// Validate names the setting that cannot work, its value, and what is allowed.
+// Validate names the setting that cannot work, and what is allowed.
 func (c *Config) Validate() error {
 	_, err := c.options()
 	return err
 }
 
 func (c *Config) options() (*redis.Options, error) { return parseURL("REDIS_URL", c.URL) }
-
-func parseURL(variable, text string) (*redis.Options, error) {
-	o, err := redis.ParseURL(text)
-	if err != nil {
-		// The URL may hold a password, and so may the error's text.
-		return nil, fmt.Errorf("%s is not a URL of Redis; allowed are redis://user:password@host:port/db, rediss://… and unix://…", variable)
-	}
-	return o, nil
-}
 
 // dependencyTimeout bounds one command: a Redis that does not answer is a fault
 // to report and not a reason to hang.
