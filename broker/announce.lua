@@ -15,9 +15,21 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local kind = redis.call('TYPE', index).ok
 if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', index) end
 
+-- First, because Redis refuses it when its memory is full; what is refused after it, for
+-- want of a right, must not leave an index that stays for good.
 redis.call('ZADD', index, string.format('%.0f', now), id)
-redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('(%.0f', now - stays))
+local refused
+local function call(...)
+  local reply = not refused and redis.pcall(...)
+  if type(reply) == 'table' and reply.err then refused = reply end
+end
+call('ZREMRANGEBYSCORE', index, '-inf', string.format('(%.0f', now - stays))
 -- What is from a future that a clock set back has taken back would stay for too long.
-redis.call('ZREMRANGEBYSCORE', index, string.format('(%.0f', now + stays), '+inf')
-redis.call('PEXPIRE', index, ARGV[3])
-return redis.call('SET', announcement, text, 'PX', ARGV[3])
+call('ZREMRANGEBYSCORE', index, string.format('(%.0f', now + stays), '+inf')
+call('PEXPIRE', index, ARGV[3])
+call('SET', announcement, text, 'PX', ARGV[3])
+if refused then
+  redis.call('ZREM', index, id)
+  return refused
+end
+return redis.status_reply('OK')

@@ -42,6 +42,7 @@ type Cached struct {
 // Cache keeps answers for all processes. The events of the broker need none of
 // it: it may be lost at any time.
 type Cache struct {
+	broker *Redis
 	client *redis.Client
 	own    bool
 }
@@ -50,14 +51,14 @@ type Cache struct {
 // other Redis is named.
 func (b *Redis) OpenCache(c CacheConfig) (*Cache, error) {
 	if c.URL == "" {
-		return &Cache{client: b.client}, nil
+		return &Cache{broker: b, client: b.reading}, nil
 	}
 	o, err := parseURL("CACHE_REDIS_URL", c.URL)
 	if err != nil {
 		return nil, err
 	}
 	bound(o)
-	return &Cache{client: redis.NewClient(o), own: true}, nil
+	return &Cache{broker: b, client: redis.NewClient(o), own: true}, nil
 }
 
 // Close closes the connections.

@@ -24,18 +24,21 @@ const (
 	ConditionCannotSave   Condition = "cannot_save" // to disk, or to enough replicas
 	ConditionRefusing     Condition = "refusing"    // anything else
 	ConditionEvictsKeys   Condition = "evicts_keys" // events flow, and keys of ours may vanish
+	// ConditionMisconfigured: it holds the events of another deployment.
+	ConditionMisconfigured Condition = "misconfigured"
 )
 
 var conditionTexts = map[Condition]string{
-	ConditionOK:           "redis is in order",
-	ConditionUnreachable:  "redis is not reachable",
-	ConditionUnauthorized: "redis refuses the credentials",
-	ConditionLoading:      "redis is loading its data",
-	ConditionReadOnly:     "redis is a read-only replica",
-	ConditionOutOfMemory:  "redis is out of memory",
-	ConditionCannotSave:   "redis takes no writes because it cannot save them",
-	ConditionRefusing:     "redis refuses commands",
-	ConditionEvictsKeys:   "redis may evict keys (maxmemory-policy is not noeviction)",
+	ConditionOK:            "redis is in order",
+	ConditionUnreachable:   "redis is not reachable",
+	ConditionUnauthorized:  "redis refuses the credentials or a right",
+	ConditionLoading:       "redis is loading its data",
+	ConditionReadOnly:      "redis is a read-only replica",
+	ConditionOutOfMemory:   "redis is out of memory",
+	ConditionCannotSave:    "redis takes no writes because it cannot save them",
+	ConditionRefusing:      "redis refuses commands",
+	ConditionEvictsKeys:    "redis may evict keys (maxmemory-policy is not noeviction)",
+	ConditionMisconfigured: "redis holds the events of another deployment",
 }
 
 // Conditions returns all that there are, in the order of their names.
@@ -71,6 +74,8 @@ var refusals = map[string]Condition{
 	"BUSY":        ConditionRefusing,
 
 	"max number of clients": ConditionRefusing,
+	// Up to Redis 7.0, of a command within a script.
+	"The user executing the script": ConditionUnauthorized,
 }
 
 // ConditionOf returns the condition in which Redis gives such an error.
@@ -90,6 +95,12 @@ func IsUnavailable(err error) bool {
 func classify(err error) (c Condition, now bool) {
 	if err == nil {
 		return ConditionOK, true
+	}
+	if _, foreign := errors.AsType[*ForeignError](err); foreign {
+		return ConditionMisconfigured, true
+	}
+	if _, missing := errors.AsType[*MissingRightsError](err); missing {
+		return ConditionUnauthorized, true
 	}
 	if _, refused := errors.AsType[redis.Error](err); !refused {
 		return ConditionUnreachable, true // network, timeout, closed connection

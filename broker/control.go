@@ -33,6 +33,8 @@ type Control struct {
 	Reason string `json:"reason,omitempty"`
 	// Redis is the condition of Redis that keeps it from publishing, if one does.
 	Redis Condition `json:"redis,omitempty"`
+	// Detail names what is to be mended there: see State.
+	Detail string `json:"redis_detail,omitempty"`
 	// LagSeconds is how late the newest events were, or for how long nothing is known.
 	LagSeconds float64 `json:"lag_seconds"`
 	// Token is the position's, as far as this listener knows: who follows the heads
@@ -72,28 +74,47 @@ type Beat struct {
 
 // Heartbeat tells gateways that a listener lives and what it lags, and returns
 // what a listener wants to know each second. A Redis that takes no writes still
-// passes it on; only who comes later cannot read it.
+// passes it on; only who comes later cannot read it. In a Redis that holds another
+// deployment nothing is written.
 func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 	c.Type, c.At = ControlHeartbeat, time.Now().UnixMilli()
 	text, err := c.encode()
 	if err != nil {
 		return Beat{}, err
 	}
-	var told *redis.IntCmd
+	if !b.checked.Load() {
+		if err := b.CheckDeployment(ctx); err != nil {
+			return Beat{}, err
+		}
+	}
+	if err := b.Foreign(); err != nil {
+		return Beat{}, err
+	}
+	d, known := b.Deployment()
+	sent := new(redis.IntCmd)
 	var damaged *redis.StringCmd // of another type: nobody has asked
 	// Each has its own error. None has one when Redis refuses the connection (go-redis
 	// keeps that to the pipeline): the position's tells.
-	_, _ = b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, _ = b.publishing.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.Set(ctx, heartbeatKey, text, heartbeatTTL)
-		told = p.Publish(ctx, controlChannel, text)
+		if known {
+			sent = p.Publish(ctx, b.channels(d.ID).control, text)
+		}
 		damaged = p.Get(ctx, resetKey)
 		return nil
 	})
-	if err := told.Err(); err != nil {
+	if err := sent.Err(); err != nil {
 		return Beat{}, fmt.Errorf("send heartbeat: %w", err)
+	}
+	if own := b.own.Load(); own != nil {
+		// A Redis that takes no writes refuses it, and opens no epoch either.
+		_ = heardScript.Run(ctx, b.publishing, []string{listenersKey}, c.Listener, own.Origin, heartbeatTTL.Milliseconds()).Err()
 	}
 	p, err := b.Position(ctx)
 	if err != nil {
+		return Beat{}, err
+	}
+	if err := b.foreignError(p.Deployment); err != nil {
 		return Beat{}, err
 	}
 	return Beat{Epoch: p.Epoch, Token: p.Token, Damaged: damaged.Val()}, nil
@@ -102,7 +123,7 @@ func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 // LastHeartbeat reads the newest heartbeat; ok is false when no listener has
 // been there for a minute.
 func (b *Redis) LastHeartbeat(ctx context.Context) (c Control, ok bool, err error) {
-	text, err := b.client.Get(ctx, heartbeatKey).Result()
+	text, err := b.reading.Get(ctx, heartbeatKey).Result()
 	if errors.Is(err, redis.Nil) {
 		return c, false, nil
 	}

@@ -60,13 +60,13 @@ func TestDamage(t *testing.T) {
 	ctx := t.Context()
 	for name, commands := range damages {
 		t.Run(name, func(t *testing.T) {
-			if err := b.client.FlushAll(ctx).Err(); err != nil {
+			if err := b.reading.FlushAll(ctx).Err(); err != nil {
 				t.Fatal(err)
 			}
 			p := openEpoch(t, b, nil, 1)
 			p = publish(t, b, p, append(moments(t, "a", 5), moments(t, "b", 2)...)...)
 			for _, command := range commands(p) {
-				if err := b.client.Do(ctx, command...).Err(); err != nil {
+				if err := b.reading.Do(ctx, command...).Err(); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -76,7 +76,7 @@ func TestDamage(t *testing.T) {
 			switch {
 			case errors.Is(err, ErrNoPosition):
 				expect = nil
-				if b.client.HExists(ctx, positionKey, "epoch").Val() {
+				if b.reading.HExists(ctx, positionKey, "epoch").Val() {
 					break // what the position's owner remembers may still fit
 				}
 				if _, err := b.Publish(ctx, p, moments(t, "a", 1), nil); !errors.Is(err, ErrConflict) {
@@ -229,7 +229,7 @@ func TestFullRedisTakesNothing(t *testing.T) {
 		t.Errorf("publish into a full Redis again: %v", err)
 	}
 	sameDump(t, b, before)
-	if err := b.client.ConfigSet(ctx, "maxmemory", "0").Err(); err != nil {
+	if err := b.reading.ConfigSet(ctx, "maxmemory", "0").Err(); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, b, p, batch...)
@@ -246,7 +246,7 @@ func TestHeartbeat(t *testing.T) {
 		t.Errorf("heartbeat without a position: %v", err)
 	}
 	p := openEpoch(t, b, nil, 5)
-	control := b.client.Subscribe(ctx, controlChannel)
+	control := b.reading.Subscribe(ctx, testChannels.control)
 	defer func() { _ = control.Close() }()
 	if _, err := control.Receive(ctx); err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func TestHeartbeat(t *testing.T) {
 	if c, err := parseControl(m.Payload); err != nil || c != want {
 		t.Errorf("heard %+v, %v", c, err)
 	}
-	if ttl := b.client.TTL(ctx, heartbeatKey).Val(); ttl <= 0 || ttl > heartbeatTTL {
+	if ttl := b.reading.TTL(ctx, heartbeatKey).Val(); ttl <= 0 || ttl > heartbeatTTL {
 		t.Errorf("the heartbeat can be read for %s", ttl)
 	}
 	if err := b.AskForReset(ctx, p.Epoch); err != nil {
@@ -291,10 +291,10 @@ func TestHeartbeatOfAFullRedis(t *testing.T) {
 	ctx := t.Context()
 	_, h := follow(t, b, nil)
 	localtest.Eventually(t, "connected", h.look(func() bool { return h.ups == 1 }))
-	if err := b.client.HSet(ctx, resetKey, "x", "y").Err(); err != nil {
+	if err := b.reading.HSet(ctx, resetKey, "x", "y").Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.client.ConfigSet(ctx, "maxmemory", "1").Err(); err != nil {
+	if err := b.reading.ConfigSet(ctx, "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	localtest.Eventually(t, "the heartbeat", func() bool { // one that is sent while a connection is replaced reaches nobody

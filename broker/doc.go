@@ -12,8 +12,9 @@
 // the winner's position.
 //
 // Scripts are not rolled back. publish.lua therefore checks everything before
-// its first write: types of keys, heads against logs. Should it break off all
-// the same, the log is ahead of the head, and the next batch finds that.
+// its first write: types of keys, heads against logs. What is written before a write that
+// is refused, it takes back itself. Should it break off all the same, the log is ahead of the
+// head, and the next batch finds that.
 //
 // # Epochs
 //
@@ -23,6 +24,22 @@
 // over: gateways reload and tell their clients. Keys of logs and heads carry the
 // epoch in their name, so what an old epoch left behind is never in the way.
 //
+// # Deployments
+//
+// A database number holds one deployment. Its id, made by the migration, stands beside
+// the position and in the names of channels, as does the number, which pub/sub ignores. A
+// process compares it with that of its Postgres each second, and each time that it
+// reads a position (deployment.go); a listener opens no epoch over another one's position. A copy of
+// the same database, which has the same id and another origin, may take over when no
+// listener of the original has been heard for Redis.Takeover: open.lua decides.
+//
+// # Rights
+//
+// What a process may do is tried out each second: all its commands are queued in a
+// transaction that is given up (rights.go). A batch that is refused half-way, because a
+// right was lost since, is taken back by publish.lua; one of which messages alone are refused
+// is published, and found in the logs.
+//
 // # Keys
 //
 // See keys.go. All keys of a partition share a hash tag. Logs are bounded in
@@ -31,7 +48,8 @@
 //
 // # Following
 //
-// A Subscriber holds one connection for all channels of a process. Pub/sub may
+// A Subscriber holds one connection for all channels of a process. Publishing and the probe
+// have pools of their own, so that readers who wait for a connection hold nobody up. Pub/sub may
 // drop messages, and says so: each new connection is a call of Resubscribed,
 // each gap shows in the offsets, and the log repairs it.
 package broker

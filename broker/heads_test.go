@@ -107,7 +107,7 @@ func TestCache(t *testing.T) {
 			}
 		})
 	}
-	if n := open(t, other.URL()).client.DBSize(t.Context()).Val(); n == 0 {
+	if n := open(t, other.URL()).reading.DBSize(t.Context()).Val(); n == 0 {
 		t.Error("the other Redis holds nothing")
 	}
 	if err := (&CacheConfig{URL: "http://secret@x"}).Validate(); err == nil || !strings.Contains(err.Error(), "CACHE_REDIS_URL") || strings.Contains(err.Error(), "secret") {

@@ -26,13 +26,16 @@ type Facts struct {
 }
 
 // Inspect asks the Redis of the events about itself.
-func (b *Redis) Inspect(ctx context.Context) (Facts, error) { return inspect(ctx, b.client) }
+func (b *Redis) Inspect(ctx context.Context) (Facts, error) { return inspect(ctx, b.reading) }
 
 // Inspect asks the Redis of the cache about itself.
 func (c *Cache) Inspect(ctx context.Context) (Facts, error) { return inspect(ctx, c.client) }
 
 // Address is where the Redis of the events is.
-func (b *Redis) Address() string { return b.client.Options().Addr }
+func (b *Redis) Address() string { return b.options.Addr }
+
+// Database is the number of the database of the events.
+func (b *Redis) Database() int { return b.options.DB }
 
 // Address is where the Redis of the cache is.
 func (c *Cache) Address() string { return c.client.Options().Addr }
@@ -67,11 +70,11 @@ func number(digits string) int64 {
 	return n
 }
 
-// Look tells how Redis is for who wants to publish, as Watch does. The error is what it
+// Look tells how Redis is for this process, as Watch does. The error is what it
 // answers when that is not well.
 func (b *Redis) Look(ctx context.Context) (Condition, error) {
-	_, c, err := b.look(ctx)
-	return c, err
+	_, s, err := b.look(ctx)
+	return s.Condition, err
 }
 
 // Standing is where the publication stands, for who looks from outside.
@@ -85,7 +88,7 @@ type Standing struct {
 func (b *Redis) Standing(ctx context.Context) (Standing, error) {
 	var clock *redis.TimeCmd
 	var fields *redis.SliceCmd
-	_, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err := b.reading.Pipelined(ctx, func(p redis.Pipeliner) error {
 		fields, clock = p.HMGet(ctx, positionKey, "epoch", "opened", "published"), p.Time(ctx)
 		return nil
 	})
@@ -117,7 +120,7 @@ func (b *Redis) AllHeads(ctx context.Context, epoch string, most int) (heads map
 	heads = make(map[string]uint64)
 	for cursor := uint64(0); ; {
 		var pairs []string
-		if pairs, cursor, err = b.client.HScan(ctx, headsKey(epoch), cursor, "", step).Result(); err != nil {
+		if pairs, cursor, err = b.reading.HScan(ctx, headsKey(epoch), cursor, "", step).Result(); err != nil {
 			return nil, false, fmt.Errorf("read heads: %w", err)
 		}
 		for pair := range slices.Chunk(pairs, 2) {
@@ -135,7 +138,7 @@ func (b *Redis) AllHeads(ctx context.Context, epoch string, most int) (heads map
 // clock of Redis alone; negative: longer ago than a log is kept, or never.
 func (b *Redis) EventAges(ctx context.Context, epoch string, streamIDs ...string) ([]time.Duration, error) {
 	left := make([]*redis.DurationCmd, len(streamIDs))
-	if _, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	if _, err := b.reading.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range streamIDs {
 			left[i] = p.PTTL(ctx, logKey(epoch, id))
 		}
@@ -165,7 +168,7 @@ const bufferLimits = "client-output-buffer-limit"
 // SubscriberLimit reads the limit for those who follow channels. Servers that others
 // run often refuse the question; see IsRefused.
 func (b *Redis) SubscriberLimit(ctx context.Context) (l BufferLimit, err error) {
-	all, err := b.client.ConfigGet(ctx, bufferLimits).Result()
+	all, err := b.reading.ConfigGet(ctx, bufferLimits).Result()
 	if err != nil {
 		return l, fmt.Errorf("ask redis for %s: %w", bufferLimits, err)
 	}
@@ -186,12 +189,12 @@ type RefusedError struct{ Setting string }
 func (e *RefusedError) Error() string { return "redis does not tell " + e.Setting }
 
 // Now reads the clock of Redis.
-func (b *Redis) Now(ctx context.Context) (time.Time, error) { return b.client.Time(ctx).Result() }
+func (b *Redis) Now(ctx context.Context) (time.Time, error) { return b.reading.Time(ctx).Result() }
 
 // HeartbeatAge tells how old the newest heartbeat is, by the clock of Redis alone;
 // ok is false when no listener has been there for a minute.
 func (b *Redis) HeartbeatAge(ctx context.Context) (age time.Duration, ok bool, err error) {
-	left, err := b.client.PTTL(ctx, heartbeatKey).Result()
+	left, err := b.reading.PTTL(ctx, heartbeatKey).Result()
 	if err != nil {
 		return 0, false, fmt.Errorf("read age of heartbeat: %w", err)
 	}

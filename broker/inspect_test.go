@@ -50,7 +50,7 @@ func TestHeartbeatAge(t *testing.T) {
 	if _, err := b.Heartbeat(t.Context(), Control{Epoch: p.Epoch}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.client.PExpire(t.Context(), heartbeatKey, heartbeatTTL-20*time.Second).Err(); err != nil { // 20 s later
+	if err := b.reading.PExpire(t.Context(), heartbeatKey, heartbeatTTL-20*time.Second).Err(); err != nil { // 20 s later
 		t.Fatal(err)
 	}
 	if age, heard, err := b.HeartbeatAge(t.Context()); !heard || err != nil || age < 20*time.Second || age > 20*time.Second+soon {
@@ -104,13 +104,13 @@ func TestStanding(t *testing.T) {
 	if err != nil || len(ages) != 3 || ages[0] < 0 || ages[0] > time.Minute || ages[1] >= 0 || ages[2] < 0 {
 		t.Errorf("newest events are %v old, %v", ages, err)
 	}
-	if err := b.client.HDel(ctx, positionKey, "opened").Err(); err != nil { // opened by an older version
+	if err := b.reading.HDel(ctx, positionKey, "opened").Err(); err != nil { // opened by an older version
 		t.Fatal(err)
 	}
 	if s, err := b.Standing(ctx); err != nil || s.Age >= 0 {
 		t.Errorf("without its time: %+v, %v", s, err)
 	}
-	if err := b.client.Set(ctx, positionKey, "x", 0).Err(); err != nil {
+	if err := b.reading.Set(ctx, positionKey, "x", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := b.Standing(ctx); !errors.Is(err, ErrNoPosition) {
@@ -126,7 +126,7 @@ func TestAllHeadsIsBounded(t *testing.T) {
 	for i := range 5000 {
 		pairs = append(pairs, i, i)
 	}
-	if err := b.client.HSet(t.Context(), headsKey("e"), pairs...).Err(); err != nil {
+	if err := b.reading.HSet(t.Context(), headsKey("e"), pairs...).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if heads, all, err := b.AllHeads(t.Context(), "e", 5000); err != nil || !all || len(heads) != 5000 || heads["4999"] != 4999 {
@@ -149,7 +149,7 @@ func TestLook(t *testing.T) {
 		{"maxmemory", "64mb", ConditionEvictsKeys},
 		{"maxmemory-policy", "noeviction", ConditionOK},
 	} {
-		if err := b.client.ConfigSet(t.Context(), c.setting, c.value).Err(); err != nil {
+		if err := b.reading.ConfigSet(t.Context(), c.setting, c.value).Err(); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := b.Look(t.Context()); got != c.want || (err == nil) == got.Hinders() {

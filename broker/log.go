@@ -14,7 +14,8 @@ import (
 // Heads returns the current epoch and the offset of the newest event of each of
 // the streams (0 when there was none), read in this order: the heads are those
 // of the epoch or the epoch is already over. The error is ErrNoPosition or a
-// *DamagedError when what is there cannot be read.
+// *DamagedError when what is there cannot be read, and a *ForeignError when it is
+// another deployment's.
 func (b *Redis) Heads(ctx context.Context, streamIDs ...string) (epoch string, heads []uint64, err error) {
 	epoch, _, heads, err = b.HeadsAt(ctx, streamIDs...)
 	return epoch, heads, err
@@ -22,7 +23,10 @@ func (b *Redis) Heads(ctx context.Context, streamIDs ...string) (epoch string, h
 
 // HeadsAt is Heads with the token that the position had before.
 func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string, token uint64, heads []uint64, err error) {
-	position, err := b.client.HMGet(ctx, positionKey, "epoch", "token").Result()
+	if err := b.Foreign(); err != nil {
+		return "", 0, nil, err
+	}
+	position, err := b.reading.HMGet(ctx, positionKey, "epoch", "token", "deployment", "name", "origin").Result()
 	switch {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return "", 0, nil, ErrNoPosition
@@ -34,10 +38,17 @@ func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string,
 	if token, err = parseToken(digits); !ok || err != nil {
 		return "", 0, nil, ErrNoPosition
 	}
+	if id, ok := position[2].(string); ok { // else the listener finds that it is missing
+		name, _ := position[3].(string)
+		origin, _ := position[4].(string)
+		if err := b.foreignError(Deployment{ID: id, Name: name, Origin: origin}); err != nil {
+			return "", 0, nil, err
+		}
+	}
 	if len(streamIDs) == 0 {
 		return epoch, token, nil, nil
 	}
-	values, err := b.client.HMGet(ctx, headsKey(epoch), streamIDs...).Result()
+	values, err := b.reading.HMGet(ctx, headsKey(epoch), streamIDs...).Result()
 	switch {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return "", 0, nil, &DamagedError{Epoch: epoch, Reason: "heads are of another type"}
@@ -90,7 +101,7 @@ func (b *Redis) Recent(ctx context.Context, epoch, streamID string, upTo uint64)
 }
 
 func (b *Redis) log(ctx context.Context, epoch, streamID, from, to string) ([]event.Message, error) {
-	entries, err := b.client.XRange(ctx, logKey(epoch, streamID), from, to).Result()
+	entries, err := b.reading.XRange(ctx, logKey(epoch, streamID), from, to).Result()
 	switch {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, &DamagedError{Epoch: epoch, Reason: "log is of another type"}
@@ -113,7 +124,7 @@ func (b *Redis) log(ctx context.Context, epoch, streamID, from, to string) ([]ev
 // when nothing is published: its own offset is above the head, or it cannot read
 // what it needs.
 func (b *Redis) AskForReset(ctx context.Context, epoch string) error {
-	if err := b.client.Set(ctx, resetKey, epoch, b.Limits.TTL).Err(); err != nil {
+	if err := b.reading.Set(ctx, resetKey, epoch, b.Limits.TTL).Err(); err != nil {
 		return fmt.Errorf("ask for reset: %w", err)
 	}
 	return nil

@@ -20,8 +20,22 @@ import (
 
 func TestMain(m *testing.M) { localtest.Main(m) }
 
+// testDeployment is that of the tests, and testChannels are its channels in database 0.
+var (
+	testDeployment = Deployment{ID: "d1", Name: "db:5432/telemetra", Origin: "1/1"}
+	testChannels   = (&Redis{options: &redis.Options{}}).channels(testDeployment.ID)
+)
+
 // open connects to a Redis for the life of the test.
 func open(tb testing.TB, url string) *Redis {
+	tb.Helper()
+	b := openUnknown(tb, url)
+	b.Identify(testDeployment)
+	return b
+}
+
+// openUnknown is open without a deployment.
+func openUnknown(tb testing.TB, url string) *Redis {
 	tb.Helper()
 	b, err := Open(Config{URL: url})
 	if err != nil {
@@ -86,26 +100,26 @@ func publish(tb testing.TB, b *Redis, p Position, batch ...event.Pending) Positi
 func dump(tb testing.TB, b *Redis) map[string]string {
 	tb.Helper()
 	ctx := tb.Context()
-	keys, err := b.client.Keys(ctx, "*").Result()
+	keys, err := b.reading.Keys(ctx, "*").Result()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	out := make(map[string]string, len(keys))
 	for _, key := range keys {
-		kind, err := b.client.Type(ctx, key).Result()
+		kind, err := b.reading.Type(ctx, key).Result()
 		if err != nil {
 			tb.Fatal(err)
 		}
 		var v any
 		switch kind {
 		case "hash":
-			v, err = b.client.HGetAll(ctx, key).Result()
+			v, err = b.reading.HGetAll(ctx, key).Result()
 		case "stream":
-			v, err = b.client.XRange(ctx, key, "-", "+").Result()
+			v, err = b.reading.XRange(ctx, key, "-", "+").Result()
 		case "string":
-			v, err = b.client.Get(ctx, key).Result()
+			v, err = b.reading.Get(ctx, key).Result()
 		case "list":
-			v, err = b.client.LRange(ctx, key, 0, -1).Result()
+			v, err = b.reading.LRange(ctx, key, 0, -1).Result()
 		default:
 			tb.Fatalf("%s is a %s", key, kind)
 		}

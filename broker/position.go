@@ -18,6 +18,8 @@ type Position struct {
 	// Token counts the changes of the position, over all epochs.
 	Token uint64
 	State []byte
+	// Deployment is whose position it is.
+	Deployment Deployment
 
 	run string // the Redis process in which the epoch was opened
 }
@@ -35,24 +37,43 @@ type DamagedError struct{ Epoch, Reason string }
 
 func (e *DamagedError) Error() string { return "keys of the epoch are damaged: " + e.Reason }
 
-// Position reads the current position.
+// Position reads the current position, for who moves it.
 func (b *Redis) Position(ctx context.Context) (Position, error) {
-	v, err := b.client.HMGet(ctx, positionKey, "epoch", "token", "run", "state").Result()
-	if err != nil {
-		if redis.HasErrorPrefix(err, "WRONGTYPE") {
-			return Position{}, ErrNoPosition // open.lua takes it away
-		}
+	return parsePosition(b.publishing.HMGet(ctx, positionKey, positionFields...))
+}
+
+// SeePosition is Position for readers: it may have to wait for a connection.
+func (b *Redis) SeePosition(ctx context.Context) (Position, error) {
+	return parsePosition(b.reading.HMGet(ctx, positionKey, positionFields...))
+}
+
+// positionFields are all that a position must have.
+var positionFields = []string{"epoch", "token", "run", "state", "deployment", "name", "origin"}
+
+// parsePosition reads positionFields; the error is ErrNoPosition when one is missing.
+func parsePosition(answer *redis.SliceCmd) (Position, error) {
+	values, err := answer.Result()
+	switch {
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return Position{}, ErrNoPosition // open.lua takes it away
+	case err != nil:
 		return Position{}, fmt.Errorf("read position: %w", err)
 	}
-	epoch, ok1 := v[0].(string)
-	digits, ok2 := v[1].(string)
-	run, ok3 := v[2].(string)
-	state, ok4 := v[3].(string)
-	token, err := parseToken(digits)
-	if !ok1 || !ok2 || !ok3 || !ok4 || err != nil {
+	fields := make([]string, len(positionFields))
+	for i, v := range values {
+		var ok bool
+		if fields[i], ok = v.(string); !ok {
+			return Position{}, ErrNoPosition
+		}
+	}
+	token, err := parseToken(fields[1])
+	if err != nil {
 		return Position{}, ErrNoPosition
 	}
-	return Position{Epoch: epoch, Token: token, State: []byte(state), run: run}, nil
+	return Position{
+		Epoch: fields[0], Token: token, run: fields[2], State: []byte(fields[3]),
+		Deployment: Deployment{ID: fields[4], Name: fields[5], Origin: fields[6]},
+	}, nil
 }
 
 // tokenDigits bounds a token, here and in open.lua: one a microsecond takes centuries to
@@ -73,15 +94,20 @@ func parseToken(digits string) (uint64, error) {
 // if the data seems to be there: its newest part may be lost.
 func (b *Redis) SameProcess(p Position) bool { return p.run == b.runID() }
 
-// OpenEpoch starts a new epoch with the given state. expect is the position
-// that is to be replaced, nil when there is none; ErrConflict means that it is
-// no longer that. token must be higher than any that the caller has seen.
+// OpenEpoch starts a new epoch of this process' deployment with the given state. expect is
+// the position that is to be replaced, nil when there is none; ErrConflict means that it is
+// no longer that, a *ForeignError that it belongs to another deployment or to a Postgres
+// that is in use. token must be higher than any that the caller has seen.
 func (b *Redis) OpenEpoch(ctx context.Context, expect *Position, token uint64, state []byte) (Position, error) {
-	next := Position{Epoch: newEpoch(), Token: token, State: state}
+	own := b.own.Load()
+	if own == nil {
+		return Position{}, fmt.Errorf("open epoch: %w", ErrUnknownDeployment)
+	}
+	next := Position{Epoch: newEpoch(), Token: token, State: state, Deployment: *own}
 	oldEpoch, oldToken := "", ""
 	if expect != nil {
 		oldEpoch, oldToken = expect.Epoch, strconv.FormatUint(expect.Token, 10)
-	} else if err := b.Ping(ctx); err != nil { // a connection, so that the run id is known
+	} else if err := b.publishing.Ping(ctx).Err(); err != nil { // a connection, so that the run id is known
 		return Position{}, fmt.Errorf("open epoch: %w", err)
 	}
 	next.run = b.runID()
@@ -89,18 +115,24 @@ func (b *Redis) OpenEpoch(ctx context.Context, expect *Position, token uint64, s
 	if err != nil {
 		return Position{}, err
 	}
-	reply, err := openScript.Run(ctx, b.client,
-		[]string{positionKey, headsKey(oldEpoch), sizesKey(oldEpoch)},
+	reply, err := openScript.Run(ctx, b.publishing,
+		[]string{positionKey, listenersKey, headsKey(oldEpoch), sizesKey(oldEpoch), headsKey(next.Epoch)},
 		oldEpoch, oldToken, next.Epoch, next.Token, next.run, next.State,
-		int(b.Limits.TTL.Seconds()), controlChannel, announcement,
+		int(b.Limits.TTL.Seconds()), b.channels(own.ID).control, announcement,
+		own.ID, own.Name, own.Origin, b.Listener, b.Takeover.Milliseconds(),
 	).StringSlice()
-	if err != nil {
+	switch {
+	case err != nil:
 		return Position{}, fmt.Errorf("open epoch: %w", err)
+	case reply[0] == "ok":
+		return next, nil
+	case reply[0] == "failed":
+		return Position{}, fmt.Errorf("open epoch: %w", newCommandError(reply[1], reply[2]))
+	case reply[0] == "foreign":
+		held := Deployment{ID: reply[1], Name: reply[2], Origin: reply[3]}
+		return Position{}, &ForeignError{Redis: b.place(), Held: held, Own: *own, Listener: reply[4]}
 	}
-	if reply[0] != "ok" {
-		return Position{}, ErrConflict
-	}
-	return next, nil
+	return Position{}, ErrConflict
 }
 
 // newEpoch makes a name that no epoch has had: 50 random bits.

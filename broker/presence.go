@@ -139,13 +139,17 @@ func CountsOf(h prometheus.Metric) []uint64 {
 	return append(counts, m.GetHistogram().GetSampleCount()-below)
 }
 
-// Announce tells that a process is there, for the next seconds.
+// Announce tells that a process is there, for the next seconds. In a Redis that holds
+// another deployment it writes nothing.
 func (b *Redis) Announce(ctx context.Context, p *Process) error {
+	if err := b.Foreign(); err != nil {
+		return err
+	}
 	text, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("encode the announcement: %w", err)
 	}
-	err = announceScript.Run(ctx, b.client, []string{processesKey, processKey(p.ID)},
+	err = announceScript.Run(ctx, b.publishing, []string{processesKey, processKey(p.ID)},
 		p.ID, text, RememberedFor.Milliseconds()).Err()
 	if err != nil {
 		return fmt.Errorf("announce: %w", err)
@@ -155,7 +159,7 @@ func (b *Redis) Announce(ctx context.Context, p *Process) error {
 
 // Withdraw takes the announcement back: the process ends.
 func (b *Redis) Withdraw(ctx context.Context, id string) error {
-	_, err := b.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+	_, err := b.publishing.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		pipe.Del(ctx, processKey(id))
 		pipe.ZRem(ctx, processesKey, id)
 		return nil
@@ -172,7 +176,7 @@ func (b *Redis) Withdraw(ctx context.Context, id string) error {
 func (b *Redis) Processes(ctx context.Context) ([]Process, error) {
 	var clock *redis.TimeCmd
 	var index *redis.ZSliceCmd
-	if _, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	if _, err := b.reading.Pipelined(ctx, func(p redis.Pipeliner) error {
 		index, clock = p.ZRangeWithScores(ctx, processesKey, 0, -1), p.Time(ctx)
 		return nil
 	}); err != nil {
@@ -186,7 +190,7 @@ func (b *Redis) Processes(ctx context.Context) ([]Process, error) {
 		for i, z := range some {
 			keys[i] = processKey(fmt.Sprint(z.Member))
 		}
-		texts, err := b.client.MGet(ctx, keys...).Result()
+		texts, err := b.reading.MGet(ctx, keys...).Result()
 		if err != nil {
 			return all, errors.Join(append(errs, fmt.Errorf("read processes: %w", err))...)
 		}

@@ -78,7 +78,7 @@ func TestProcessesAreRead(t *testing.T) {
 	if got := ids(present(t, b)); !slices.Equal(got, []string{"2", "1"}) {
 		t.Errorf("after one has ended: %v", got)
 	}
-	if n := b.client.ZCard(t.Context(), processesKey).Val(); n != 2 {
+	if n := b.reading.ZCard(t.Context(), processesKey).Val(); n != 2 {
 		t.Errorf("%d are in the index", n)
 	}
 }
@@ -103,7 +103,7 @@ func TestSilentProcessesAreForgotten(t *testing.T) {
 	ctx := t.Context()
 	announce(t, b, Process{ID: "gone"})
 	for _, key := range []string{processesKey, processKey("gone")} {
-		if left := b.client.PTTL(ctx, key).Val(); left <= RememberedFor-10*time.Second || left > RememberedFor {
+		if left := b.reading.PTTL(ctx, key).Val(); left <= RememberedFor-10*time.Second || left > RememberedFor {
 			t.Errorf("%s stays for %s", key, left)
 		}
 	}
@@ -114,7 +114,7 @@ func TestSilentProcessesAreForgotten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := b.client.ZAdd(ctx, processesKey, redis.Z{Score: float64(now.Add(-d).UnixMilli()), Member: "gone"}).Err(); err != nil {
+		if err := b.reading.ZAdd(ctx, processesKey, redis.Z{Score: float64(now.Add(-d).UnixMilli()), Member: "gone"}).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -126,15 +126,15 @@ func TestSilentProcessesAreForgotten(t *testing.T) {
 	}
 	silence(RememberedFor + time.Second)
 	announce(t, b, Process{ID: "there"})
-	if got := b.client.ZRange(ctx, processesKey, 0, -1).Val(); !slices.Equal(got, []string{"there"}) {
+	if got := b.reading.ZRange(ctx, processesKey, 0, -1).Val(); !slices.Equal(got, []string{"there"}) {
 		t.Errorf("the index has %v", got)
 	}
 	silence(-time.Hour) // the clock of Redis was set back since
 	announce(t, b, Process{ID: "there"})
-	if got := b.client.ZRange(ctx, processesKey, 0, -1).Val(); !slices.Equal(got, []string{"there"}) {
+	if got := b.reading.ZRange(ctx, processesKey, 0, -1).Val(); !slices.Equal(got, []string{"there"}) {
 		t.Errorf("with one from the future the index has %v", got)
 	}
-	if err := b.client.Del(ctx, processKey("there")).Err(); err != nil { // as its time to live does
+	if err := b.reading.Del(ctx, processKey("there")).Err(); err != nil { // as its time to live does
 		t.Fatal(err)
 	}
 	if got := present(t, b); got != nil {
@@ -170,7 +170,7 @@ func TestKeysOfPresenceOfAnotherType(t *testing.T) {
 	ctx := t.Context()
 	do := func(args ...any) {
 		t.Helper()
-		if err := b.client.Do(ctx, args...).Err(); err != nil {
+		if err := b.reading.Do(ctx, args...).Err(); err != nil {
 			t.Fatalf("%v: %v", args, err)
 		}
 	}

@@ -10,19 +10,23 @@ type metrics struct {
 	conditions *prometheus.GaugeVec
 }
 
-func newMetrics(reg prometheus.Registerer, pool func() *redis.PoolStats) *metrics {
+func newMetrics(reg prometheus.Registerer, b *Redis) *metrics {
 	f := promauto.With(reg)
-	connections := func(state string, n func(*redis.PoolStats) uint32) {
-		f.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "telemetra_redis_pool_connections", ConstLabels: prometheus.Labels{"state": state},
-			Help: "Connections to Redis for commands, by state: idle or in_use. The subscription has one of its own.",
-		}, func() float64 { return float64(n(pool())) })
+	pools := map[string]*redis.Client{"publish": b.publishing, "probe": b.probing, "read": b.reading}
+	for name, client := range pools {
+		connections := func(state string, n func(*redis.PoolStats) uint32) {
+			f.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "telemetra_redis_pool_connections", ConstLabels: prometheus.Labels{"pool": name, "state": state},
+				Help: "Connections to Redis for commands, by what they are for (publish, probe or read) and state (idle or in_use). A subscription has one of its own.",
+			}, func() float64 { return float64(n(client.PoolStats())) })
+		}
+		connections("idle", func(s *redis.PoolStats) uint32 { return s.IdleConns })
+		connections("in_use", func(s *redis.PoolStats) uint32 { return s.TotalConns - min(s.IdleConns, s.TotalConns) })
+		f.NewCounterFunc(prometheus.CounterOpts{
+			Name: "telemetra_redis_pool_timeouts_total", ConstLabels: prometheus.Labels{"pool": name},
+			Help: "Times that no connection to Redis came free in time, by what it was for (publish, probe or read).",
+		}, func() float64 { return float64(client.PoolStats().Timeouts) })
 	}
-	connections("idle", func(s *redis.PoolStats) uint32 { return s.IdleConns })
-	connections("in_use", func(s *redis.PoolStats) uint32 { return s.TotalConns - min(s.IdleConns, s.TotalConns) })
-	f.NewCounterFunc(prometheus.CounterOpts{
-		Name: "telemetra_redis_pool_timeouts_total", Help: "Times that no connection to Redis came free in time.",
-	}, func() float64 { return float64(pool().Timeouts) })
 	m := &metrics{conditions: f.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "telemetra_redis_condition", Help: "How Redis is for this process: 1 for the condition that holds, 0 for all others.",
 	}, []string{"condition"})}

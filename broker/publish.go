@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
@@ -17,10 +18,12 @@ const (
 
 // Publish publishes a batch and stores the new state of the position, as one
 // step. It returns the new position; ErrConflict when the position is no longer
-// the expected one; a *DamagedError when the epoch cannot go on. After any other
-// error the batch may or may not be published: read the position.
+// the expected one; a *DamagedError when the epoch cannot go on. With a *MutedError
+// the batch is published and the position is the new one. After any other error the
+// batch may or may not be published: read the position.
 func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pending, state []byte) (Position, error) {
-	next := Position{Epoch: expect.Epoch, Token: expect.Token + 1, State: state, run: expect.run}
+	next := Position{Epoch: expect.Epoch, Token: expect.Token + 1, State: state, Deployment: expect.Deployment, run: expect.run}
+	channels := b.channels(expect.Deployment.ID)
 
 	index := make(map[string]int, len(batch))
 	keys := []string{positionKey, headsKey(expect.Epoch), sizesKey(expect.Epoch)}
@@ -42,7 +45,7 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 		expect.Epoch, strconv.FormatUint(expect.Token, 10), b.runID(),
 		strconv.FormatUint(next.Token, 10), state,
 		b.Limits.Events, b.Limits.Bytes, int(b.Limits.TTL.Seconds()),
-		eventPrefix, headsChannel, listing, len(streams))
+		channels.events, channels.heads, listing, len(streams))
 	for _, id := range streams {
 		args = append(args, id)
 	}
@@ -50,7 +53,7 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 		args = append(args, index[batch[i].StreamID], batch[i].Head, batch[i].Tail)
 	}
 
-	reply, err := publishScript.Run(ctx, b.client, keys, args...).StringSlice()
+	reply, err := publishScript.Run(ctx, b.publishing, keys, args...).StringSlice()
 	switch {
 	case err != nil:
 		return Position{}, fmt.Errorf("publish %d events: %w", len(batch), err)
@@ -58,7 +61,33 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 		return next, nil
 	case reply[0] == "damaged":
 		return Position{}, &DamagedError{Epoch: expect.Epoch, Reason: reply[1]}
+	case reply[0] == "failed":
+		return Position{}, fmt.Errorf("publish %d events: %w", len(batch), newCommandError(reply[1], reply[2]))
+	case reply[0] == "mute":
+		return next, &MutedError{newCommandError(reply[1], reply[2])}
 	default:
 		return Position{}, ErrConflict
 	}
 }
+
+// MutedError means that a batch is published, and Redis has refused to send messages of
+// it: followers find its events in the logs.
+type MutedError struct{ Err error }
+
+func (e *MutedError) Error() string { return "publish without messages: " + e.Err.Error() }
+
+// Unwrap returns what Redis has answered.
+func (e *MutedError) Unwrap() error { return e.Err }
+
+// commandError is what Redis has answered to a command of a script.
+type commandError struct{ command, text string }
+
+func newCommandError(command, text string) error {
+	return &commandError{command: strings.ToLower(command), text: text}
+}
+
+// Error begins with the answer: its first word tells what it means.
+func (e *commandError) Error() string { return e.text + " (" + e.command + ")" }
+
+// RedisError makes it a redis.Error.
+func (e *commandError) RedisError() {}

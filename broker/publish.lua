@@ -9,6 +9,8 @@
 --        12 number of streams n, then n stream ids,
 --        then for each event: index of its stream, head, tail
 -- Reply  {'ok'} | {'conflict'} | {'damaged', why}
+--        | {'failed', command, error}: nothing is published, a write was refused
+--        | {'mute', command, error}: all is published, and a message was refused
 -- Cost   one XADD and one PUBLISH an event; a log that outgrows its bytes is
 --        read once and cut to half of them.
 local position, heads, sizes = KEYS[1], KEYS[2], KEYS[3]
@@ -42,12 +44,13 @@ if sizes_type ~= 'hash' and sizes_type ~= 'none' then return {'damaged', 'sizes 
 local list = tonumber(redis.call('HGET', heads, '') or 0)
 if not list then return {'damaged', 'head of the list is no number'} end
 
-local offset, size = {}, {}
+local offset, size, fresh = {}, {}, {}
 for i = 1, n do
   offset[i] = tonumber(redis.call('HGET', heads, ARGV[12 + i]) or 0)
   size[i] = tonumber(redis.call('HGET', sizes, ARGV[12 + i]) or 0)
   if not offset[i] or not size[i] then return {'damaged', 'head is no number'} end
   local log_type = type_of(KEYS[3 + i])
+  fresh[i] = log_type == 'none'
   if log_type == 'stream' then
     if last_id(KEYS[3 + i]) > offset[i] then return {'damaged', 'log is ahead of its head'} end
   elseif log_type ~= 'none' then
@@ -55,24 +58,51 @@ for i = 1, n do
   end
 end
 
+-- A write that is refused takes back those before it: the user may have lost a right
+-- since the last batch. (Memory, disk and role are looked at before the first write.)
+local refused
+local function call(...)
+  if refused then return end
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then refused = {'failed', select(1, ...), reply.err} end
+  return reply
+end
+
+-- A new log has no time to live yet: what it needs to get one, or to go, is tried on the
+-- key that is not there.
+for i = 1, n do
+  if fresh[i] then
+    call('XADD', KEYS[3 + i], 'NOMKSTREAM', '1-0', 'm', '')
+    call('EXPIRE', KEYS[3 + i], ttl)
+    call('DEL', KEYS[3 + i])
+  end
+end
+if refused then return refused end
+
+local old, appended, messages = {}, {}, {}
+for i = 1, n do old[i] = offset[i] end
 for i = first, #ARGV, 3 do
   local s = tonumber(ARGV[i])
   offset[s] = offset[s] + 1
   local place = string.format('%.0f', offset[s])
   local id = epoch .. '-' .. place
   local message = id .. ARGV[i + 1] .. id .. ARGV[i + 2]
-  redis.call('XADD', KEYS[3 + s], 'MAXLEN', max_events, place .. '-0', 'm', message)
-  redis.call('PUBLISH', event_prefix .. ARGV[12 + s], message)
+  call('XADD', KEYS[3 + s], 'MAXLEN', max_events, place .. '-0', 'm', message)
+  if refused then break end
+  appended[s] = true
+  messages[#messages + 1] = message
   size[s] = size[s] + #message
 end
 
 local moved = {}
 for i = 1, n do
   local log = KEYS[3 + i]
-  if size[i] > max_bytes then
+  call('EXPIRE', log, ttl)
+  local entries = size[i] > max_bytes and call('XREVRANGE', log, '+', '-')
+  if entries and not refused then
     -- The bound counts what was cut by MAXLEN too: see what is really there.
     local kept, cut = 0, nil
-    for _, entry in ipairs(redis.call('XREVRANGE', log, '+', '-')) do
+    for _, entry in ipairs(entries) do
       kept = kept + #entry[2][2]
       if kept > max_bytes / 2 and cut == nil and entry[1] ~= string.format('%.0f-0', offset[i]) then
         cut = entry[1]
@@ -80,26 +110,50 @@ for i = 1, n do
       end
     end
     if cut then
-      redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', tonumber(string.match(cut, '^%d+')) + 1))
+      call('XTRIM', log, 'MINID', string.format('%.0f-0', tonumber(string.match(cut, '^%d+')) + 1))
     else
       size[i] = kept
     end
   end
-  redis.call('EXPIRE', log, ttl)
-  local head = string.format('%.0f', offset[i])
-  redis.call('HSET', heads, ARGV[12 + i], head)
-  redis.call('HSET', sizes, ARGV[12 + i], string.format('%.0f', size[i]))
   moved[ARGV[12 + i]] = offset[i]
 end
+-- The head of the list of streams stands where no stream's can: ids are not empty.
+if listing then moved[''] = list + 1 end
+local new_heads, new_sizes = {}, {}
+for stream, head in pairs(moved) do
+  new_heads[#new_heads + 1] = stream
+  new_heads[#new_heads + 1] = string.format('%.0f', head)
+end
+for i = 1, n do
+  new_sizes[2 * i - 1], new_sizes[2 * i] = ARGV[12 + i], string.format('%.0f', size[i])
+end
+if n > 0 then
+  call('HSET', sizes, unpack(new_sizes))
+  call('HSET', heads, unpack(new_heads))
+end
+call('HSET', position, 'token', next_token, 'state', state,
+  'published', string.format('%.0f', published + (#ARGV - first + 1) / 3))
 
-if listing then
-  -- The head of the list of streams stands where no stream's can: ids are not empty.
-  moved[''] = list + 1
-  redis.call('HSET', heads, '', string.format('%.0f', list + 1))
+if refused then
+  -- What a log loses with its key is read from Postgres.
+  for i = 1, n do
+    if appended[i] then
+      redis.pcall('DEL', KEYS[3 + i])
+      if heads_type == 'hash' then redis.pcall('HSET', heads, ARGV[12 + i], string.format('%.0f', old[i])) end
+    end
+  end
+  if next(appended) and listing and heads_type == 'hash' then redis.pcall('HSET', heads, '', string.format('%.0f', list)) end
+  if next(appended) and heads_type == 'none' then redis.pcall('DEL', heads) end
+  if next(appended) and sizes_type == 'none' then redis.pcall('DEL', sizes) end
+  return refused
 end
 
-redis.call('HSET', position, 'token', next_token, 'state', state,
-  'published', string.format('%.0f', published + (#ARGV - first + 1) / 3))
+-- From here on the batch is published: a message that does not go out is one that pub/sub
+-- has lost, and gateways find it in the log.
+for i = first, #ARGV, 3 do
+  call('PUBLISH', event_prefix .. ARGV[12 + tonumber(ARGV[i])], messages[(i - first) / 3 + 1])
+end
 -- Also of a batch without events: tokens without a gap tell that no message was missed.
-redis.call('PUBLISH', heads_channel, cjson.encode({epoch = epoch, token = next_token, heads = n > 0 and moved or nil}))
+call('PUBLISH', heads_channel, cjson.encode({epoch = epoch, token = next_token, heads = n > 0 and moved or nil}))
+if refused then return {'mute', refused[2], refused[3]} end
 return {'ok'}

@@ -69,7 +69,7 @@ func TestOpenEpochCompares(t *testing.T) {
 		t.Errorf("heads after a new epoch: %v, %v; want 1", heads, err)
 	}
 	for _, key := range []string{headsKey(p.Epoch), sizesKey(p.Epoch)} {
-		if ttl := b.client.TTL(t.Context(), key).Val(); ttl <= 0 || ttl > b.Limits.TTL {
+		if ttl := b.reading.TTL(t.Context(), key).Val(); ttl <= 0 || ttl > b.Limits.TTL {
 			t.Errorf("%s of the old epoch expires in %s", key, ttl)
 		}
 	}
@@ -80,7 +80,7 @@ func TestPublishCompares(t *testing.T) {
 	b, p := start(t)
 	p = publish(t, b, p, moments(t, "a", 3)...)
 	ctx := t.Context()
-	follow := b.client.PSubscribe(ctx, "*")
+	follow := b.reading.PSubscribe(ctx, "*")
 	defer func() { _ = follow.Close() }()
 	if _, err := follow.Receive(ctx); err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func TestPublishCompares(t *testing.T) {
 		}
 		sameDump(t, b, before)
 	}
-	if err := b.client.Publish(ctx, "end", "").Err(); err != nil {
+	if err := b.reading.Publish(ctx, "end", "").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if m, err := follow.ReceiveMessage(ctx); err != nil || m.Channel != "end" {
@@ -202,7 +202,7 @@ func TestBatchesAgree(t *testing.T) {
 	rng := seeded(t)
 	ctx := t.Context()
 	streams := []string{"a", "42", `quote " { } `, "流/😀", "007", ","}
-	follow := b.client.PSubscribe(ctx, eventPrefix+"*")
+	follow := b.reading.PSubscribe(ctx, testChannels.events+"*")
 	defer func() { _ = follow.Close() }()
 	if _, err := follow.Receive(ctx); err != nil {
 		t.Fatal(err)
@@ -229,7 +229,7 @@ func TestBatchesAgree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stream := strings.TrimPrefix(m.Channel, eventPrefix)
+		stream := strings.TrimPrefix(m.Channel, testChannels.events)
 		if got := stream + "\n" + m.Payload; got != w {
 			t.Fatalf("message %d\n got %s\nwant %s", i, got, w)
 		}
@@ -243,7 +243,7 @@ func TestBatchesAgree(t *testing.T) {
 		if got[i] != heads[stream] {
 			t.Errorf("head of %q is %d, want %d", stream, got[i], heads[stream])
 		}
-		entries, err := b.client.XRange(ctx, logKey(p.Epoch, stream), "-", "+").Result()
+		entries, err := b.reading.XRange(ctx, logKey(p.Epoch, stream), "-", "+").Result()
 		if err != nil || len(entries) != len(logged[stream]) {
 			t.Fatalf("log of %q has %d entries, want %d: %v", stream, len(entries), len(logged[stream]), err)
 		}
@@ -257,7 +257,7 @@ func TestBatchesAgree(t *testing.T) {
 			t.Errorf("log of %q: %v, %v", stream, offsets(messages), err)
 		}
 	}
-	if published := b.client.HGet(ctx, positionKey, "published").Val(); published != fmt.Sprint(total) {
+	if published := b.reading.HGet(ctx, positionKey, "published").Val(); published != fmt.Sprint(total) {
 		t.Errorf("position counts %s published events, want %d", published, total)
 	}
 }
@@ -271,7 +271,7 @@ func TestLogIsBoundedInCount(t *testing.T) {
 		p = publish(t, b, p, moments(t, "a", 100)...)
 	}
 	const most = 512
-	if got := b.client.XLen(ctx, logKey(p.Epoch, "a")).Val(); got != most {
+	if got := b.reading.XLen(ctx, logKey(p.Epoch, "a")).Val(); got != most {
 		t.Errorf("log has %d entries, want %d", got, most)
 	}
 	for _, c := range []struct {
@@ -304,7 +304,7 @@ func TestLogIsBoundedInCount(t *testing.T) {
 // logBytes adds up the messages of the log of "a", and checks that it is a tail.
 func logBytes(tb testing.TB, b *Redis, epoch string, head uint64) (size int, first uint64) {
 	tb.Helper()
-	entries, err := b.client.XRange(tb.Context(), logKey(epoch, "a"), "-", "+").Result()
+	entries, err := b.reading.XRange(tb.Context(), logKey(epoch, "a"), "-", "+").Result()
 	if err != nil || len(entries) == 0 {
 		tb.Fatalf("log: %d entries, %v", len(entries), err)
 	}
@@ -337,7 +337,7 @@ func TestLogIsBoundedInBytes(t *testing.T) {
 		if size > b.Limits.Bytes {
 			t.Fatalf("after %d events the log has %d bytes, allowed are %d", head, size, b.Limits.Bytes)
 		}
-		if bound, err := b.client.HGet(ctx, sizesKey(p.Epoch), "a").Int(); err != nil || bound < size {
+		if bound, err := b.reading.HGet(ctx, sizesKey(p.Epoch), "a").Int(); err != nil || bound < size {
 			t.Fatalf("sizes says %d, %v; the log has %d", bound, err, size)
 		}
 		if first > 1 && size < b.Limits.Bytes/2-300_000 {
@@ -388,16 +388,16 @@ func TestLogsExpireAndHeadsDoNot(t *testing.T) {
 	ctx := t.Context()
 	b.Limits.TTL = 1234 * time.Second
 	p = publish(t, b, p, moments(t, "a", 1)...)
-	if ttl := b.client.TTL(ctx, logKey(p.Epoch, "a")).Val(); ttl <= 1200*time.Second || ttl > b.Limits.TTL {
+	if ttl := b.reading.TTL(ctx, logKey(p.Epoch, "a")).Val(); ttl <= 1200*time.Second || ttl > b.Limits.TTL {
 		t.Errorf("log expires in %s", ttl)
 	}
 	for _, key := range []string{positionKey, headsKey(p.Epoch), sizesKey(p.Epoch)} {
-		if ttl := b.client.TTL(ctx, key).Val(); ttl != -1 {
+		if ttl := b.reading.TTL(ctx, key).Val(); ttl != -1 {
 			t.Errorf("%s expires in %s", key, ttl)
 		}
 	}
 	// An expired log is no damage: its offsets go on.
-	if err := b.client.Del(ctx, logKey(p.Epoch, "a")).Err(); err != nil {
+	if err := b.reading.Del(ctx, logKey(p.Epoch, "a")).Err(); err != nil {
 		t.Fatal(err)
 	}
 	p = publish(t, b, p, moments(t, "a", 1)...)
@@ -415,7 +415,7 @@ func TestLogRefusesForeignEntries(t *testing.T) {
 	ctx := t.Context()
 	for i, text := range []string{"garbage", "other-1 moment 1 2 0 0\n{}"} {
 		stream := fmt.Sprint("s", i)
-		if err := b.client.XAdd(ctx, &redis.XAddArgs{Stream: logKey(p.Epoch, stream), ID: "1-0", Values: []string{"m", text}}).Err(); err != nil {
+		if err := b.reading.XAdd(ctx, &redis.XAddArgs{Stream: logKey(p.Epoch, stream), ID: "1-0", Values: []string{"m", text}}).Err(); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := b.Log(ctx, p.Epoch, stream, 0, 1); err == nil || errors.Is(err, ErrExpired) {

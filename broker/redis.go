@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,11 +21,9 @@ type Config struct {
 
 // Validate names the setting that cannot work, and what is allowed.
 func (c *Config) Validate() error {
-	_, err := c.options()
+	_, err := parseURL("REDIS_URL", c.URL)
 	return err
 }
-
-func (c *Config) options() (*redis.Options, error) { return parseURL("REDIS_URL", c.URL) }
 
 // dependencyTimeout bounds one command: a Redis that does not answer is a fault
 // to report and not a reason to hang.
@@ -32,14 +31,37 @@ const dependencyTimeout = 2 * time.Second
 
 // Redis is a process' connection to the broker. Its methods may be called by any
 // number of goroutines.
+//
+// Publishing and the probe have connections of their own, as each subscription has: who
+// reads, such as ten thousand hubs, may have to wait for a connection, and neither holds
+// up events nor makes Redis look unreachable.
 type Redis struct {
 	// Limits bound the logs; Open sets the defaults.
 	Limits Limits
+	// Takeover is how long a listener of another Postgres must not have been heard, before
+	// the position of the same deployment is taken over; default 10 s.
+	Takeover time.Duration
+	// Listener is the id of the listener of this process; "": there is none.
+	Listener string
 
-	client    *redis.Client
-	suspects  *suspects
-	run       atomic.Pointer[string]    // run id of the process that newest connections reach
-	condition atomic.Pointer[Condition] // kept by Watch
+	options    *redis.Options
+	publishing *redis.Client // events, heartbeats, announcements: what the process itself sends
+	probing    *redis.Client // the watch, pings
+	reading    *redis.Client // heads and logs, and a cache that has no Redis of its own
+	suspects   *suspects
+
+	run   atomic.Pointer[string] // run id of the process that newest connections of publishing reach
+	state atomic.Pointer[State]  // kept by Watch
+	roles atomic.Uint32          // what the process does; see Need
+
+	own     atomic.Pointer[Deployment] // as Postgres says
+	adopted atomic.Pointer[Deployment] // as Redis said first
+	foreign atomic.Pointer[ForeignError]
+	checked atomic.Bool // foreign holds
+
+	checking   sync.Mutex
+	matched    bool // own and the position's had the same origin
+	mismatched int  // how often they had not since then
 }
 
 // Limits bound the log of one stream.
@@ -55,42 +77,44 @@ var publishSource string
 //go:embed open.lua
 var openSource string
 
+//go:embed heard.lua
+var heardSource string
+
 var (
 	publishScript = redis.NewScript(publishSource)
 	openScript    = redis.NewScript(openSource)
+	heardScript   = redis.NewScript(heardSource)
 )
 
-// Open prepares the client and does not connect: Redis may be away when a
+// The most connections of a process: those who publish or probe are few and known.
+const (
+	publishingConnections = 5
+	probingConnections    = 3
+)
+
+// Open prepares the clients and does not connect: Redis may be away when a
 // process starts.
-func Open(c Config) (*Redis, error) {
-	b := &Redis{}
-	if err := b.open(c, b.onConnect); err != nil {
-		return nil, err
-	}
-	return b, nil
-}
+func Open(c Config) (*Redis, error) { return connect(c, true) }
 
 // OpenToLook is Open for who publishes nothing, and whose user may be allowed less: no
 // command has to be.
-func OpenToLook(c Config) (*Redis, error) {
-	b := &Redis{}
-	if err := b.open(c, nil); err != nil {
+func OpenToLook(c Config) (*Redis, error) { return connect(c, false) }
+
+func connect(c Config, publishes bool) (*Redis, error) {
+	o, err := parseURL("REDIS_URL", c.URL)
+	if err != nil {
 		return nil, err
 	}
-	return b, nil
-}
-
-func (b *Redis) open(c Config, onConnect func(context.Context, *redis.Conn) error) error {
-	o, err := c.options()
-	if err != nil {
-		return err
-	}
-	b.Limits = Limits{Events: 512, Bytes: 4 << 20, TTL: time.Hour}
 	bound(o)
-	o.OnConnect = onConnect
-	b.client = redis.NewClient(o)
-	b.suspects = newSuspects(b.client)
-	return nil
+	b := &Redis{options: o, Limits: Limits{Events: 512, Bytes: 4 << 20, TTL: time.Hour}, Takeover: 10 * time.Second}
+	publishing, probing, reading := *o, *o, *o
+	publishing.PoolSize, probing.PoolSize = publishingConnections, probingConnections
+	if publishes {
+		publishing.OnConnect = b.onConnect
+	}
+	b.publishing, b.probing, b.reading = redis.NewClient(&publishing), redis.NewClient(&probing), redis.NewClient(&reading)
+	b.suspects = newSuspects(b.publishing, b.probing, b.reading)
+	return b, nil
 }
 
 // bound makes a client give up in time.
@@ -101,6 +125,7 @@ func bound(o *redis.Options) {
 	// publication whose answer was lost.
 	o.MaxRetries = -1
 	o.DialerRetries = 1
+	o.DisableIdentity = true // its command would be one more that a user must be allowed
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
 
@@ -119,7 +144,7 @@ func (c clientLog) Printf(_ context.Context, format string, v ...any) {
 // Close closes the connections.
 func (b *Redis) Close() error {
 	b.suspects.Close()
-	return b.client.Close()
+	return errors.Join(b.publishing.Close(), b.probing.Close(), b.reading.Close())
 }
 
 // onConnect learns which process a new connection reaches: a Redis that was
@@ -147,4 +172,4 @@ func (b *Redis) runID() string {
 }
 
 // Ping asks whether Redis answers.
-func (b *Redis) Ping(ctx context.Context) error { return b.client.Ping(ctx).Err() }
+func (b *Redis) Ping(ctx context.Context) error { return b.probing.Ping(ctx).Err() }

@@ -2,14 +2,10 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -65,9 +61,7 @@ type Subscriber struct {
 
 	redis    *Redis
 	follower Follower
-	// base are the channels of every connection; with the last one of them
-	// acknowledged, it counts as connected.
-	base []string
+	heads    HeadsFollower // follower, if it is one
 
 	mu        sync.Mutex
 	streams   map[string]struct{}
@@ -76,10 +70,10 @@ type Subscriber struct {
 	changed   chan struct{}
 }
 
-// change is a channel to subscribe or to leave.
+// change is a stream whose channel to subscribe or to leave.
 type change struct {
-	channel string
-	leave   bool
+	stream string
+	leave  bool
 }
 
 // NewSubscriber returns a subscriber that connects when it is run.
@@ -87,11 +81,8 @@ func (b *Redis) NewSubscriber(f Follower) *Subscriber {
 	s := &Subscriber{
 		Silence: 3 * time.Second, Deaf: 10 * time.Second,
 		redis: b, follower: f, streams: make(map[string]struct{}), changed: make(chan struct{}, 1),
-		base: []string{controlChannel},
 	}
-	if _, ok := f.(HeadsFollower); ok {
-		s.base = append(s.base, headsChannel)
-	}
+	s.heads, _ = f.(HeadsFollower)
 	return s
 }
 
@@ -101,7 +92,7 @@ func (s *Subscriber) Subscribe(streamID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams[streamID] = struct{}{}
-	s.note(change{channel: eventPrefix + streamID})
+	s.note(change{stream: streamID})
 }
 
 // Unsubscribe removes a stream's channel. A message that is under way may still
@@ -110,7 +101,7 @@ func (s *Subscriber) Unsubscribe(streamID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, streamID)
-	s.note(change{channel: eventPrefix + streamID, leave: true})
+	s.note(change{stream: streamID, leave: true})
 }
 
 // note queues a change for the connection; without one, the next connection
@@ -153,17 +144,21 @@ func (s *Subscriber) Run(ctx context.Context) error {
 var (
 	errSilent = errors.New("redis is silent")
 	errDeaf   = errors.New("no heartbeat of a listener")
+	errMoved  = errors.New("the deployment is another one")
 )
 
 // follow serves one connection until it breaks.
 func (s *Subscriber) follow(ctx context.Context) error {
-	pubsub := s.redis.client.Subscribe(ctx)
-	if err := pubsub.Subscribe(ctx, s.base...); err != nil { // connects
-		return errors.Join(fmt.Errorf("subscribe: %w", err), ignoreClosed(pubsub.Close()))
+	id, err := s.redis.deploymentID(ctx)
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", err)
 	}
-	var heard, beat atomic.Int64
-	heard.Store(time.Now().UnixNano())
-	beat.Store(time.Now().UnixNano())
+	c := &connection{Subscriber: s, deploymentID: id, channels: s.redis.channels(id), pubsub: s.redis.reading.Subscribe(ctx)}
+	if err := c.pubsub.Subscribe(ctx, c.base()...); err != nil { // connects
+		return errors.Join(fmt.Errorf("subscribe: %w", err), ignoreClosed(c.pubsub.Close()))
+	}
+	c.heard.Store(time.Now().UnixNano())
+	c.beat.Store(time.Now().UnixNano())
 
 	// The cause is noted before the connection is closed: that it is closed is what
 	// the others say next, and perhaps first.
@@ -171,12 +166,12 @@ func (s *Subscriber) follow(ctx context.Context) error {
 	defer blame(nil)
 	g, ctx := errgroup.WithContext(why)
 	g.Go(func() error {
-		err := s.watch(ctx, pubsub, &heard, &beat)
+		err := c.watch(ctx)
 		blame(err)
-		return ignoreClosed(pubsub.Close()) // ends Receive
+		return ignoreClosed(c.pubsub.Close()) // ends Receive
 	})
-	g.Go(func() error { return s.receive(ctx, pubsub, &heard, &beat) })
-	g.Go(func() error { return s.tell(ctx, pubsub) })
+	g.Go(func() error { return c.receive(ctx) })
+	g.Go(func() error { return c.tell(ctx) })
 	_ = g.Wait() // the cause tells more
 	return context.Cause(why)
 }
@@ -186,153 +181,4 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// tell asks for all channels, and then for what changes. It alone waits for the
-// network: Subscribe is called under the locks of its callers.
-func (s *Subscriber) tell(ctx context.Context, pubsub *redis.PubSub) error {
-	s.mu.Lock()
-	s.connected, s.changes = true, nil
-	channels := make([]string, 0, len(s.streams))
-	for id := range s.streams {
-		channels = append(channels, eventPrefix+id)
-	}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.connected, s.changes = false, nil
-		s.mu.Unlock()
-	}()
-	if err := inChunks(ctx, pubsub.Subscribe, channels); err != nil {
-		return err
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-s.changed:
-		}
-		s.mu.Lock()
-		changes := s.changes
-		s.changes = nil
-		s.mu.Unlock()
-		follow, leave := settled(changes)
-		if err := errors.Join(inChunks(ctx, pubsub.Unsubscribe, leave), inChunks(ctx, pubsub.Subscribe, follow)); err != nil {
-			return err
-		}
-	}
-}
-
-// settled returns what changes come to: the last one of each channel counts.
-func settled(changes []change) (follow, leave []string) {
-	last := make(map[string]bool, len(changes))
-	for _, c := range slices.Backward(changes) {
-		if _, known := last[c.channel]; known {
-			continue
-		}
-		last[c.channel] = c.leave
-		if c.leave {
-			leave = append(leave, c.channel)
-		} else {
-			follow = append(follow, c.channel)
-		}
-	}
-	slices.Reverse(follow) // who came first is served first
-	return follow, leave
-}
-
-// maxChannels bounds the channels of one command.
-const maxChannels = 500
-
-// inChunks asks for many channels with few commands.
-func inChunks(ctx context.Context, ask func(context.Context, ...string) error, channels []string) error {
-	for some := range slices.Chunk(channels, maxChannels) {
-		if err := ask(ctx, some...); err != nil {
-			return fmt.Errorf("subscribe: %w", err)
-		}
-	}
-	return nil
-}
-
-// watch pings, and returns an error when the connection gives no sign.
-func (s *Subscriber) watch(ctx context.Context, pubsub *redis.PubSub, heard, beat *atomic.Int64) error {
-	ticker := time.NewTicker(s.Silence / 3)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case now := <-ticker.C:
-			if now.Sub(time.Unix(0, heard.Load())) > s.Silence {
-				s.redis.suspects.suspect()
-				return errSilent
-			}
-			if now.Sub(time.Unix(0, beat.Load())) > s.Deaf {
-				return errDeaf
-			}
-			if err := pubsub.Ping(ctx); err != nil {
-				return fmt.Errorf("ping: %w", err)
-			}
-		}
-	}
-}
-
-func (s *Subscriber) receive(ctx context.Context, pubsub *redis.PubSub, heard, beat *atomic.Int64) error {
-	for {
-		message, err := pubsub.ReceiveTimeout(ctx, 0)
-		if err != nil && !onlyToPing(err) {
-			return fmt.Errorf("receive: %w", err)
-		}
-		now := time.Now().UnixNano()
-		heard.Store(now)
-		switch m := message.(type) {
-		case *redis.Subscription:
-			s.subscribed(m)
-		case *redis.Message:
-			if id, ok := strings.CutPrefix(m.Channel, eventPrefix); ok {
-				s.follower.Received(id, []byte(m.Payload))
-				continue
-			}
-			if m.Channel == headsChannel {
-				s.moved(m.Payload)
-				continue
-			}
-			c, err := parseControl(m.Payload)
-			if err != nil {
-				continue // somebody else's message on our channel
-			}
-			if c.Type == ControlHeartbeat {
-				beat.Store(now)
-			}
-			s.follower.Controlled(c)
-		}
-	}
-}
-
-// onlyToPing tells whether Redis has refused no more than a ping: while it loads
-// its data, or waits for its primary, subscriptions are served all the same.
-func onlyToPing(err error) bool {
-	return redis.HasErrorPrefix(err, "LOADING") || redis.HasErrorPrefix(err, "MASTERDOWN")
-}
-
-func (s *Subscriber) subscribed(m *redis.Subscription) {
-	if m.Kind != "subscribe" {
-		return
-	}
-	if m.Channel == s.base[len(s.base)-1] {
-		s.follower.Connected(nil)
-		return
-	}
-	if id, ok := strings.CutPrefix(m.Channel, eventPrefix); ok {
-		s.follower.Subscribed(id)
-	}
-}
-
-func (s *Subscriber) moved(text string) {
-	var m Moved
-	f, ok := s.follower.(HeadsFollower)
-	if !ok || json.Unmarshal([]byte(text), &m) != nil {
-		return // somebody else's message on our channel
-	}
-	f.Moved(m)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -177,7 +178,7 @@ func TestUnsubscribe(t *testing.T) {
 	localtest.Eventually(t, "both are acknowledged", h.look(func() bool { return len(h.acked) == 2 }))
 	s.Unsubscribe("a")
 	localtest.Eventually(t, "one channel is left", func() bool {
-		return len(b.client.PubSubChannels(t.Context(), eventPrefix+"*").Val()) == 1
+		return len(b.reading.PubSubChannels(t.Context(), testChannels.events+"*").Val()) == 1
 	})
 	p = publish(t, b, p, append(moments(t, "a", 1), moments(t, "b", 1)...)...)
 	localtest.Eventually(t, "b", h.look(func() bool { return len(h.received["b"]) == 1 }))
@@ -194,11 +195,11 @@ func TestUnsubscribe(t *testing.T) {
 
 	// What was left is not asked for again by the next connection.
 	s.Unsubscribe("b")
-	if err := b.client.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
+	if err := b.reading.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
 		t.Fatal(err)
 	}
 	localtest.Eventually(t, "a once more", h.look(func() bool { return h.acked["a"] >= 3 }))
-	if got := b.client.PubSubChannels(t.Context(), eventPrefix+"*").Val(); !slices.Equal(got, []string{eventPrefix + "a"}) {
+	if got := b.reading.PubSubChannels(t.Context(), testChannels.events+"*").Val(); !slices.Equal(got, []string{testChannels.events + "a"}) {
 		t.Errorf("followed are %v", got)
 	}
 }
@@ -217,7 +218,7 @@ func TestChangesOfChannelsGoTogether(t *testing.T) {
 	})
 	commands := func(name string) (calls int) {
 		t.Helper()
-		info, err := b.client.Info(t.Context(), "commandstats").Result()
+		info, err := b.reading.Info(t.Context(), "commandstats").Result()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +227,7 @@ func TestChangesOfChannelsGoTogether(t *testing.T) {
 	}
 	channels := func() int {
 		t.Helper()
-		n, err := b.client.PubSubChannels(t.Context(), eventPrefix+"*").Result()
+		n, err := b.reading.PubSubChannels(t.Context(), testChannels.events+"*").Result()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,10 +237,10 @@ func TestChangesOfChannelsGoTogether(t *testing.T) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for i := range streams {
-			s.note(change{channel: fmt.Sprint(eventPrefix, i), leave: leave})
+			s.note(change{stream: strconv.Itoa(i), leave: leave})
 		}
 		if leave {
-			s.note(change{channel: eventPrefix + "0"})
+			s.note(change{stream: "0"})
 		}
 	}
 	before := commands("subscribe")
@@ -268,7 +269,7 @@ func TestKilledConnectionIsReplaced(t *testing.T) {
 	for round := range 3 {
 		ups := 0
 		h.look(func() bool { clear(h.acked); clear(h.received); ups = h.ups; return true })()
-		if err := b.client.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
+		if err := b.reading.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
 			t.Fatal(err)
 		}
 		localtest.Eventually(t, "all are acknowledged again", h.look(func() bool { return len(h.acked) == n && h.ups > ups }))
@@ -394,7 +395,7 @@ func TestForeignControlMessagesAreIgnored(t *testing.T) {
 	_, h := follow(t, b, nil)
 	localtest.Eventually(t, "connected", h.look(func() bool { return h.ups == 1 }))
 	for _, text := range []string{"", "x", "[]", "{"} {
-		if err := b.client.Publish(t.Context(), controlChannel, text).Err(); err != nil {
+		if err := b.reading.Publish(t.Context(), testChannels.control, text).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -460,7 +461,7 @@ func BenchmarkReceive(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		const publish = "for _ = 1, ARGV[2] do redis.call('PUBLISH', KEYS[1], ARGV[1]) end"
-		if err := redis.client.Eval(ctx, publish, []string{eventPrefix + "a"}, message, batch).Err(); err != nil && !errors.Is(err, goredis.Nil) {
+		if err := redis.reading.Eval(ctx, publish, []string{testChannels.events + "a"}, message, batch).Err(); err != nil && !errors.Is(err, goredis.Nil) {
 			b.Fatal(err)
 		}
 		<-c.received

@@ -14,10 +14,10 @@ import (
 // has lost one without a sign, as a firewall does that has forgotten them, has often
 // lost them all, and each would cost the one who takes it from the pool a timeout.
 type suspects struct {
-	client *redis.Client
-	ctx    context.Context //nolint:containedctx // bounds the goroutine that a timeout starts
-	stop   context.CancelFunc
-	wg     sync.WaitGroup
+	clients []*redis.Client
+	ctx     context.Context //nolint:containedctx // bounds the goroutine that a timeout starts
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
 
 	mu      sync.Mutex // over each wg.Go, so that none comes after the Wait of Close
 	running bool
@@ -26,10 +26,12 @@ type suspects struct {
 // provenWithin is how long an idle connection may take for a ping.
 const provenWithin = 500 * time.Millisecond
 
-func newSuspects(c *redis.Client) *suspects {
-	s := &suspects{client: c}
+func newSuspects(clients ...*redis.Client) *suspects {
+	s := &suspects{clients: clients}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	c.AddHook(s)
+	for _, c := range clients {
+		c.AddHook(s)
+	}
 	return s
 }
 
@@ -64,16 +66,19 @@ func (s *suspects) after(err error) {
 	}
 }
 
-// prove pings all idle connections at the same time; the pool drops those that do not
-// answer.
+// prove pings all idle connections of all pools at the same time; a pool drops those that
+// do not answer.
 func (s *suspects) prove() {
 	ctx, cancel := context.WithTimeout(s.ctx, provenWithin)
 	defer cancel()
-	held := make([]*redis.Conn, s.client.PoolStats().IdleConns)
+	var held []*redis.Conn
 	var pings sync.WaitGroup
-	for i := range held {
-		held[i] = s.client.Conn()
-		pings.Go(func() { _ = held[i].Ping(ctx).Err() }) // the connection knows that it is bad
+	for _, client := range s.clients {
+		for range client.PoolStats().IdleConns {
+			conn := client.Conn()
+			held = append(held, conn)
+			pings.Go(func() { _ = conn.Ping(ctx).Err() }) // the connection knows that it is bad
+		}
 	}
 	pings.Wait() // so that none is pinged twice
 	for _, c := range held {

@@ -2,8 +2,10 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -23,23 +25,27 @@ func TestFrozenConnectionsAreFoundTogether(t *testing.T) {
 	const n = 6
 	var held sync.WaitGroup
 	for range n { // commands that wait, so that each has a connection of its own
-		held.Go(func() { _ = b.client.BLPop(t.Context(), 0, "released").Err() })
+		held.Go(func() { _ = b.reading.BLPop(t.Context(), 0, "released").Err() })
 	}
-	localtest.Eventually(t, "a connection for each", func() bool { return b.client.PoolStats().TotalConns >= n })
+	localtest.Eventually(t, "a connection for each", func() bool { return b.reading.PoolStats().TotalConns >= n })
 	for range n {
-		if err := open(t, server.URL()).client.RPush(t.Context(), "released", "x").Err(); err != nil {
+		if err := open(t, server.URL()).reading.RPush(t.Context(), "released", "x").Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	held.Wait()
-	if idle := b.client.PoolStats().IdleConns; idle < n {
+	if idle := b.reading.PoolStats().IdleConns; idle < n {
 		t.Fatalf("%d idle connections, want %d", idle, n)
+	}
+	pools := []*redis.Client{b.publishing, b.probing, b.reading}
+	if err := errors.Join(b.Ping(t.Context()), b.publishing.Ping(t.Context()).Err()); err != nil {
+		t.Fatal(err)
 	}
 	proxy.Freeze()
 	ask := func(patience time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		return b.Ping(ctx)
+		return b.reading.Ping(ctx).Err()
 	}
 	if err := ask(300 * time.Millisecond); err == nil {
 		t.Fatal("a frozen connection answers")
@@ -47,7 +53,7 @@ func TestFrozenConnectionsAreFoundTogether(t *testing.T) {
 	localtest.Eventually(t, "the end of the frozen connections", func() bool {
 		b.suspects.mu.Lock()
 		defer b.suspects.mu.Unlock()
-		return !b.suspects.running && b.client.PoolStats().IdleConns == 0
+		return !b.suspects.running && !slices.ContainsFunc(pools, func(c *redis.Client) bool { return c.PoolStats().IdleConns > 0 })
 	})
 	for range n {
 		if err := ask(localtest.HangTimeout); err != nil {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,15 +30,49 @@ type Watch struct {
 
 // NewWatch prepares the one watch of a process; Run starts it.
 func (b *Redis) NewWatch(log zerolog.Logger, reg prometheus.Registerer) *Watch {
-	return &Watch{redis: b, log: log.With().Str("component", "redis").Logger(), metrics: newMetrics(reg, b.client.PoolStats)}
+	return &Watch{redis: b, log: log.With().Str("component", "redis").Logger(), metrics: newMetrics(reg, b)}
+}
+
+// State is how Redis is for a process.
+type State struct {
+	Condition Condition
+	// Detail says what is to be mended when the user has too few rights, or Redis holds
+	// another deployment; else it is "". It may name hosts, databases and commands.
+	Detail string
+}
+
+// String is the state in words.
+func (s State) String() string {
+	if s.Detail != "" {
+		return s.Detail
+	}
+	return s.Condition.String()
+}
+
+// StateOf is the state in which Redis gives such an error.
+func StateOf(err error) State {
+	s := State{Condition: ConditionOf(err)}
+	if foreign, ok := errors.AsType[*ForeignError](err); ok {
+		s.Detail = foreign.Error()
+	}
+	if rights, ok := errors.AsType[*MissingRightsError](err); ok {
+		s.Detail = rights.Error()
+	}
+	if refused, ok := errors.AsType[*commandError](err); ok && s.Condition == ConditionUnauthorized {
+		s.Detail = (&MissingRightsError{Rights: []string{"the command " + strconv.Quote(refused.command) + ", or its key"}}).Error()
+	}
+	return s
 }
 
 // Condition is what the watch has found last; "" when it has not looked yet.
-func (b *Redis) Condition() Condition {
-	if c := b.condition.Load(); c != nil {
-		return *c
+func (b *Redis) Condition() Condition { return b.State().Condition }
+
+// State is what the watch has found last; the zero value when it has not looked yet.
+func (b *Redis) State() State {
+	if s := b.state.Load(); s != nil {
+		return *s
 	}
-	return ""
+	return State{}
 }
 
 // Run looks until the context ends.
@@ -57,16 +92,17 @@ func (w *Watch) Run(ctx context.Context) error {
 func (w *Watch) look(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, dependencyTimeout)
 	defer cancel()
-	memory, c, err := w.redis.look(bounded)
+	memory, now, err := w.redis.look(bounded)
 	if ctx.Err() != nil {
 		return // that is no fault of Redis
 	}
-	before := w.redis.Condition()
-	w.redis.condition.Store(&c)
+	before := w.redis.State()
+	w.redis.state.Store(&now)
+	c := now.Condition
 	w.metrics.hold(c)
 	switch {
-	case c == before:
-	case c == ConditionOK && before == "": // as it should be
+	case now == before:
+	case c == ConditionOK && before.Condition == "": // as it should be
 	case c == ConditionOK:
 		w.log.Info().Msg(c.String())
 	case c == ConditionEvictsKeys:
@@ -92,25 +128,31 @@ func (m *memory) mayEvict() bool {
 	return m.most > 0 && m.policy != "" && m.policy != "noeviction"
 }
 
-// look finds out which condition holds.
-func (b *Redis) look(ctx context.Context) (memory, Condition, error) {
+// look finds out how Redis is.
+func (b *Redis) look(ctx context.Context) (memory, State, error) {
 	m, err := b.probe(ctx)
 	if err == nil && m.mayEvict() {
-		return m, ConditionEvictsKeys, nil
+		return m, State{Condition: ConditionEvictsKeys}, nil
 	}
-	return m, ConditionOf(err), err
+	return m, StateOf(err), err
 }
 
-// probe asks for a write that never happens, because its key is never there:
-// Redis refuses it for each reason for which it would refuse one of ours. A server
-// that does not say how its memory is (INFO may be forbidden) evicts nothing as far
+// probe tries out what the process does, see tryOut, also when there is nothing to do. A
+// server that does not say how its memory is (it may not know INFO) evicts nothing as far
 // as we know.
 func (b *Redis) probe(ctx context.Context) (memory, error) {
-	if err := b.client.SetXX(ctx, probeKey, "", 0).Err(); err != nil {
+	roles := Role(b.roles.Load())
+	if roles == 0 {
+		roles = RoleStatus
+	}
+	if err := b.Rights(ctx, roles); err != nil {
+		return memory{}, fmt.Errorf("probe redis: %w", err)
+	}
+	if err := b.CheckDeployment(ctx); err != nil {
 		return memory{}, fmt.Errorf("probe redis: %w", err)
 	}
 	var memoryInfo, stats *redis.StringCmd
-	_, _ = b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, _ = b.probing.Pipelined(ctx, func(p redis.Pipeliner) error {
 		memoryInfo, stats = p.Info(ctx, "memory"), p.Info(ctx, "stats")
 		return nil
 	})

@@ -46,7 +46,7 @@ func TestWatch(t *testing.T) {
 	}
 	set := func(name, value string) {
 		t.Helper()
-		if err := b.client.ConfigSet(ctx, name, value).Err(); err != nil {
+		if err := b.reading.ConfigSet(ctx, name, value).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -60,18 +60,18 @@ func TestWatch(t *testing.T) {
 	set("maxmemory", "4mb")
 	look(ConditionEvictsKeys, `"maxmemory_policy":"allkeys-lru"`)
 	for i := range 100 {
-		if err := b.client.Set(ctx, "junk"+string(rune('A'+i)), strings.Repeat("x", 64<<10), 0).Err(); err != nil {
+		if err := b.reading.Set(ctx, "junk"+string(rune('A'+i)), strings.Repeat("x", 64<<10), 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	look(ConditionEvictsKeys, "redis evicts keys")
 	set("maxmemory", "0")
 	look(ConditionOK, "redis is in order")
-	if err := b.client.ReplicaOf(ctx, "127.0.0.1", "1").Err(); err != nil {
+	if err := b.reading.ReplicaOf(ctx, "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	look(ConditionReadOnly, "redis is a read-only replica")
-	if n := b.client.Exists(ctx, probeKey).Val(); n != 0 {
+	if n := b.reading.Exists(ctx, probeKey).Val(); n != 0 {
 		t.Error("the probe has written")
 	}
 }
@@ -117,11 +117,11 @@ func TestSubscriptionIsKeptWhileRedisLoads(t *testing.T) {
 	_, h := follow(t, b, nil)
 	localtest.Eventually(t, "connected", h.look(func() bool { return h.ups == 1 }))
 	for i := range 100 {
-		if err := b.client.Set(ctx, "junk"+string(rune('A'+i)), strings.Repeat("x", 1<<10), 0).Err(); err != nil {
+		if err := b.reading.Set(ctx, "junk"+string(rune('A'+i)), strings.Repeat("x", 1<<10), 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := b.client.Save(ctx).Err(); err != nil {
+	if err := b.reading.Save(ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
 	configure("key-load-delay 20000") // two seconds for all, in which it is pinged 20 times

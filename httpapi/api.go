@@ -73,6 +73,10 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 	if err != nil {
 		return nil, err
 	}
+	redis.Need(broker.RoleAPI)
+	if c.Cache.URL == "" {
+		redis.Need(broker.RoleCache)
+	}
 	memory := newMemory()
 	m := newMetrics(reg, memory)
 	log = log.With().Str("component", "api").Logger()
@@ -196,8 +200,8 @@ func (a *API) Register(r *router.Router) error {
 	if err != nil {
 		return fmt.Errorf("write schemas: %w", err)
 	}
-	sum := sha256.Sum256(append(shape, a.db.Name()...))
-	a.ladder.deployment = hex.EncodeToString(sum[:6]) + ":"
+	sum := sha256.Sum256(append(shape, a.db.Zone()...))
+	a.ladder.shape = hex.EncodeToString(sum[:6]) + ":"
 	return a.registerDocs(r)
 }
 

@@ -20,7 +20,8 @@ type Health struct {
 	Timestamp time.Time      `json:"timestamp"`
 	Version   string         `json:"version"`
 	Database  string         `json:"database" enum:"ok,unavailable"`
-	Redis     string         `json:"redis" enum:"ok,unavailable"`
+	Redis     string         `json:"redis" enum:"ok,unavailable,unauthorized,misconfigured" doc:"unauthorized: it refuses the credentials, or they lack a right. misconfigured: it holds the events of another deployment."`
+	Detail    string         `json:"redis_detail,omitempty" doc:"What is to be mended when it is unauthorized or misconfigured."`
 	Listener  ListenerHealth `json:"listener"`
 }
 
@@ -51,6 +52,10 @@ const (
 	statusOK          = "ok"
 	statusDegraded    = "degraded"
 	statusUnavailable = "unavailable"
+
+	// Of Redis, see broker.Condition.
+	statusUnauthorized  = "unauthorized"
+	statusMisconfigured = "misconfigured"
 )
 
 type getHealth struct{ Exact }
@@ -103,17 +108,42 @@ func (a *API) findHealth(ctx context.Context) Health {
 		defer a.panics.Recover("probe redis", func() { h.Redis = statusUnavailable })
 		ctx, cancel := context.WithTimeout(ctx, probeWithin)
 		defer cancel()
-		if a.redis.Ping(ctx) != nil {
-			h.Redis = statusUnavailable
-		}
+		h.Redis, h.Detail = redisHealth(a.redis.Ping(ctx), a.redis.State())
 		return nil
 	})
 	_ = g.Wait() // none returns an error
-	h.Listener = listenerHealth(a.ladder.heads.heartbeat())
+	beat, heardAt := a.ladder.heads.heartbeat()
+	h.Listener = listenerHealth(beat, heardAt)
+	if h.Redis == statusOK && h.Listener.Status == statusDegraded {
+		h.Redis, h.Detail = redisHealth(nil, broker.State{Condition: beat.Redis, Detail: beat.Detail})
+		if h.Detail != "" {
+			h.Detail = "the listener: " + h.Detail
+		}
+	}
 	if h.Database != statusOK || h.Redis != statusOK || h.Listener.Status != statusOK {
 		h.Status = statusDegraded
 	}
 	return h
+}
+
+// redisHealth is how Redis is: as it has just answered, or as it was last found to be where
+// somebody has to mend something.
+func redisHealth(answer error, found broker.State) (status, detail string) {
+	now := broker.StateOf(answer)
+	if now.Condition == broker.ConditionOK {
+		now = found
+	}
+	switch now.Condition {
+	case broker.ConditionUnauthorized:
+		return statusUnauthorized, now.String()
+	case broker.ConditionMisconfigured:
+		return statusMisconfigured, now.String()
+	default:
+		if answer != nil {
+			return statusUnavailable, ""
+		}
+		return statusOK, ""
+	}
 }
 
 func listenerHealth(c broker.Control, heardAt time.Time) ListenerHealth {

@@ -89,9 +89,8 @@ type ladder struct {
 	metrics *metrics
 	panics  *contain.Panics
 
-	// deployment is the part of keys in Redis that tells deployments, and versions of
-	// the answers, apart.
-	deployment string
+	// shape is the part of keys in Redis that tells versions of the answers apart.
+	shape string
 
 	flights   singleflight.Group
 	flying    sync.WaitGroup
@@ -251,7 +250,7 @@ func (l *ladder) place(ctx context.Context, at event.ID) sql.LSN {
 	}
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
-	p, err := l.redis.Position(ctx)
+	p, err := l.redis.SeePosition(ctx)
 	if err != nil || p.Epoch != at.Epoch {
 		return 0
 	}
@@ -262,9 +261,20 @@ func (l *ladder) place(ctx context.Context, at event.ID) sql.LSN {
 	return position.Cluster.WAL
 }
 
+// cacheKey is the key of an answer in Redis, where other deployments may keep theirs;
+// "": nothing is kept, because the own one is not known yet.
+func (l *ladder) cacheKey(key string) string {
+	d, ok := l.redis.Deployment()
+	if !ok {
+		return ""
+	}
+	return l.shape + d.ID + ":" + key
+}
+
 // kept is what Redis keeps as the answer to a question, or nil.
 func (l *ladder) kept(ctx context.Context, q *read) (*document, error) {
-	if q.rare {
+	key := l.cacheKey(q.key)
+	if q.rare || key == "" {
 		return nil, nil //nolint:nilnil // it is not kept, which is no error
 	}
 	if !l.caching.allow() {
@@ -272,7 +282,7 @@ func (l *ladder) kept(ctx context.Context, q *read) (*document, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
-	c, err := l.cache.Get(ctx, l.deployment+q.key)
+	c, err := l.cache.Get(ctx, key)
 	l.caching.done(err != nil)
 	if c == nil {
 		return nil, err
@@ -292,8 +302,8 @@ func (l *ladder) kept(ctx context.Context, q *read) (*document, error) {
 // keep puts an answer into Redis, for other processes and for when Postgres is
 // away.
 func (l *ladder) keep(ctx context.Context, q *read, d *document) error {
-	content := d.body.Bytes()
-	if q.rare || d.status != http.StatusOK || len(content) > mostCachedBytes {
+	content, key := d.body.Bytes(), l.cacheKey(d.key)
+	if q.rare || key == "" || d.status != http.StatusOK || len(content) > mostCachedBytes {
 		return nil
 	}
 	if !l.caching.allow() {
@@ -301,7 +311,7 @@ func (l *ladder) keep(ctx context.Context, q *read, d *document) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
-	err := l.cache.Set(ctx, l.deployment+d.key, &broker.Cached{
+	err := l.cache.Set(ctx, key, &broker.Cached{
 		Epoch: d.at.Epoch, Head: d.at.Offset, ReadAt: d.readAt.UnixMilli(), Total: d.total, Body: content,
 	}, max(keepFor, d.ttl))
 	l.caching.done(err != nil)

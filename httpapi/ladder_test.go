@@ -394,7 +394,7 @@ func TestWhatRedisKeepsIsNotTrusted(t *testing.T) {
 	put := func(c broker.Cached) {
 		t.Helper()
 		c.Epoch, c.Head = w.at.Epoch, uint64(a.ladder.heads.known("s").Offset)
-		if err := a.ladder.cache.Set(t.Context(), a.ladder.deployment+key, &c, time.Minute); err != nil {
+		if err := a.ladder.cache.Set(t.Context(), a.ladder.cacheKey(key), &c, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -413,7 +413,7 @@ func TestWhatRedisKeepsIsNotTrusted(t *testing.T) {
 
 	other := newWorldOn(t, localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL())
 	c := other.serve(func(c *Config, _ *sql.Config, _ *broker.Config) { c.Cache.URL = w.redisURL })
-	if c.ladder.deployment == a.ladder.deployment {
+	if c.ladder.cacheKey(key) == a.ladder.cacheKey(key) {
 		t.Error("two deployments share their answers")
 	}
 	c.expect(metricsPath, 404, "miss", "unknown")

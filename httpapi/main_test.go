@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"net/http"
@@ -60,6 +61,7 @@ func newWorldOn(tb testing.TB, databaseURL, redisURL string) *world {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = w.broker.Close() })
+	w.broker.Identify(broker.Deployment{ID: rand.Text(), Name: "db:5432/telemetra", Origin: "1/1"})
 	if w.at, err = w.broker.OpenEpoch(ctx, nil, 1, nil); err != nil {
 		tb.Fatal(err)
 	}

@@ -264,7 +264,8 @@ func (l *Listener) publish(ctx context.Context, b *batch, next sql.Position, lag
 		return err
 	}
 	p, err := l.redis.Publish(ctx, *l.current, b.pending, state)
-	if err != nil {
+	_, muted := errors.AsType[*broker.MutedError](err)
+	if err != nil && !muted {
 		return &redisError{err}
 	}
 	l.second = false
@@ -284,6 +285,9 @@ func (l *Listener) publish(ctx context.Context, b *batch, next sql.Position, lag
 	l.status.publishedAt = time.Now()
 	if b.rows > 0 {
 		l.status.passed = b.lastChange
+	}
+	if muted {
+		return &redisError{err}
 	}
 	return nil
 }

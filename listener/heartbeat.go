@@ -76,7 +76,7 @@ func (l *Listener) heartbeat() broker.Control {
 	f := l.fault()
 	c := broker.Control{
 		Listener: l.id, Epoch: s.checkpoint.Epoch, Token: s.checkpoint.Token, LagSeconds: lag.Seconds(),
-		Reason: f.part, Redis: f.redis,
+		Reason: f.part, Redis: f.redis.Condition, Detail: f.redis.Detail,
 	}
 	if !s.publishedAt.IsZero() {
 		c.PublishedAt = s.publishedAt.UnixMilli()

@@ -91,12 +91,14 @@ type fault struct {
 	part string // what is to blame
 	err  error
 	// redis is how Redis is, when that is to blame.
-	redis broker.Condition
+	redis broker.State
 }
 
 // New prepares a listener; Run starts it.
 func New(db *sql.DB, redis *broker.Redis, log zerolog.Logger, reg prometheus.Registerer) *Listener {
 	id := newID()
+	redis.Listener = id
+	redis.Need(broker.RoleListener)
 	return &Listener{
 		id: id, db: db, redis: redis,
 		log:     log.With().Str("component", "listener").Str("listener", id).Logger(),
@@ -168,10 +170,14 @@ func (l *Listener) Started() error {
 // fault is what kept the last drain from publishing, or would keep the next one
 // that finds something. l.mu is held.
 func (l *Listener) fault() fault {
-	if c := l.redis.Condition(); l.status.fault.part == "" && c.Hinders() {
-		return fault{part: partRedis, redis: c}
+	f, seen := l.status.fault, l.redis.State()
+	switch {
+	case f.part == "" && seen.Condition.Hinders():
+		return fault{part: partRedis, redis: seen}
+	case f.part == partRedis && f.redis.Condition == seen.Condition:
+		f.redis = seen // knows more
 	}
-	return l.status.fault
+	return f
 }
 
 // warnFor is how long a new epoch is worth a warning.
@@ -240,7 +246,7 @@ func blame(err error) fault {
 	case err == nil:
 		return fault{}
 	case errors.As(err, &r):
-		return fault{part: partRedis, err: r.err, redis: broker.ConditionOf(r.err)}
+		return fault{part: partRedis, err: r.err, redis: broker.StateOf(r.err)}
 	default:
 		return fault{part: partPostgres, err: err}
 	}

@@ -26,8 +26,17 @@ const (
 // that it expects there. A position that cannot be trusted ends its epoch.
 func (l *Listener) adopt(ctx context.Context) error {
 	damaged := l.takeNews()
+	if l.redis.Foreign() != nil {
+		if err := l.checkDeployment(ctx); err != nil {
+			return err
+		}
+	}
 	if l.current != nil && !l.second && (damaged == "" || damaged != l.current.Epoch) {
 		return nil
+	}
+	own, err := l.identify(ctx)
+	if err != nil {
+		return err
 	}
 	p, err := l.redis.Position(ctx)
 	switch {
@@ -40,6 +49,10 @@ func (l *Listener) adopt(ctx context.Context) error {
 		return err
 	}
 	switch {
+	case p.Deployment.ID != own.ID: // a *broker.ForeignError
+		return l.checkDeployment(ctx)
+	case p.Deployment.Origin != own.Origin:
+		return l.openEpoch(ctx, &p, resetPostgres, "the position is of "+p.Deployment.Name+", another cluster or database")
 	case p.Token < l.seen:
 		return l.openEpoch(ctx, &p, resetBehind, fmt.Sprintf("token %d, has been %d", p.Token, l.seen))
 	case !l.redis.SameProcess(p):
@@ -54,6 +67,30 @@ func (l *Listener) adopt(ctx context.Context) error {
 		return l.openEpoch(ctx, &p, resetDamaged, err.Error())
 	}
 	l.hold(p, at)
+	return nil
+}
+
+// identify asks Postgres whose rows it has: it may have been replaced.
+func (l *Listener) identify(ctx context.Context) (broker.Deployment, error) {
+	d, err := l.db.Deployment(ctx)
+	if err != nil {
+		return broker.Deployment{}, err
+	}
+	own := broker.Deployment(d)
+	l.redis.Identify(own)
+	return own, nil
+}
+
+// checkDeployment returns an error when Redis is another deployment's, or in use by a
+// listener of another Postgres. No epoch is opened then.
+func (l *Listener) checkDeployment(ctx context.Context) error {
+	if _, err := l.identify(ctx); err != nil {
+		return err
+	}
+	if err := l.redis.CheckDeployment(ctx); err != nil {
+		l.current = nil
+		return &redisError{err}
+	}
 	return nil
 }
 
@@ -85,6 +122,13 @@ func (l *Listener) takeNews() (damaged string) {
 // listener that does the same may win; then its epoch is adopted by the next
 // drain.
 func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reason, detail string) error {
+	own, err := l.identify(ctx)
+	if err != nil {
+		return err
+	}
+	if expect != nil && expect.Deployment.ID != own.ID {
+		return l.checkDeployment(ctx)
+	}
 	start, token, err := l.startOfEpoch(ctx, expect)
 	if err != nil {
 		return err

@@ -191,11 +191,8 @@ func (db *DB) Ping(ctx context.Context) error {
 	return conn.Close(ctx)
 }
 
-// Name tells this database, read in its zone, from others.
-func (db *DB) Name() string {
-	c := db.config.ConnConfig
-	return fmt.Sprintf("%s:%d/%s %s", c.Host, c.Port, c.Database, db.zone)
-}
+// Zone is in which adopted columns of type timestamp are read: it changes what they say.
+func (db *DB) Zone() string { return db.zone }
 
 // IsCancelled tells whether a statement was given up before it had its answer.
 func IsCancelled(err error) bool {

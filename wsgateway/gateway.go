@@ -91,6 +91,7 @@ func New(c Config, states States, redis *broker.Redis, tokens *access.Tokens, lo
 		healthTurn: make(chan struct{}, 1),
 	}
 	g.metrics.panics = contain.New("gateway", g.log, reg)
+	redis.Need(broker.RoleGateway)
 	g.subscriber = redis.NewSubscriber(g)
 	g.hubs = newHubs(g)
 	g.health = newHealth(g)
@@ -127,10 +128,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 }
 
 // Ready tells why a load balancer should send nobody, or nil. A gateway whose
-// Redis is away stays ready: a shared dependency must not empty the balancer.
+// Redis is away stays ready: a shared dependency must not empty the balancer. One that
+// was given the Redis of another deployment has nothing to serve.
 func (g *Gateway) Ready() error {
 	if g.isDraining() {
 		return errors.New("draining")
+	}
+	if err := g.redis.Foreign(); err != nil {
+		return err
 	}
 	return g.health.starting()
 }

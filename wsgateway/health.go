@@ -3,6 +3,7 @@ package wsgateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ type health struct {
 	upAt     time.Time // when it was last made
 	downAt   time.Time // when it was last lost
 	downWhy  broker.Condition
+	unknown  bool            // whose events are to be followed
 	beats    map[string]beat // the newest heartbeat of each listener
 	lateness lateness
 	told     string // what the clients know
@@ -56,6 +58,7 @@ func (h *health) connected(err error) {
 	defer h.mu.Unlock()
 	was := h.up
 	h.up, h.downWhy = err == nil, broker.ConditionOf(err)
+	h.unknown = errors.Is(err, broker.ErrUnknownDeployment)
 	if was && !h.up {
 		h.downAt = time.Now()
 	}
@@ -111,6 +114,8 @@ func (h *health) starting() error {
 	switch {
 	case h.ever:
 		return nil
+	case h.unknown:
+		return fmt.Errorf("starting: %w", broker.ErrUnknownDeployment)
 	case h.downWhy.Hinders():
 		return errors.New("starting: " + h.downWhy.String())
 	}
@@ -202,6 +207,8 @@ func (h *health) frame(why string) *frame {
 // look finds out why live updates are delayed. h.mu is held.
 func (h *health) look(now time.Time) string {
 	switch {
+	case h.gateway.redis.Foreign() != nil:
+		return broker.ConditionMisconfigured.String()
 	case now.Sub(h.startsAt) < listenerPatience:
 		return h.told // nobody has had the time to be heard
 	case !h.up && h.downAt.Before(now.Add(-redisPatience)):
@@ -253,6 +260,9 @@ func (h *health) redisAway() string {
 
 // redisWhy is why the subscription is not there. h.mu is held.
 func (h *health) redisWhy() string {
+	if h.unknown {
+		return delayedNoListener // none has ever been there
+	}
 	if h.downWhy.Hinders() {
 		return h.downWhy.String()
 	}

@@ -158,6 +158,7 @@ func newWorld(tb testing.TB, options ...option) *world {
 			tb.Error(err)
 		}
 	})
+	w.broker.Identify(broker.Deployment{ID: "d1", Name: "db:5432/telemetra", Origin: "1/1"})
 	if w.at, err = w.broker.OpenEpoch(w.context(), nil, 1, nil); err != nil {
 		tb.Fatal(err)
 	}

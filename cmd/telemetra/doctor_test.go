@@ -48,7 +48,7 @@ func TestDoctor(t *testing.T) {
 	allOK := func() {
 		t.Helper()
 		code, out, stderr := command(t, env, "doctor", "--strict")
-		if code != 0 || !strings.HasSuffix(out, "\n\n28 ok\n") || stderr != "" {
+		if code != 0 || !strings.HasSuffix(out, "\n\n30 ok\n") || stderr != "" {
 			t.Errorf("exit code %d, printed\n%s%s", code, out, stderr)
 		}
 	}

@@ -134,13 +134,19 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	}
 	broker.LogClientTo(log)
 	p.onStop("postgres", func() error { p.db.Close(); return nil })
-	if err := p.checkPostgres(ctx); err != nil {
+	reached, err := p.reachPostgres(ctx)
+	if err != nil {
 		return err
 	}
 	if p.redis, err = broker.Open(c.Redis); err != nil {
 		return err
 	}
 	p.onStop("redis", p.redis.Close)
+	if reached {
+		if err := p.checkDeployment(ctx); err != nil {
+			return err
+		}
+	}
 	if p.tokens, err = access.NewTokens(c.HTTP.Access.Tokens, log); err != nil {
 		return err
 	}
@@ -159,11 +165,12 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	p.serve("http", p.http.Run)
 	p.watch = p.db.NewWatch(log, p.registry)
 	p.serve("postgres", p.watch.Run)
+	p.serve("deployment", p.identify)
 	p.serve("announcement", p.announce)
 	p.serve("redis", p.redis.NewWatch(log, p.registry).Run)
 	p.http.warn(func() string {
-		if c := p.redis.Condition(); c != "" && c != broker.ConditionOK {
-			return c.String()
+		if s := p.redis.State(); s.Condition != "" && s.Condition != broker.ConditionOK {
+			return s.String()
 		}
 		return ""
 	})
@@ -180,15 +187,16 @@ func (p *process) accessLog(log zerolog.Logger) zerolog.Logger {
 	return log.Output(b)
 }
 
-func (p *process) checkPostgres(ctx context.Context) error {
-	var refused *sql.RefusedError
-	switch err := p.db.Check(ctx); {
-	case errors.As(err, &refused):
-		return err
-	case err != nil:
+// reachPostgres reports whether Postgres answers. A server that can never serve is an error.
+func (p *process) reachPostgres(ctx context.Context) (bool, error) {
+	err := p.db.Check(ctx)
+	if _, refused := errors.AsType[*sql.RefusedError](err); refused {
+		return false, err
+	}
+	if err != nil {
 		p.log.Warn().Err(err).Msg("postgres is not reachable; waiting for it")
 	}
-	return nil
+	return err == nil, nil
 }
 
 // checkTokens makes the process keep the keys of tokens fresh, once for all services

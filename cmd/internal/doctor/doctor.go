@@ -149,6 +149,7 @@ const (
 	primaryCheck    = "postgres primary"
 	migrationsCheck = "migrations"
 	redisCheck      = "redis"
+	deploymentCheck = "deployment"
 )
 
 // checks are all of them, in the order in which they are told.
@@ -174,6 +175,8 @@ func (d *doctor) checks() []check {
 		{"postgres clock", d.postgresClock, []string{postgresCheck}},
 
 		{redisCheck, d.reachRedis, []string{settingsCheck}},
+		{"redis rights", d.redisRights, []string{redisCheck}},
+		{deploymentCheck, d.redisDeployment, []string{redisCheck, migrationsCheck}},
 		{"redis version", d.redisVersion, []string{redisCheck}},
 		{"redis role", d.redisRole, []string{redisCheck}},
 		{"redis eviction", d.eviction, []string{redisCheck}},
@@ -182,7 +185,7 @@ func (d *doctor) checks() []check {
 		{"redis clock", d.redisClock, []string{redisCheck}},
 
 		{"listener", d.listener, []string{redisCheck}},
-		{"position", d.position, []string{redisCheck, primaryCheck, migrationsCheck}},
+		{"position", d.position, []string{redisCheck, primaryCheck, migrationsCheck, deploymentCheck}},
 
 		{"open files", d.openFiles, []string{settingsCheck}},
 		{"tokens", d.tokens, []string{settingsCheck}},

@@ -25,7 +25,7 @@ func TestHealthyDeployment(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	if got, want := len(results), 28; got != want {
+	if got, want := len(results), 30; got != want {
 		t.Errorf("%d checks, want %d", got, want)
 	}
 }
@@ -54,7 +54,7 @@ func TestNothingIsChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reads := "auth hello client|setinfo config|resetstat config|get select info ping time get pttl hmget"
+	reads := "auth hello client|setinfo config|resetstat config|get select info ping time get pttl hmget hgetall multi discard"
 	for stat := range stats["Commandstats"] {
 		if name := strings.TrimPrefix(stat, "cmdstat_"); !strings.Contains(" "+reads+" ", " "+name+" ") {
 			t.Errorf("redis has run %s", name)

@@ -71,9 +71,25 @@ func withRedis(t *testing.T, c Config, use func(ctx context.Context, b *broker.R
 			t.Error(err)
 		}
 	}()
+	b.Identify(deploymentOf(t, c))
 	if err := use(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// deploymentOf is what Postgres says, or another one where there is none.
+func deploymentOf(t *testing.T, c Config) broker.Deployment {
+	t.Helper()
+	i, err := sql.NewInspector(t.Context(), c.Postgres)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	d, err := i.Deployment(t.Context())
+	if err != nil {
+		return broker.Deployment{ID: "other", Name: "db:5432/telemetra", Origin: "1/1"}
+	}
+	return broker.Deployment(d)
 }
 
 // client is a connection to Redis without our protocol.

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ func redisFault(err error, setting string) (found, remedy string) {
 	words := map[string][2]string{
 		"NOAUTH":     {"Redis wants a password", "put it into " + setting + ": redis://user:password@host:port/db"},
 		"WRONGPASS":  {"Redis refuses user or password", "correct them in " + setting + ": redis://user:password@host:port/db"},
-		"NOPERM":     {"Redis does not allow our user what it needs", "run: ACL SETUSER <user> ~telemetra:* &telemetra:* +@all -@dangerous +info"},
+		"NOPERM":     {"Redis does not allow our user what it needs", grantRemedy},
 		"LOADING":    {"Redis reads its data from disk", "wait: INFO persistence says how far it is"},
 		"MASTERDOWN": {"Redis is a replica that has lost its primary", "point " + setting + " at the primary"},
 		"READONLY":   {"Redis is a replica and takes no writes", "point " + setting + " at the primary"},
@@ -43,6 +44,69 @@ func redisFault(err error, setting string) (found, remedy string) {
 		return err.Error(), "look at the log of Redis"
 	}
 	return err.Error(), unreachableRemedy(err, setting)
+}
+
+// grantRemedy is what helps a user that has too few rights.
+const grantRemedy = "give the user of the URL the rights that deploy/redis/users.acl lists for what it does: ACL SETUSER <user> +command ~keys &channels"
+
+// redisRights finds out whether the user may do what processes do. Users may differ: with
+// that of a gateway, for instance, the doctor does not know that of the listener.
+func (d *doctor) redisRights(ctx context.Context) verdict {
+	roles := []struct {
+		name string
+		role broker.Role
+	}{{"a listener", broker.RoleListener}, {"a gateway", broker.RoleGateway}, {"an api", d.apiRole()}}
+	var may, mayNot []string
+	for _, r := range roles {
+		err := d.redis.Rights(ctx, r.role)
+		missing, ok := errors.AsType[*broker.MissingRightsError](err)
+		switch {
+		case ok:
+			mayNot = append(mayNot, r.name+" also needs "+strings.Join(missing.Rights, ", "))
+		case err != nil:
+			found, remedy := redisFault(err, "REDIS_URL")
+			return failed(found, remedy)
+		default:
+			may = append(may, r.name)
+		}
+	}
+	switch {
+	case len(mayNot) == 0:
+		return ok("enough for all processes")
+	case len(may) == 0:
+		return failed("unauthorized: "+strings.Join(mayNot, "; "), grantRemedy)
+	}
+	return warning("unauthorized: enough for "+strings.Join(may, " and ")+"; "+strings.Join(mayNot, "; "), grantRemedy)
+}
+
+// apiRole is what an api does in the Redis of the events.
+func (d *doctor) apiRole() broker.Role {
+	if d.config.Cache.URL == "" {
+		return broker.RoleAPI | broker.RoleCache
+	}
+	return broker.RoleAPI
+}
+
+// redisDeployment compares whose events Redis holds with whose rows Postgres has.
+func (d *doctor) redisDeployment(ctx context.Context) verdict {
+	own, err := d.postgres.Deployment(ctx)
+	if err != nil {
+		return unanswered(err)
+	}
+	d.redis.Identify(broker.Deployment(own))
+	err = d.redis.CheckDeployment(ctx)
+	if foreign, ok := errors.AsType[*broker.ForeignError](err); ok {
+		remedy := "correct REDIS_URL or DATABASE_URL (or the POSTGRES_ variables), or give each deployment a database number of its own; if the other one is gone for good: redis-cli -n " +
+			strconv.Itoa(d.redis.Database()) + " DEL " + broker.PositionKey
+		if foreign.Copy() {
+			remedy = "give the copy a Redis, or a database number, of its own; if the original is gone for good, end its listeners and wait"
+		}
+		return failed("misconfigured: "+foreign.Error(), remedy)
+	}
+	if err != nil {
+		return unanswered(err)
+	}
+	return ok("%s, in Postgres and Redis", own.ID)
 }
 
 func (d *doctor) redisVersion(ctx context.Context) verdict {
@@ -203,7 +267,11 @@ func (d *doctor) readCache(ctx context.Context) verdict {
 		return warning(d.cache.Address()+" cannot be used, so reads go to Postgres: "+found, remedy)
 	case f.Primary != "":
 		return warning("a replica of "+f.Primary+": answers cannot be kept", "point CACHE_REDIS_URL at the primary")
-	case f.Policy == "noeviction" && f.Most > 0:
+	}
+	if missing, few := errors.AsType[*broker.MissingRightsError](d.cache.Rights(ctx)); few {
+		return warning("unauthorized: the user needs "+strings.Join(missing.Rights, ", "), grantRemedy)
+	}
+	if f.Policy == "noeviction" && f.Most > 0 {
 		return warning("maxmemory-policy is noeviction: a full cache takes no new answers", "run on the Redis of the cache: redis-cli CONFIG SET maxmemory-policy allkeys-lru")
 	}
 	return ok("%s, maxmemory-policy %s", d.cache.Address(), strings.TrimSpace(f.Policy))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/sql"
 )
 
 // unreachablePostgres keeps tests of Redis short: nothing listens there.
@@ -79,11 +80,25 @@ func TestRightsInRedis(t *testing.T) {
 	publish(t, c)
 	results := look(t, c)
 	want{"redis subscriber buffer", Unknown, "NOPERM", ""}.of(t, results)
-	for _, name := range []string{redisCheck, "redis eviction", "redis clock", "listener", "position"} {
+	for _, name := range []string{redisCheck, "redis rights", "redis eviction", "redis clock", "listener", deploymentCheck, "position"} {
 		want{name, OK, "", ""}.of(t, results)
 	}
+	for taken, w := range map[string]want{
+		"-xadd":         {"redis rights", Warning, `unauthorized: enough for a gateway and an api; a listener also needs the command "xadd"`, "deploy/redis/users.acl"},
+		"-xinfo":        {"redis rights", Warning, `the command "xinfo|stream"`, "deploy/redis/users.acl"},
+		"-subscribe":    {"redis rights", Warning, `unauthorized: enough for a listener; a gateway also needs the command "subscribe"; an api also needs the command "subscribe"`, "ACL SETUSER"},
+		"resetchannels": {"redis rights", Failed, "channels telemetra:{0}:*", "ACL SETUSER"},
+	} {
+		if err := admin.Do(t.Context(), "acl", "setuser", "telemetra", taken).Err(); err != nil {
+			t.Fatal(err)
+		}
+		w.of(t, look(t, c))
+		if err := admin.Do(t.Context(), "acl", "setuser", "telemetra", "&telemetra:*", "+@all", "-@dangerous", "+info").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c.Redis.URL = "redis://poor:hunter2@" + address
-	want{redisCheck, Failed, "does not allow our user what it needs", "+@all -@dangerous +info"}.of(t, look(t, c))
+	want{redisCheck, Failed, "does not allow our user what it needs", "deploy/redis/users.acl"}.of(t, look(t, c))
 }
 
 // refusal is an error as the client of Redis makes it.
@@ -180,4 +195,24 @@ func TestListener(t *testing.T) {
 	want{"well", OK, "l was heard 1s ago, lag 20ms, no event since it started", ""}.is(t, judged(judgeListener(broker.Control{Listener: "l", LagSeconds: 0.02}, time.Second)))
 	want{"well", OK, "newest event 4s ago", ""}.is(t, judged(judgeListener(broker.Control{Listener: "l", At: 10_000, PublishedAt: 7_000}, time.Second)))
 	want{"old", Failed, "l was last heard 6s ago", "telemetra listener"}.is(t, judged(judgeListener(broker.Control{Listener: "l"}, 6*time.Second)))
+}
+
+// A Redis that holds another deployment, or a copy of this one whose listener lives, is
+// named with both.
+func TestDeployment(t *testing.T) {
+	t.Parallel()
+	other := deployed(t)
+	own := deploymentOf(t, other)
+	c := configOf(localtest.Postgres(t, sql.Migrate), other.Redis.URL)
+	copied := deploymentOf(t, c)
+	results := look(t, c)
+	want{deploymentCheck, Failed, "misconfigured: redis ", "a Redis, or a database number, of its own"}.of(t, results)
+	want{deploymentCheck, Failed, own.Name, "end its listeners"}.of(t, results)
+	want{deploymentCheck, Failed, copied.Name, "end its listeners"}.of(t, results)
+	want{"position", Unknown, "not looked at because of deployment", ""}.of(t, results)
+
+	exec(t, c.Postgres.DatabaseURL, `UPDATE telemetra.deployment SET id = 'feedfeedfeedfeed'`)
+	results = look(t, c)
+	want{deploymentCheck, Failed, own.ID + " (" + own.Name, "redis-cli -n 0 DEL telemetra:{0}:position"}.of(t, results)
+	want{deploymentCheck, Failed, "feedfeedfeedfeed (" + copied.Name, "a database number of its own"}.of(t, results)
 }

@@ -162,6 +162,11 @@ func (k *Collector) Sample(ctx context.Context) *Sample {
 		s.Replica = new(Asked[sql.Load])
 		wg.Go(func() { *s.Replica = load(bounded, k.replica) })
 	}
+	wg.Go(func() { // for the next look at Redis: that does not wait for Postgres
+		if d, err := k.postgres.Deployment(bounded); err == nil {
+			k.redis.Identify(broker.Deployment(d))
+		}
+	})
 	wg.Go(func() { ask(bounded, &s.Condition, k.redis.Look) })
 	wg.Go(func() { ask(bounded, &s.Facts, k.redis.Inspect) })
 	wg.Go(func() { ask(bounded, &processes, k.redis.Processes) })

@@ -49,6 +49,7 @@ func deploy(t *testing.T, redisURL string) *deployment {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.broker.Close() }) // Redis may be gone
+	d.broker.Identify(broker.Deployment{ID: "d1", Name: "db:5432/telemetra", Origin: "1/1"})
 	if d.at, err = d.broker.OpenEpoch(t.Context(), nil, 1, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -251,7 +251,10 @@ func redisOf(s *Sample) Redis {
 }
 
 // forbidden tells whether our user may not do what the processes' may.
-func forbidden(err error) bool { return broker.ErrorCode(err) == "NOPERM" }
+func forbidden(err error) bool {
+	_, missing := errors.AsType[*broker.MissingRightsError](err)
+	return missing || broker.ErrorCode(err) == "NOPERM"
+}
 
 // asOthersSee is the worst condition of Redis that a process tells of, "" when none does.
 func asOthersSee(all []Seen) (worst broker.Condition) {
