@@ -5,7 +5,7 @@
 // "/console/", by every gateway and every api. Everything is served from here:
 // no file names another origin, and the page has no inline code or style, so that
 // its policy can forbid both. There is no build step: the files are what the
-// browser gets, and together they stay below 60 KiB.
+// browser gets, and together they stay below 64 KiB.
 //
 //	index.html    the page, with templates for what there is many of
 //	style.css     how it looks, dark and light, from phone to wall
