@@ -10,8 +10,8 @@ TEST_P ?= 6
 
 # The packages in the order in which go test begins them and prints what came of them: those that need
 # little compilation first, the one that needs all and takes longest last.
-PACKAGES := ./broker/event ./httpapi/body ./httpapi/problem ./httpapi/router ./httpapi/console ./wsgateway/access \
-  ./wsgateway/client ./cmd/internal/... ./broker ./deploy/... ./httpapi ./listener ./sql ./wsgateway ./cmd/telemetra ./...
+PACKAGES := ./broker/event ./httpapi/body ./httpapi/contain ./httpapi/problem ./httpapi/router ./httpapi/console ./wsgateway/access \
+  ./wsgateway/websocket ./wsgateway/client ./cmd/internal/... ./broker ./deploy/... ./httpapi ./listener ./sql ./wsgateway ./cmd/telemetra ./...
 
 # The race detector needs cgo, and go turns cgo off when there is no C compiler.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
