@@ -299,6 +299,7 @@ func (h *health) tell(now time.Time) {
 		h.gateway.log.Warn().Str("reason", why).Msg("live updates are delayed")
 	}
 	h.gateway.wheel.each(func(s *session) {
+		defer h.gateway.metrics.panics.Recover("tell a client of a delay", s.fault)
 		if s.greeted.Load() { // else it is told behind its first frames
 			h.update(s)
 		}

@@ -199,17 +199,7 @@ var errNobodyWaits = errors.New("nobody waits for the stream any more")
 // inTurn does work that needs a dependency when it is the hub's turn. A hub for which
 // nobody waits any more leaves its turn to the others, and goes.
 func (h *hub) inTurn(ctx context.Context, turns *turns, why stage, work func() error) error {
-	h.mu.Lock()
-	claimants := make([]claimant, 0, min(len(h.clients), maxClaimants))
-	for s := range h.clients {
-		if len(claimants) == maxClaimants {
-			break
-		}
-		claimants = append(claimants, s.session.claimant())
-	}
-	u := turns.ask(claimants...)
-	h.turn, h.waits = u, forTurn
-	h.mu.Unlock()
+	u := h.askTurn(turns)
 	defer u.end()
 	err := u.wait(ctx)
 	h.mu.Lock()
@@ -222,6 +212,21 @@ func (h *hub) inTurn(ctx context.Context, turns *turns, why stage, work func() e
 		return errNobodyWaits
 	}
 	return work()
+}
+
+// askTurn asks for a turn for the clients that the hub has.
+func (h *hub) askTurn(turns *turns) *turn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	claimants := make([]claimant, 0, min(len(h.clients), maxClaimants))
+	for s := range h.clients {
+		if len(claimants) == maxClaimants {
+			break
+		}
+		claimants = append(claimants, s.session.claimant())
+	}
+	h.turn, h.waits = turns.ask(claimants...), forTurn
+	return h.turn
 }
 
 // passHeld goes on over what has waited and only brings what a fresh state has: who goes on

@@ -38,7 +38,7 @@ func (h *hub) startOver() {
 	wasLive := h.phase == live
 	h.forget()
 	if wasLive { // else its work goes on, as a load
-		h.run(h.load)
+		h.leaveLive(loading, h.load)
 	}
 }
 

@@ -97,6 +97,7 @@ func (l *lates) due(now time.Time) []wait {
 // overdue tells the client that the stream has not begun, unless it has.
 func (s *subscription) overdue(time.Time) bool {
 	h := s.hub
+	defer h.gateway.metrics.panics.Recover("tell a client that a stream is late", s.session.fault)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if s.begun || s.gone {
@@ -108,6 +109,7 @@ func (s *subscription) overdue(time.Time) bool {
 
 // overdue tells the clients to whom nothing is delivered, unless the hub is live again.
 func (h *hub) overdue(since time.Time) bool {
+	defer h.gateway.metrics.panics.Recover("tell clients that a stream is late", nil)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || !h.away.Equal(since) {
