@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/telemetra/telemetra/deploy/local/localtest"
@@ -75,5 +76,8 @@ func TestHalfOpenClientsAreDropped(t *testing.T) {
 	w.moments("s", 1, 1)
 	if e := stays.next(); e.id != w.id(1) {
 		t.Errorf("%+v", e)
+	}
+	if n := testutil.ToFloat64(w.gateway.metrics.silent); n < 4 {
+		t.Errorf("%v clients are counted as silent", n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/telemetra/telemetra/wsgateway/websocket"
@@ -222,10 +223,22 @@ func (o *outbox) take(into []entry) []entry {
 func (o *outbox) fail(err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if errors.Is(err, os.ErrDeadlineExceeded) && !o.closed && !o.closing {
+	switch {
+	case o.closed || o.closing:
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		o.metrics.tooSlow.Inc()
+	case errors.Is(err, syscall.ETIMEDOUT): // see setUserTimeout
+		o.metrics.silent.Inc()
 	}
 	o.reset()
+}
+
+// lost takes the error with which reading has ended: the writing side may not see that the
+// system has given the connection up.
+func (o *outbox) lost(err error) {
+	if errors.Is(err, syscall.ETIMEDOUT) {
+		o.fail(err)
+	}
 }
 
 // send writes frames for as long as the client takes one in time.

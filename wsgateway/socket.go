@@ -152,7 +152,8 @@ const (
 func (s *session) refuse(err error, from io.Reader) {
 	broken, ok := errors.AsType[*websocket.Error](err)
 	if !ok {
-		return // the connection is gone
+		s.out.lost(err)
+		return
 	}
 	s.refuseWith(broken)
 	_ = s.out.conn.SetReadDeadline(time.Now().Add(lingerFor)) // fails when it is closed already

@@ -99,6 +99,7 @@ func (s *session) awaitEnd(in io.Reader) {
 			return
 		}
 		if err != nil {
+			s.out.lost(err)
 			return
 		}
 	}
