@@ -99,7 +99,7 @@ func TestBacklogIsAnnounced(t *testing.T) {
 			}
 			defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
 			if _, err := conn.Exec(t.Context(), `INSERT INTO streams (stream_id) VALUES ('s');
-				INSERT INTO moments (moment_id, stream_id, timestamp) SELECT n::text, 's', now() FROM generate_series(1, 100000) AS n`); err != nil {
+				INSERT INTO moments (moment_id, stream_id, timestamp) SELECT n::text, 's', now() FROM generate_series(1, 20000) AS n`); err != nil {
 				t.Fatal(err)
 			}
 			slow := localtest.Proxy(t, strings.TrimSuffix(strings.TrimPrefix(redis.URL(), "redis://"), "/0"))

@@ -21,7 +21,7 @@ import (
 func TestHealthcheckAsksTheProcess(t *testing.T) {
 	t.Parallel()
 	databaseURL, redis := localtest.Postgres(t, sql.Migrate), localtest.Redis(t)
-	p := startTelemetra(t, databaseURL, redis.URL(), "listener")
+	p := startTelemetra(t, databaseURL, redis.URL(), "listener", "AUTH_JWT_SECRET="+localtest.TokenSecret)
 	p.awaitReady(t)
 	env := portOf(t, p.addr)
 	code, out, stderr := command(t, env, "healthcheck")
