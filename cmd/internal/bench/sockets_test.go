@@ -78,6 +78,7 @@ func TestSocketCounts(t *testing.T) {
 		wire(`{"type":"connected"}`),
 		wire(`{"type":"metrics","state":true}`),
 		wire(`{"type":"metrics","id":"k3f9-1","data":"` + strings.Repeat("x", 1000) + `"}`),
+		wire(`{"type":"status","data":{"status":"degraded","reason":"events are late"}}`),
 		{0x89, 0},
 	} {
 		sent = append(sent, frame...)
