@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -34,7 +35,10 @@ type Cached struct {
 	Head  uint64 `json:"head"`
 	// ReadAt is when the rows were read, in milliseconds since 1970.
 	ReadAt int64 `json:"read_at"`
-	// Total is the number of rows of all pages, of answers that have pages.
+	// Rows is the number of elements of a list, Next the cursor to what follows, and
+	// Total the number of all elements where they are counted.
+	Rows  int    `json:"rows,omitempty"`
+	Next  string `json:"next,omitempty"`
 	Total int64  `json:"total,omitempty"`
 	Body  []byte `json:"-"`
 }
@@ -45,21 +49,38 @@ type Cache struct {
 	broker *Redis
 	client *redis.Client
 	own    bool
+	shares func() bool // whether it is the Redis of the events
 }
 
 // OpenCache prepares the cache: a client of its own, or the broker's when no
 // other Redis is named.
 func (b *Redis) OpenCache(c CacheConfig) (*Cache, error) {
 	if c.URL == "" {
-		return &Cache{broker: b, client: b.reading}, nil
+		return &Cache{broker: b, client: b.reading, shares: func() bool { return true }}, nil
 	}
 	o, err := parseURL("CACHE_REDIS_URL", c.URL)
 	if err != nil {
 		return nil, err
 	}
 	bound(o)
-	return &Cache{broker: b, client: redis.NewClient(o), own: true}, nil
+	// Another address, or another number of a database, may lead to the same server.
+	var server atomic.Pointer[string]
+	o.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+		// A user who may not ask has a Redis that is known by its address alone.
+		id := infoField(cn.Info(ctx, "server").Val(), "run_id")
+		server.Store(&id)
+		return nil
+	}
+	same := o.Network == b.options.Network && o.Addr == b.options.Addr
+	return &Cache{broker: b, client: redis.NewClient(o), own: true, shares: func() bool {
+		id, events := server.Load(), b.server.Load()
+		return same || id != nil && events != nil && *id != "" && *id == *events
+	}}, nil
 }
+
+// HasRoom reports whether a value may be stored: a Redis that carries the events, too,
+// keeps half of its memory for them. How much it uses is what the watch has seen last.
+func (c *Cache) HasRoom() bool { return !c.broker.halfFull.Load() || !c.shares() }
 
 // Close closes the connections.
 func (c *Cache) Close() error {

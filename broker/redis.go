@@ -54,6 +54,9 @@ type Redis struct {
 	state atomic.Pointer[State]  // kept by Watch
 	roles atomic.Uint32          // what the process does; see Need
 
+	server   atomic.Pointer[string] // run id of the process that was probed last
+	halfFull atomic.Bool            // above half of its maxmemory; kept by Watch
+
 	own     atomic.Pointer[Deployment] // as Postgres says
 	adopted atomic.Pointer[Deployment] // as Redis said first
 	foreign atomic.Pointer[ForeignError]

@@ -99,6 +99,9 @@ func (w *Watch) look(ctx context.Context) {
 	before := w.redis.State()
 	w.redis.state.Store(&now)
 	c := now.Condition
+	if err == nil {
+		w.redis.halfFull.Store(memory.halfFull())
+	}
 	w.metrics.hold(c)
 	switch {
 	case now == before:
@@ -119,6 +122,7 @@ func (w *Watch) look(ctx context.Context) {
 
 // memory is what INFO says about a Redis that may run out of it.
 type memory struct {
+	used    uint64 // bytes
 	most    uint64 // bytes; 0: no bound
 	policy  string
 	evicted uint64 // keys, since it was started
@@ -127,6 +131,8 @@ type memory struct {
 func (m *memory) mayEvict() bool {
 	return m.most > 0 && m.policy != "" && m.policy != "noeviction"
 }
+
+func (m *memory) halfFull() bool { return m.most > 0 && m.used > m.most/2 }
 
 // look finds out how Redis is.
 func (b *Redis) look(ctx context.Context) (memory, State, error) {
@@ -151,12 +157,15 @@ func (b *Redis) probe(ctx context.Context) (memory, error) {
 	if err := b.CheckDeployment(ctx); err != nil {
 		return memory{}, fmt.Errorf("probe redis: %w", err)
 	}
-	var memoryInfo, stats *redis.StringCmd
+	var server, memoryInfo, stats *redis.StringCmd
 	_, _ = b.probing.Pipelined(ctx, func(p redis.Pipeliner) error {
-		memoryInfo, stats = p.Info(ctx, "memory"), p.Info(ctx, "stats")
+		server, memoryInfo, stats = p.Info(ctx, "server"), p.Info(ctx, "memory"), p.Info(ctx, "stats")
 		return nil
 	})
+	id := infoField(server.Val(), "run_id")
+	b.server.Store(&id)
 	m := memory{policy: infoField(memoryInfo.Val(), "maxmemory_policy")}
+	m.used, _ = strconv.ParseUint(infoField(memoryInfo.Val(), "used_memory"), 10, 64)
 	m.most, _ = strconv.ParseUint(infoField(memoryInfo.Val(), "maxmemory"), 10, 64)
 	m.evicted, _ = strconv.ParseUint(infoField(stats.Val(), "evicted_keys"), 10, 64)
 	return m, nil

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/httpapi/contain"
@@ -88,8 +89,7 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 		ladder: &ladder{
 			panics: panics,
 			db:     db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
-			// Half of the pool: hubs and health must not wait behind slow reads.
-			questions: make(chan struct{}, max(db.Pool.Config().MaxConns/2, 1)),
+			large:     semaphore.NewWeighted(maxLargeAnswers),
 			suspected: make(chan struct{}, 1),
 		},
 	}
@@ -291,26 +291,32 @@ func (a *API) quick(ctx huma.Context, next func(huma.Context)) {
 
 // answer finds the answer to a question and writes it.
 func (a *API) answer(ctx context.Context, q *read) (*huma.StreamResponse, error) {
-	d, from, err := a.ladder.find(ctx, q)
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {
 		r, w, _ := humahttprouter.Unwrap(hctx)
+		d, from, done, err := a.ladder.find(ctx, q)
+		defer done()
 		switch {
 		case err == nil:
-			a.ladder.memory.remember(q.scope+r.RequestURI, q.key)
+			a.ladder.memory.remember(q.scope+r.RequestURI, d.key)
 			d.write(w, r, from)
 		case ctx.Err() != nil:
 			const clientClosedRequest = 499 // as nginx logs it
 			w.WriteHeader(clientClosedRequest)
-		case errors.Is(err, errUnavailable), errors.Is(err, errSlow):
-			detail := errUnavailable
-			if errors.Is(err, errSlow) {
-				detail = errSlow
-			}
-			w.Header().Set("Retry-After", "2")
-			problem.Write(w, http.StatusServiceUnavailable, detail.Error())
+		case errors.Is(err, errSlow):
+			unavailable(w, errSlow)
+		case errors.Is(err, errUnavailable):
+			unavailable(w, errUnavailable)
+		case errors.Is(err, errCrowded):
+			unavailable(w, errCrowded)
 		default:
 			a.log.Error().Err(err).Str("request_id", router.RequestID(w)).Msg("read failed")
 			problem.Write(w, http.StatusInternalServerError, "the read failed; the server's log has the request id")
 		}
 	}}, nil
+}
+
+// unavailable answers that there is no answer now.
+func unavailable(w http.ResponseWriter, why error) {
+	w.Header().Set("Retry-After", "2")
+	problem.Write(w, http.StatusServiceUnavailable, why.Error())
 }

@@ -29,7 +29,7 @@ func TestReadsNeedATokenThatAllowsTheStream(t *testing.T) {
 	w.exec(`INSERT INTO streams (stream_id) VALUES ('a/1'), ('b')`)
 	w.exec(`INSERT INTO chat_summary_minute (stream_id, window_start, window_end, chat_count) VALUES ('a/1', now(), now(), 1)`)
 	s := w.serve()
-	for _, path := range []string{"/api/v1/streams/a%2F1", "/api/v1/streams/a%2F1/metrics", "/api/v1/streams/a%2F1/moments", "/api/v1/streams/a%2F1/metrics?limit=7"} {
+	for _, path := range []string{"/api/v1/streams/a%2F1", "/api/v1/streams/a%2F1/metrics", "/api/v1/streams/a%2F1/moments", "/api/v1/streams/a%2F1/metrics?limit=700"} {
 		for round := range 3 { // the first one fills the caches
 			if r := s.get(path, "Authorization", bearer(t, "a/*")); r.status != http.StatusOK || (r.cache() == "hit") != (round > 0) {
 				t.Errorf("%s with a token: %d %q %s", path, r.status, r.cache(), r.body)
@@ -118,7 +118,7 @@ func TestTheListHasWhatTheTokenAllows(t *testing.T) {
 		}
 	}
 	r := s.get("/api/v1/streams?limit=2&offset=2", "Authorization", bearer(t, "a*"))
-	if r.header.Get("X-Total-Count") != "9" || !strings.Contains(r.header.Get("Link"), "offset=4") {
+	if r.header.Get("X-Total-Count") != "9" || !strings.Contains(r.header.Get("Link"), "next") || !strings.Contains(r.header.Get("Link"), "offset=0") {
 		t.Errorf("a page: %v", r.header)
 	}
 	if r := s.get("/api/v1/streams"); r.status != http.StatusUnauthorized {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/httpapi/body"
 	"github.com/telemetra/telemetra/httpapi/problem"
@@ -19,8 +20,16 @@ type document struct {
 	readAt time.Time     // before the rows were read
 	ttl    time.Duration // for which it may hold
 	status int
+	rows   int    // of a list
+	next   string // cursor to what follows; "" at the end of a list
 	total  int64
+	list   *list // nil: one resource
 	body   *body.Body
+
+	// behind: nothing can be there, as behind the end of a list.
+	behind bool
+	// tooLarge: it is not kept in a cache.
+	tooLarge bool
 
 	// Header values, made once: a hit costs no allocation for them.
 	eventID, totalCount, link []string
@@ -36,25 +45,61 @@ func newDocument(q *read, a answer, at event.ID, readAt time.Time) *document {
 	}
 	d := &document{
 		key: q.key, stream: q.stream, at: at, readAt: readAt, ttl: q.ttl,
-		status: a.status, total: a.total, body: body.New(contentType, a.body),
+		status: a.status, rows: a.rows, next: a.next, total: a.total, list: q.list,
+		body: body.New(contentType, a.body), behind: q.continues && a.rows == 0, tooLarge: len(a.body) > maxKeptAnswer,
 	}
-	if q.page == nil && at.Epoch != "" {
+	if q.stream != broker.ListHead && at.Epoch != "" {
 		d.eventID = []string{at.String()}
 	}
-	if q.page != nil {
+	if q.list == nil || a.status != http.StatusOK {
+		return d
+	}
+	if q.list.counted {
 		d.totalCount = []string{strconv.FormatInt(a.total, 10)}
-		if links := q.page.links(a.total); links != "" {
-			d.link = []string{links}
-		}
+	}
+	if links := q.list.links(a.next, a.total); links != "" {
+		d.link = []string{links}
 	}
 	return d
 }
 
-// size is what the document takes in memory, about.
+// empty reports whether it is a list without elements.
+func (d *document) empty() bool { return d.list != nil && d.rows == 0 }
+
+// cut makes the answer to a question for fewer elements of the same list: the very bytes
+// that Postgres would be read for. It returns nil where that is not certain.
+func (d *document) cut(q *read) *document {
+	if d.tooLarge || d.list == nil || q.list == nil {
+		return nil
+	}
+	a := answer{status: d.status, body: d.body.Bytes(), rows: d.rows, next: d.next, total: d.total}
+	if q.list.limit < d.rows {
+		begin, end := elements(a.body, q.list.limit)
+		key, ok := q.list.keyOf(a.body[begin:end])
+		if !ok {
+			return nil
+		}
+		a.rows, a.next = q.list.limit, q.list.cursor(key)
+		a.body = append(append(make([]byte, 0, end+1), a.body[:end]...), ']')
+	} else if d.next != "" {
+		return nil
+	}
+	return newDocument(q, a, d.at, d.readAt)
+}
+
+// size is what the document takes in memory, about, with its body compressed to nothing
+// less.
 func (d *document) size() int {
 	const fixed = 1 << 10 // the structs, header values, its place in the cache
-	n := len(d.body.Bytes())
-	return fixed + len(d.key) + n + n/4
+	return fixed + len(d.key) + 2*len(d.body.Bytes())
+}
+
+// mark is the document without its body: a note that it is too large.
+func (d *document) mark() *document {
+	return &document{
+		key: d.key, stream: d.stream, at: d.at, readAt: d.readAt, ttl: d.ttl,
+		status: d.status, tooLarge: true, body: body.New("", nil),
+	}
 }
 
 // write answers a read. From a stale document nobody learns that what he has is

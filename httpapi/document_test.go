@@ -99,16 +99,26 @@ func TestPagesAreLinked(t *testing.T) {
 		links = append(links, link)
 		next = ""
 		if m := regexp.MustCompile(`<([^>]+)>; rel="next"`).FindStringSubmatch(link); m != nil {
-			next = m[1]
+			next = "/api/v1/streams" + m[1]
 		}
 	}
 	if got := strings.Join(seen, ""); got != "12345" {
 		t.Errorf("pages have %s", got)
 	}
-	if links[0] != `</api/v1/streams?limit=2&offset=2>; rel="next"` ||
-		links[1] != `</api/v1/streams?limit=2&offset=4>; rel="next", </api/v1/streams?limit=2&offset=0>; rel="prev"` ||
-		links[2] != `</api/v1/streams?limit=2&offset=2>; rel="prev"` {
+	next2 := regexp.MustCompile(`^<\?cursor=[A-Za-z0-9_-]+>; rel="next"$`)
+	if !next2.MatchString(links[0]) || !next2.MatchString(links[1]) || links[2] != "" {
 		t.Errorf("links %q", links)
+	}
+	for path, want := range map[string]string{
+		"?limit=2&offset=1": `, <?limit=2&offset=0>; rel="prev"`,
+		"?limit=2&offset=2": `, <?limit=2&offset=0>; rel="prev"`,
+		"?limit=2&offset=3": `<?limit=2&offset=1>; rel="prev"`,
+		"?limit=2&offset=9": `<?limit=2&offset=3>; rel="prev"`,
+	} {
+		link := a.get("/api/v1/streams" + path).header.Get("Link")
+		if !strings.HasSuffix(link, want) || strings.Contains(link, "next") != strings.HasPrefix(want, ",") {
+			t.Errorf("%s: %q, want %q", path, link, want)
+		}
 	}
 	b := w.serve() // the same from Redis
 	if r := b.expect("/api/v1/streams?limit=2", 200, "hit", ""); r.header.Get("Link") != links[0] || r.header.Get("X-Total-Count") != "5" {
@@ -311,8 +321,8 @@ func TestMemoryIsBounded(t *testing.T) {
 	if d := m.get("old"); len(d.body.Bytes()) != 30 {
 		t.Error("a newer answer has not replaced an older one")
 	}
-	put("huge", mostMemoryAnswer, now)
-	if m.get("huge") != nil {
+	put("huge", maxKeptAnswer+1, now)
+	if m.get("huge") != nil || m.large("huge") == nil {
 		t.Error("an answer that is too large is kept")
 	}
 	for i := range 200 {
@@ -328,7 +338,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	if _, size := m.usage(); size != 0 {
 		t.Errorf("nothing takes %d bytes", size)
 	}
-	m.remember(strings.Repeat("u", longestURI+1), "k")
+	m.remember(strings.Repeat("u", maxURIBytes/2), strings.Repeat("k", maxURIBytes/2+1))
 	if m.keyOf.Len() != 0 {
 		t.Error("a long request target is remembered")
 	}

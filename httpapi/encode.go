@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"reflect"
 	"strings"
 	"time"
@@ -14,24 +13,15 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 )
 
-// ok is an answer with what was read.
-func ok(v any, total int64) (answer, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
+// encode appends a value as JSON.
+func encode(to *bytes.Buffer, v any) error {
+	e := json.NewEncoder(to)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
-		return answer{}, fmt.Errorf("encode answer: %w", err)
+		return fmt.Errorf("encode answer: %w", err)
 	}
-	return answer{status: http.StatusOK, body: bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), total: total}, nil
-}
-
-// convert makes resources of rows; none are an empty list, not null.
-func convert[R, T any](rows []R, f func(R) T) []T {
-	out := make([]T, len(rows))
-	for i, row := range rows {
-		out[i] = f(row)
-	}
-	return out
+	to.Truncate(to.Len() - 1) // the line's end
+	return nil
 }
 
 // instant is a time that JSON can write, or null: RFC 3339 ends with year 9999.
@@ -75,4 +65,9 @@ func schemaOf(api huma.API, v any, hint string) *huma.Schema {
 // documentEventID adds the header of reads of one stream.
 func documentEventID(op *huma.Operation) {
 	op.Responses["200"].Headers["X-Event-Id"] = header("Event id that the answer is at least as new as; missing while Redis is away.", huma.TypeString)
+}
+
+// documentLink adds the header of lists.
+func documentLink(op *huma.Operation) {
+	op.Responses["200"].Headers["Link"] = header("rel next: what follows, by a cursor; missing at the end. rel prev: the page before, of a page with an offset. Relative to the request (RFC 8288).", huma.TypeString)
 }

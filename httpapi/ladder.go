@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
@@ -22,8 +22,6 @@ const (
 	postgresPatience = 1200 * time.Millisecond
 	// keepFor is how long an answer may be served as stale.
 	keepFor = time.Hour
-	// mostCachedBytes is the largest answer that is put into Redis.
-	mostCachedBytes = 1 << 20
 	// holdFor is how long an answer is served again while Redis is away and nobody
 	// tells of events: long enough that a crowd costs Postgres little.
 	holdFor = time.Second
@@ -57,18 +55,24 @@ type read struct {
 	// broker.ListHead.
 	stream string
 	ttl    time.Duration
-	page   *page // of a list in pages
-	// rare questions, such as those about a span of time, are hardly asked twice:
-	// their answers are kept in process memory only.
-	rare bool
-	ask  func(ctx context.Context, from *sql.Reader) (answer, error)
+	list   *list // nil: one resource
+	// continues: it is about what comes behind something, where nothing may be.
+	continues bool
+	// shared answers are put into Redis, too: those to questions that every dashboard
+	// asks. There is one for each resource, so that nobody fills Redis by asking.
+	shared bool
+	// whole is the question whose answer begins with that of this one; nil: none.
+	whole *read
+	ask   func(ctx context.Context, from *sql.Reader, large *large) (answer, error)
 }
 
 // answer is what Postgres says.
 type answer struct {
 	status int // 200 or 404
 	body   []byte
-	total  int64 // rows of all pages
+	rows   int    // elements of a list
+	next   string // cursor to what follows in a list; "" at its end
+	total  int64  // rows of all pages
 }
 
 var (
@@ -77,6 +81,8 @@ var (
 	errUnavailable = errors.New("the database cannot be reached, and no earlier answer is kept")
 	// errSlow means that Postgres is there and has not answered in time.
 	errSlow = errors.New("the database has not answered in time, and no earlier answer is kept")
+	// errCrowded means that large answers fill the memory that they may.
+	errCrowded = errors.New("too many large answers are under way; ask again, or for less")
 )
 
 // ladder finds answers; see the package's documentation.
@@ -92,10 +98,10 @@ type ladder struct {
 	// shape is the part of keys in Redis that tells versions of the answers apart.
 	shape string
 
-	flights   singleflight.Group
+	flights   flights
 	flying    sync.WaitGroup
-	questions chan struct{} // bounds the questions to Postgres at a time
-	suspected chan struct{} // one place: a question has got no answer in time
+	large     *semaphore.Weighted // bytes of large answers
+	suspected chan struct{}       // one place: a question has got no answer in time
 	postgres  breaker
 	caching   breaker
 
@@ -116,44 +122,83 @@ func (l *ladder) quick(uri string) *document {
 }
 
 // find finds the answer to a question, however the context of one who waits for
-// it ends.
-func (l *ladder) find(ctx context.Context, q *read) (*document, rung, error) {
+// it ends. The caller owes a call of done when it no longer needs the document.
+func (l *ladder) find(ctx context.Context, q *read) (d *document, from rung, done func(), err error) {
 	if d := l.memory.get(q.key); d != nil && l.heads.fresh(d, time.Now()) {
 		l.metrics.answers[hit].Inc()
-		return d, hit, nil
+		return d, hit, func() {}, nil
 	}
-	type found struct {
-		document *document
-		from     rung
-	}
-	// Who asks after an event does not join who has asked before it.
-	flight := q.key + " " + l.heads.known(q.stream).String()
-	result := l.flights.DoChan(flight, func() (v any, err error) {
-		l.flying.Add(1)
-		defer l.flying.Done()
-		defer l.panics.Recover("answer a read", func() { err = errPanic })
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), climbWithin)
-		defer cancel()
-		d, from, err := l.climb(ctx, q)
-		return found{d, from}, err
-	})
-	select {
-	case r := <-result:
-		f, _ := r.Val.(found)
-		switch {
-		case errors.Is(r.Err, errUnavailable), errors.Is(r.Err, errSlow):
-			l.metrics.unavailable.Inc()
-		case r.Err == nil:
-			l.metrics.answers[f.from].Inc()
+	if q.whole != nil {
+		if d, from, err := l.cut(ctx, q); d != nil || err != nil {
+			return d, from, func() {}, err
 		}
-		return f.document, f.from, r.Err
+	}
+	d, from, done, err = l.fly(ctx, q)
+	switch {
+	case errors.Is(err, errUnavailable), errors.Is(err, errSlow), errors.Is(err, errCrowded):
+		l.metrics.unavailable.Inc()
+	case err == nil:
+		l.metrics.answers[from].Inc()
+	}
+	return d, from, done, err
+}
+
+// cut finds the answer to a question in that of another one. No document and no error:
+// it cannot be cut.
+func (l *ladder) cut(ctx context.Context, q *read) (*document, rung, error) {
+	if d := l.memory.large(q.whole.key); d != nil && l.heads.fresh(d, time.Now()) {
+		return nil, miss, nil
+	}
+	whole, from, done, err := l.find(ctx, q.whole)
+	defer done()
+	if errors.Is(err, errCrowded) {
+		return nil, miss, nil
+	}
+	if err != nil {
+		return nil, miss, err
+	}
+	if whole.status != http.StatusOK {
+		return whole, from, nil
+	}
+	d := whole.cut(q)
+	if d != nil {
+		l.memory.put(d)
+	}
+	return d, from, nil
+}
+
+// fly climbs for all who ask the same at the same time.
+func (l *ladder) fly(ctx context.Context, q *read) (*document, rung, func(), error) {
+	// Who asks after an event does not join who has asked before it.
+	head := " " + l.heads.known(q.stream).String()
+	f, first := l.flights.join(q.key, head, func(d *document) bool { return l.heads.fresh(d, time.Now()) })
+	if first {
+		l.flying.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), climbWithin)
+			defer cancel()
+			large := &large{budget: l.large}
+			d, from, err := l.climbSafely(ctx, q, large)
+			l.flights.land(f, d, from, err, large)
+		})
+	}
+	select {
+	case <-f.done:
+		return f.document, f.from, func() { l.flights.leave(f) }, f.err
 	case <-ctx.Done():
-		return nil, miss, context.Cause(ctx)
+		l.flights.leave(f)
+		return nil, miss, func() {}, context.Cause(ctx)
 	}
 }
 
+// climbSafely makes a panic an error: climb has a goroutine of its own, whose panic
+// would end the process.
+func (l *ladder) climbSafely(ctx context.Context, q *read, large *large) (d *document, from rung, err error) {
+	defer l.panics.Recover("answer a read", func() { err = errPanic })
+	return l.climb(ctx, q, large)
+}
+
 // climb takes one rung after the other.
-func (l *ladder) climb(ctx context.Context, q *read) (*document, rung, error) {
+func (l *ladder) climb(ctx context.Context, q *read, large *large) (*document, rung, error) {
 	here := l.memory.get(q.key)
 	if here != nil && !l.heads.connected() && time.Since(here.readAt) < min(holdFor, q.ttl) {
 		return here, bypass, nil
@@ -170,7 +215,7 @@ func (l *ladder) climb(ctx context.Context, q *read) (*document, rung, error) {
 			return kept, hit, nil
 		}
 	}
-	d, err := l.ask(ctx, q, at)
+	d, err := l.ask(ctx, q, at, large)
 	if err == nil {
 		l.memory.put(d)
 		if redisErr == nil {
@@ -199,24 +244,20 @@ func (l *ladder) climb(ctx context.Context, q *read) (*document, rung, error) {
 
 // ask puts a question to Postgres. The error is errUnavailable when Postgres is
 // away, errSlow when this question has got no answer in time.
-func (l *ladder) ask(ctx context.Context, q *read, at event.ID) (*document, error) {
+func (l *ladder) ask(ctx context.Context, q *read, at event.ID, large *large) (*document, error) {
 	if !l.postgres.allow() {
 		return nil, errUnavailable
 	}
 	ctx, cancel := context.WithTimeout(ctx, postgresPatience)
 	defer cancel()
-	select {
-	case l.questions <- struct{}{}:
-		defer func() { <-l.questions }()
-	case <-ctx.Done():
-		l.suspect()
-		return nil, errSlow
-	}
 	readAt := time.Now()
-	a, err := q.ask(ctx, l.db.Reader(l.place(ctx, at)))
+	a, err := q.ask(ctx, l.db.Reader(l.place(ctx, at)), large)
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, errCrowded):
 		l.postgres.done(false)
+		if err != nil {
+			return nil, err
+		}
 	case sql.IsCancelled(err):
 		// The question may be to blame, or a Postgres that swallows all of them.
 		l.suspect()
@@ -274,7 +315,7 @@ func (l *ladder) cacheKey(key string) string {
 // kept is what Redis keeps as the answer to a question, or nil.
 func (l *ladder) kept(ctx context.Context, q *read) (*document, error) {
 	key := l.cacheKey(q.key)
-	if q.rare || key == "" {
+	if !q.shared || key == "" {
 		return nil, nil //nolint:nilnil // it is not kept, which is no error
 	}
 	if !l.caching.allow() {
@@ -296,14 +337,18 @@ func (l *ladder) kept(ctx context.Context, q *read) (*document, error) {
 		}
 		readAt = now
 	}
-	return newDocument(q, answer{status: http.StatusOK, body: c.Body, total: c.Total}, at, readAt), nil
+	return newDocument(q, answer{status: http.StatusOK, body: c.Body, rows: c.Rows, next: c.Next, total: c.Total}, at, readAt), nil
 }
 
 // keep puts an answer into Redis, for other processes and for when Postgres is
-// away.
+// away. What has no rows is as many answers as there are names that nothing has.
 func (l *ladder) keep(ctx context.Context, q *read, d *document) error {
-	content, key := d.body.Bytes(), l.cacheKey(d.key)
-	if q.rare || key == "" || d.status != http.StatusOK || len(content) > mostCachedBytes {
+	key := l.cacheKey(d.key)
+	if !q.shared || key == "" || d.status != http.StatusOK || d.empty() || d.tooLarge {
+		return nil
+	}
+	if !l.cache.HasRoom() {
+		l.metrics.unshared.Inc()
 		return nil
 	}
 	if !l.caching.allow() {
@@ -312,7 +357,8 @@ func (l *ladder) keep(ctx context.Context, q *read, d *document) error {
 	ctx, cancel := context.WithTimeout(ctx, redisPatience)
 	defer cancel()
 	err := l.cache.Set(ctx, key, &broker.Cached{
-		Epoch: d.at.Epoch, Head: d.at.Offset, ReadAt: d.readAt.UnixMilli(), Total: d.total, Body: content,
+		Epoch: d.at.Epoch, Head: d.at.Offset, ReadAt: d.readAt.UnixMilli(),
+		Rows: d.rows, Next: d.next, Total: d.total, Body: d.body.Bytes(),
 	}, max(keepFor, d.ttl))
 	l.caching.done(err != nil)
 	return err

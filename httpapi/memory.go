@@ -9,12 +9,10 @@ import (
 const (
 	// mostMemory bounds the answers in process memory.
 	mostMemory = 64 << 20
-	// mostMemoryAnswer is the largest answer that is kept.
-	mostMemoryAnswer = mostMemory / 16
-	// mostURIs and longestURI bound the ways in which questions are remembered to
-	// have been put.
-	mostURIs   = 1 << 14
-	longestURI = 512
+	// maxURIs and maxURIBytes bound the ways in which questions are remembered to
+	// have been put, in number and in bytes of each.
+	maxURIs     = 1 << 14
+	maxURIBytes = 1 << 10
 )
 
 // memory keeps the answers that were given last, in process memory.
@@ -30,12 +28,27 @@ func newMemory() *memory {
 	m := &memory{}
 	// Sizes above 0 are no error.
 	m.byKey, _ = simplelru.NewLRU(mostMemory/(1<<10), func(_ string, d *document) { m.bytes -= d.size() })
-	m.keyOf, _ = simplelru.NewLRU[string, string](mostURIs, nil)
+	m.keyOf, _ = simplelru.NewLRU[string, string](maxURIs, nil)
 	return m
 }
 
 // get returns the answer to a question, or nil.
 func (m *memory) get(key string) *document {
+	if d := m.find(key); d != nil && !d.tooLarge {
+		return d
+	}
+	return nil
+}
+
+// large returns the note that the answer to a question is too large to be kept, or nil.
+func (m *memory) large(key string) *document {
+	if d := m.find(key); d != nil && d.tooLarge {
+		return d
+	}
+	return nil
+}
+
+func (m *memory) find(key string) *document {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, _ := m.byKey.Get(key)
@@ -51,12 +64,15 @@ func (m *memory) asked(uri string) *document {
 		return nil
 	}
 	d, _ := m.byKey.Get(key)
+	if d != nil && d.tooLarge {
+		return nil
+	}
 	return d
 }
 
 // remember notes which question a request target puts.
 func (m *memory) remember(uri, key string) {
-	if uri == "" || len(uri) > longestURI {
+	if uri == "" || len(uri)+len(key) > maxURIBytes {
 		return
 	}
 	m.mu.Lock()
@@ -64,10 +80,14 @@ func (m *memory) remember(uri, key string) {
 	m.keyOf.Add(uri, key)
 }
 
-// put keeps an answer, unless a newer one is there.
+// put keeps an answer, unless a newer one is there, or it is one of any number that say
+// nothing.
 func (m *memory) put(d *document) {
-	if d.size() > mostMemoryAnswer {
+	if d.behind {
 		return
+	}
+	if d.tooLarge {
+		d = d.mark()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

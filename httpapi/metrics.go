@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -27,6 +29,7 @@ type Metric struct {
 	AvgViewers     *float64   `json:"avg_viewers"`
 	ZScore         *float64   `json:"z_score"`
 	IsAnomaly      *bool      `json:"is_anomaly"`
+	Truncated      []string   `json:"truncated,omitempty" nullable:"false" doc:"Fields that are empty because the row is larger than 4 MiB."`
 }
 
 // Emote is a name of top_emotes.
@@ -35,11 +38,30 @@ type Emote struct {
 	Count int    `json:"count" doc:"How often the name stands in the column."`
 }
 
+// defaultMetrics and maxMetrics are limits of metrics.
+const defaultMetrics, maxMetrics = 100, 1000
+
 type listMetrics struct {
 	Exact
 	OfStream
 	Within
+	Continued
 	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Most windows of the answer."`
+}
+
+// path is that of the list.
+func (in *listMetrics) path() string { return in.OfStream.path() + "/metrics" }
+
+// Resolve takes the parameters from the cursor; see huma.Resolver.
+func (in *listMetrics) Resolve(ctx huma.Context) []error {
+	p, faults := in.resume(ctx, in.path(), maxMetrics)
+	if p != nil {
+		in.Limit, in.Within = p.Limit, p.within()
+	}
+	// A resolver of the whole stands in for those of its parts.
+	faults = append(faults, in.Exact.Resolve(ctx)...)
+	faults = append(faults, in.OfStream.Resolve(ctx)...)
+	return append(faults, in.Within.Resolve(ctx)...)
 }
 
 func (a *API) registerMetrics(api huma.API) {
@@ -49,36 +71,68 @@ func (a *API) registerMetrics(api huma.API) {
 		Description: "404 when the stream is unknown or has no window at all.", Errors: []int{http.StatusNotFound},
 	}, []Metric{})
 	documentEventID(&op)
+	documentLink(&op)
 	huma.Register(api, op, func(ctx context.Context, in *listMetrics) (*huma.StreamResponse, error) {
-		return a.answer(ctx, &read{
-			key: fmt.Sprintf("%s/metrics?limit=%d%s", in.path(), in.Limit, in.spanKey()), stream: in.StreamID,
-			ttl:  time.Duration(a.config.TTLMetrics) * time.Second,
-			rare: !in.Since.IsZero() || !in.Until.IsZero(),
-			ask: func(ctx context.Context, from *sql.Reader) (answer, error) {
-				rows, err := from.Metrics(ctx, in.StreamID, in.span(), in.Limit)
-				if err != nil {
-					return answer{}, err
-				}
-				if len(rows) == 0 {
-					switch has, err := from.HasMetrics(ctx, in.StreamID); {
-					case err != nil:
-						return answer{}, err
-					case !has:
-						return notFound("the stream is unknown or has no metrics"), nil
-					}
-				}
-				return ok(convert(rows, newMetric), 0)
-			},
-		})
+		q := a.metricsRead(in, in.Limit)
+		switch {
+		case in.Cursor != "":
+			q.key, q.continues = in.path()+"?cursor="+in.Cursor, true
+		case !in.span().IsOpen(): // hardly asked twice
+		case in.Limit < defaultMetrics:
+			q.whole = a.metricsRead(in, defaultMetrics)
+			q.whole.shared = true
+		default:
+			q.shared = in.Limit == defaultMetrics
+		}
+		return a.answer(ctx, q)
 	})
 }
+
+// metricsRead is the question for windows of a stream.
+func (a *API) metricsRead(in *listMetrics, limit int) *read {
+	path := in.path()
+	l := &list{
+		limit: limit,
+		cursor: func(key sql.Key) string {
+			p := newPosition(key, limit)
+			p.span(&in.Within)
+			return p.encode(path)
+		},
+		keyOf: func(element []byte) (sql.Key, bool) { return keyIn(element, "window_start", "") },
+	}
+	return &read{
+		key: fmt.Sprintf("%s?limit=%d%s", path, limit, in.spanKey()), stream: in.StreamID,
+		ttl: time.Duration(a.config.TTLMetrics) * time.Second, list: l,
+		ask: func(ctx context.Context, from *sql.Reader, large *large) (answer, error) {
+			rows := newRows(l, large, encodeMetric, metricKey)
+			page := sql.Page{After: in.after(path), Limit: limit + 1}
+			err := from.Metrics(ctx, in.StreamID, in.span(), page, rows)
+			if err = errors.Join(err, rows.err); err != nil {
+				return answer{}, err
+			}
+			if rows.n == 0 && page.After == nil {
+				switch has, err := from.HasMetrics(ctx, in.StreamID); {
+				case err != nil:
+					return answer{}, err
+				case !has:
+					return notFound("the stream is unknown or has no metrics"), nil
+				}
+			}
+			return rows.answer(0), nil
+		},
+	}
+}
+
+func metricKey(m *event.Metric) sql.Key { return sql.Key{Time: m.WindowStart} }
+
+func encodeMetric(to *bytes.Buffer, m *event.Metric) error { return encode(to, newMetric(m)) }
 
 func newMetric(m *event.Metric) Metric {
 	out := Metric{
 		StreamID: clean(m.StreamID), Timestamp: instant(m.WindowStart), WindowStart: instant(m.WindowStart), WindowEnd: instant(m.WindowEnd),
 		ChatCount: m.ChatCount, UniqueChatters: m.UniqueChatters, TopEmotes: []Emote{},
 		SentimentScore: number(m.AvgSentiment), ChatRate: number(m.ChatRate), AvgViewers: number(m.AvgViewers),
-		ZScore: number(m.ZScore), IsAnomaly: m.IsAnomaly,
+		ZScore: number(m.ZScore), IsAnomaly: m.IsAnomaly, Truncated: m.Truncated,
 	}
 	for _, e := range m.Emotes() {
 		out.TopEmotes = append(out.TopEmotes, Emote{Name: clean(e.Name), Count: e.Count})

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"errors"
-	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -146,26 +145,8 @@ func (t *Instant) key() string {
 	return t.Format(time.RFC3339Nano)
 }
 
-// page is a part of a list.
-type page struct {
-	path          string
-	limit, offset int64
-}
-
-// links are the neighbours of the page, as a Link header has them; RFC 8288.
-func (p *page) links(total int64) string {
-	var links []string
-	add := func(offset int64, rel string) {
-		links = append(links, fmt.Sprintf(`<%s?limit=%d&offset=%d>; rel="%s"`, p.path, p.limit, offset, rel))
-	}
-	if p.offset < total && p.limit < total-p.offset {
-		add(p.offset+p.limit, "next")
-	}
-	if p.offset > 0 {
-		add(max(min(p.offset, total)-p.limit, 0), "prev")
-	}
-	return strings.Join(links, ", ")
-}
+// maxTypeLength bounds the type of moments in characters; see listMoments.
+const maxTypeLength = 255
 
 var errBadType = errors.New("not valid UTF-8, or with a control character")
 

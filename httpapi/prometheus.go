@@ -8,6 +8,7 @@ import (
 type metrics struct {
 	answers     [len(rungNames)]prometheus.Counter
 	unavailable prometheus.Counter
+	unshared    prometheus.Counter
 	forgotten   prometheus.Counter
 }
 
@@ -41,6 +42,10 @@ func newMetrics(reg prometheus.Registerer, l *memory) *metrics {
 	}, []string{"cache"})
 	m := &metrics{
 		unavailable: answers.WithLabelValues(statusUnavailable),
+		unshared: f.NewCounter(prometheus.CounterOpts{
+			Name: "telemetra_api_answers_unshared_total",
+			Help: "Answers that were not put into Redis, because it also carries the events and is above half of its maxmemory.",
+		}),
 		forgotten: f.NewCounter(prometheus.CounterOpts{
 			Name: "telemetra_api_heads_forgotten_total",
 			Help: "Times that all known heads became worthless: a new connection, a new epoch, a message missed.",

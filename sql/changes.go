@@ -26,7 +26,7 @@ import (
 // left out by both, for its dead rows may be a million: "gone" asks for each, and
 // the ranges are also split at those of the suspects ($4) that rolled back. xid8 has no arithmetic: bounds go
 // through bigint.
-const changesSQL = `
+var changesSQL = within(`
 WITH snap AS MATERIALIZED (
     SELECT pg_current_snapshot() AS now
 ), open AS MATERIALIZED (
@@ -52,19 +52,19 @@ WITH snap AS MATERIALIZED (
     SELECT ARRAY(SELECT x::text::xid8 FROM (
         SELECT pg_snapshot_xip($1::pg_snapshot)::text::bigint AS x EXCEPT SELECT x FROM open) AS o, snap
         WHERE CASE WHEN x < pg_snapshot_xmax(now)::text::bigint THEN pg_xact_status(x::text::xid8) IS DISTINCT FROM 'aborted' END) AS xids
-)` + headerSQL + ` FROM (` + rangesSQL + `
-    UNION ALL` + selectMetrics + goneSQL + `
-    UNION ALL` + selectMoments + goneSQL + `
-    UNION ALL` + selectStreams + goneSQL + `
-    UNION ALL` + selectViewers + goneSQL + `
+)`+headerSQL+` FROM (`+rangesSQL+`
+    UNION ALL`+selectMetrics+goneSQL+`
+    UNION ALL`+selectMoments+goneSQL+`
+    UNION ALL`+selectStreams+goneSQL+`
+    UNION ALL`+selectViewers+goneSQL+`
 ) AS change
 WHERE change_id > $3
-ORDER BY change_id`
+ORDER BY change_id`, anyRow)
 
 // calmChangesSQL is changesSQL for the usual case: nothing was in progress at the
 // position ($1), there is no target and there are no suspects. Setting up the plan takes
 // most of the time of a look that finds little, and this one is half as large.
-const calmChangesSQL = `
+var calmChangesSQL = within(`
 WITH snap AS MATERIALIZED (
     SELECT pg_current_snapshot() AS now
 ), bound AS (
@@ -78,10 +78,10 @@ WITH snap AS MATERIALIZED (
     FROM (SELECT x AS lo, lead(x) OVER (ORDER BY x) AS hi
           FROM bound WHERE x >= pg_snapshot_xmax($1::pg_snapshot)::text::bigint - 1) AS pair
     WHERE hi > lo + 1
-)` + headerSQL + ` FROM (` + rangesSQL + `
+)`+headerSQL+` FROM (`+rangesSQL+`
 ) AS change
 WHERE change_id > -1
-ORDER BY change_id`
+ORDER BY change_id`, anyRow)
 
 const (
 	// headerSQL is the first row, and the columns of the others.
@@ -89,10 +89,10 @@ const (
 SELECT 0::smallint AS kind, -1::bigint AS change_id, NULL::bigint AS xid, clock_timestamp() AS changed_at, NULL::text AS stream_id, NULL::text AS key,
        NULL::timestamptz AS t1, NULL::timestamptz AS t2, NULL::timestamptz AS t3, to_regclass('telemetra.change_id_seq')::oid::bigint AS n1, pg_sequence_last_value(to_regclass('telemetra.change_id_seq')) AS n2, NULL::text[] AS names,
        NULL::float8 AS f1, NULL::float8 AS f2, NULL::float8 AS f3, NULL::float8 AS z, NULL::boolean AS flag,
-       now::text AS s1, pg_current_wal_flush_lsn()::text AS s2, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS s3, NULL::text AS doc
+       now::text AS s1, pg_current_wal_flush_lsn()::text AS s2, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS s3, NULL::text AS doc, 0 AS has
 FROM snap
 UNION ALL
-SELECT kind, change_id, change_xid::text::bigint, changed_at, stream_id, key, t1, t2, t3, n1, n2, names, f1, f2, f3, z, flag, s1, s2, s3, doc`
+SELECT kind, change_id, change_xid::text::bigint, changed_at, stream_id, key, t1, t2, t3, n1, n2, names, f1, f2, f3, z, flag, s1, s2, s3, doc, has`
 
 	// rangesSQL and goneSQL are the arms.
 	rangesSQL = `
@@ -309,7 +309,7 @@ func (c *Changes) Next() bool {
 	return true
 }
 
-// Change returns the current change; its Row is the caller's to keep.
+// Change returns the current change. The metadata of a moment is good until Next.
 func (c *Changes) Change() (event.Change, XID) { return c.change, c.xid }
 
 // Err returns what ended the reading early.

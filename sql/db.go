@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/semaphore"
 )
 
 // Config says how to reach Postgres.
@@ -107,6 +108,10 @@ type DB struct {
 	config  *pgxpool.Config
 	zone    string
 	replica *replica // nil: there is none
+	// reads bounds the reads of REST at a time to half of the pool: hubs and health must
+	// not wait behind slow ones.
+	reads chan struct{}
+	turns *semaphore.Weighted // of large reads
 }
 
 // Open prepares the pool and does not connect: Postgres may be away when a
@@ -115,7 +120,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	db := &DB{zone: c.TimeZone}
+	db := &DB{zone: c.TimeZone, reads: make(chan struct{}, max(c.PoolMax/2, 1)), turns: newTurns()}
 	var err error
 	if db.config, err = poolConfig(c.URL(), c.PoolMin, c.PoolMax); err != nil {
 		return nil, err

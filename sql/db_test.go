@@ -282,9 +282,9 @@ func TestTextIsUTF8WhateverIsStored(t *testing.T) {
 				t.Fatal(err)
 			}
 			exec(t, connect(t, url+"&client_encoding=UTF8"), "INSERT INTO streams (stream_id, title) VALUES ('s', 'Grüße')")
-			stream, err := open(t, config(url)).Reader(0).Stream(t.Context(), "s")
-			if err != nil || stream.Title == nil || *stream.Title != "Grüße" {
-				t.Errorf("%+v, %v", stream, err)
+			stream := streamOf(t, open(t, config(url)).Reader(0), "s")
+			if stream.Title == nil || *stream.Title != "Grüße" {
+				t.Errorf("%+v", stream)
 			}
 			// What is asked in one message has its values in the text of the statement.
 			if _, _, err := inspector(t, url).Transactions(t.Context()); err != nil {

@@ -105,9 +105,30 @@ func TestTimestampsWithoutZoneAreReadInSourceTimezone(t *testing.T) {
 	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp") VALUES ('s', '2026-01-15 12:00')`)
 	exec(t, conn, `INSERT INTO viewer_timeseries (stream_id, "timestamp") VALUES ('s', '2026-07-15 12:00')`)
 	winter, summer := time.Date(2026, 1, 15, 17, 0, 0, 0, time.UTC), time.Date(2026, 7, 15, 16, 0, 0, 0, time.UTC)
-	state, err := r.db.State(t.Context(), "s")
-	if err != nil {
+	var newest rowsOf[event.Change]
+	if err := r.db.State(t.Context(), "s", &newest); err != nil {
 		t.Fatal(err)
+	}
+	state := newest.rows
+	// Spans and cursors are instants, too.
+	for name, c := range map[string]struct {
+		span  Span
+		after time.Time
+		want  int
+	}{
+		"since":      {Span{Since: winter}, time.Time{}, 1},
+		"until":      {Span{Until: winter}, time.Time{}, 0},
+		"from it":    {Span{}, winter, 0},
+		"from later": {Span{}, winter.Add(time.Second), 1},
+	} {
+		page := Page{Limit: 9}
+		if !c.after.IsZero() {
+			page.After = &Key{Time: event.Time{Time: c.after, Valid: true}}
+		}
+		metrics, moments := metricsOf(t, r.db.Reader(0), c.span, page), momentsOf(t, r.db.Reader(0), "", c.span, page)
+		if len(metrics) != c.want || len(moments) != c.want {
+			t.Errorf("%s: %d windows and %d moments, want %d", name, len(metrics), len(moments), c.want)
+		}
 	}
 	read := r.drain(t)
 	if got, want := len(read), 4; got != want || len(state) != want {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/telemetra/telemetra/broker/event"
@@ -27,43 +28,56 @@ func (s Span) ends() (since, until pgtype.Timestamptz) {
 	return since, until
 }
 
-// open tells whether the span has no ends. Then rows without a time are in it.
-func (s Span) open() bool { return s.Since.IsZero() && s.Until.IsZero() }
+// IsOpen reports whether the span has no ends. Then rows without a time are in it.
+func (s Span) IsOpen() bool { return s.Since.IsZero() && s.Until.IsZero() }
 
-// A window may have been written several times: the newest write counts. The
-// index telemetra_summary_stream brings the windows in order, so that the
-// statements end with their limit. ctid decides between rows from before the
+// metricsSQL reads a page of the windows of a stream, newest first; those without a time
+// are one window, and the last. A window may have been written several times: the newest
+// write counts. The index telemetra_summary_stream brings the windows in order, so that
+// the statement ends with its limit; fields are read of the rows that remain. The inner
+// limit has no other purpose than that Postgres, before 16, sorts only the writes of a
+// window and not all rows of the stream. ctid decides between rows from before the
 // migration, which have no change id.
-const (
-	metricsSQL       = metricsOf + metricsInOrder
-	metricsInSpanSQL = metricsOf + ` AND t.window_start >= $3 AND t.window_start < $4` + metricsInOrder
-
-	metricsOf = `
-SELECT ` + rowShape + ` FROM (
-    SELECT DISTINCT ON (t.window_start) ` + metricColumns + `
-    FROM public.chat_summary_minute AS t
-    WHERE t.stream_id = $1`
-
-	metricsInOrder = `
-    ORDER BY t.window_start DESC NULLS LAST, t.change_id DESC NULLS LAST, t.ctid DESC
-    LIMIT $2) AS metric
-ORDER BY t1 DESC NULLS LAST`
-)
-
-// Metrics reads the newest windows of a stream, newest first.
-func (r *Reader) Metrics(ctx context.Context, streamID string, span Span, limit int) ([]*event.Metric, error) {
-	statement, args := metricsSQL, []any{streamID, limit}
-	if !span.open() {
-		since, until := span.ends()
-		statement, args = metricsInSpanSQL, append(args, since, until)
+func metricsSQL(streamID string, span Span, page Page) (statement string, args parameters) {
+	of, limit := args.add(streamID), args.add(page.Limit)
+	where := args.span("t.window_start", span)
+	part := func(condition string) string {
+		return `
+        SELECT DISTINCT ON (t.window_start) t.* FROM (
+            SELECT t.* FROM public.chat_summary_minute AS t
+            WHERE t.stream_id = ` + of + where + condition + `
+            ORDER BY t.window_start DESC NULLS LAST, t.change_id DESC NULLS LAST, t.ctid DESC
+            LIMIT 1000000000) AS t
+        ORDER BY t.window_start DESC NULLS LAST
+        LIMIT ` + limit
 	}
-	return collect[*event.Metric](ctx, r, statement, args...)
+	parts := []string{part("")}
+	if page.After != nil {
+		parts = []string{part(` AND t.window_start < ` + args.time(page.After.Time))} // nothing is behind a window without a time
+		if span.IsOpen() && page.After.Time.Valid {
+			parts = append(parts, part(` AND t.window_start IS NULL`))
+		}
+	}
+	return `
+SELECT ` + rowShape + ` FROM (
+    SELECT ` + metricColumns + ` FROM (` + inOrder(limit, parts...) + `
+    ) AS t
+) AS metric`, args
+}
+
+// Metrics reads a page of the windows of a stream, newest first.
+func (r *Reader) Metrics(ctx context.Context, streamID string, span Span, page Page, into Into[*event.Metric]) error {
+	statement, args := metricsSQL(streamID, span, page)
+	if err := r.read(ctx, statement, args, rowsInto(into)); err != nil {
+		return fmt.Errorf("read metrics of %q: %w", streamID, err)
+	}
+	return nil
 }
 
 // HasMetrics tells whether a stream has any window.
 func (r *Reader) HasMetrics(ctx context.Context, streamID string) (has bool, err error) {
 	const statement = `SELECT EXISTS (SELECT FROM public.chat_summary_minute WHERE stream_id = $1)`
-	err = r.run(ctx, func(ctx context.Context, on querier) error {
+	err = r.run(ctx, func(ctx context.Context, on *pgx.Conn) error {
 		return on.QueryRow(ctx, statement, streamID).Scan(&has)
 	})
 	if err != nil {

@@ -2,44 +2,57 @@ package sql
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
 
-// The newest moments of a stream, of all types or of one, each in the order of an
-// index.
-const (
-	momentsSQL             = momentsOf + momentsInOrder
-	momentsInSpanSQL       = momentsOf + ` AND t."timestamp" >= $3 AND t."timestamp" < $4` + momentsInOrder
-	momentsOfTypeSQL       = momentsOf + ` AND t.moment_type = $3::text` + momentsInOrder
-	momentsOfTypeInSpanSQL = momentsOf + ` AND t.moment_type = $3::text AND t."timestamp" >= $4 AND t."timestamp" < $5` + momentsInOrder
-
-	momentsOf = `
-SELECT ` + rowShape + ` FROM (
-    SELECT ` + momentColumns + `
-    FROM public.moments AS t
-    WHERE t.stream_id = $1`
-
-	momentsInOrder = `
-    ORDER BY t."timestamp" DESC NULLS LAST, t.change_id DESC NULLS LAST, t.ctid DESC
-    LIMIT $2) AS moment
-ORDER BY t1 DESC NULLS LAST, change_id DESC NULLS LAST`
-)
-
-// Moments reads the newest moments of a stream, newest first; momentType ""
-// stands for all.
-func (r *Reader) Moments(ctx context.Context, streamID, momentType string, span Span, limit int) ([]*event.Moment, error) {
-	statement, args := momentsSQL, []any{streamID, limit}
+// momentsSQL reads a page of the moments of a stream, of all types or of one, newest
+// first and those without a time last, in the order of an index. Moments of one time are
+// in the order of their ids, which an update leaves as it is. Fields are read of the rows
+// that remain.
+func momentsSQL(streamID, momentType string, span Span, page Page) (statement string, args parameters) {
+	const id = `t.moment_id::text COLLATE "C"`
+	of, limit := args.add(streamID), args.add(page.Limit)
+	where := ""
 	if momentType != "" {
-		statement, args = momentsOfTypeSQL, append(args, momentType)
+		where = ` AND t.moment_type = ` + args.add(momentType) + `::text`
 	}
-	if !span.open() {
-		since, until := span.ends()
-		args = append(args, since, until)
-		statement = momentsInSpanSQL
-		if momentType != "" {
-			statement = momentsOfTypeInSpanSQL
+	where += args.span(`t."timestamp"`, span)
+	part := func(condition string) string {
+		return `
+        SELECT t.* FROM public.moments AS t
+        WHERE t.stream_id = ` + of + where + condition + `
+        ORDER BY t."timestamp" DESC NULLS LAST, ` + id + ` DESC
+        LIMIT ` + limit
+	}
+	const undated = ` AND t."timestamp" IS NULL`
+	parts := []string{part("")}
+	if after := page.After; after != nil {
+		behind := ` AND ` + id + ` < ` + args.add(after.ID) + `::text`
+		if after.Time.Valid {
+			at := args.time(after.Time)
+			parts = []string{part(` AND t."timestamp" = ` + at + behind), part(` AND t."timestamp" < ` + at)}
+			if span.IsOpen() {
+				parts = append(parts, part(undated))
+			}
+		} else {
+			parts = []string{part(undated + behind)} // in a span there is none
 		}
 	}
-	return collect[*event.Moment](ctx, r, statement, args...)
+	return `
+SELECT ` + rowShape + ` FROM (
+    SELECT ` + momentColumns + ` FROM (` + inOrder(limit, parts...) + `
+    ) AS t
+) AS moment`, args
+}
+
+// Moments reads a page of the moments of a stream, newest first; momentType ""
+// stands for all.
+func (r *Reader) Moments(ctx context.Context, streamID, momentType string, span Span, page Page, into Into[*event.Moment]) error {
+	statement, args := momentsSQL(streamID, momentType, span, page)
+	if err := r.read(ctx, statement, args, rowsInto(into)); err != nil {
+		return fmt.Errorf("read moments of %q: %w", streamID, err)
+	}
+	return nil
 }

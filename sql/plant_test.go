@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
@@ -118,25 +119,22 @@ func asGateway(t *testing.T, url string) {
 	errs := []error{db.Check(ctx), db.Ping(ctx)}
 	for _, at := range []LSN{0, 1} {
 		r := db.Reader(at)
-		span := Span{Since: jobTime, Until: jobTime.AddDate(1, 0, 0)}
-		for _, question := range []func() error{
-			func() error { _, err := db.State(ctx, "s"); return err },
-			func() error { _, _, err := r.Streams(ctx, 10, 0, nil); return err },
-			func() error { _, _, err := r.Streams(ctx, 10, 0, &Selection{IDs: []string{"s"}}); return err },
-			func() error {
-				_, _, err := r.Streams(ctx, 10, 0, &Selection{IDs: []string{"s"}, Like: []string{"s%"}})
-				return err
-			},
-			func() error { _, err := r.Stream(ctx, "s"); return err },
-			func() error { _, err := r.Metrics(ctx, "s", Span{}, 10); return err },
-			func() error { _, err := r.Metrics(ctx, "s", span, 10); return err },
-			func() error { _, err := r.HasMetrics(ctx, "s"); return err },
-			func() error { _, err := r.Moments(ctx, "s", "", Span{}, 10); return err },
-			func() error { _, err := r.Moments(ctx, "s", "", span, 10); return err },
-			func() error { _, err := r.Moments(ctx, "s", "chat_spike", Span{}, 10); return err },
-			func() error { _, err := r.Moments(ctx, "s", "chat_spike", span, 10); return err },
-		} {
-			errs = append(errs, question())
+		var changes rowsOf[event.Change]
+		var streams rowsOf[*event.Stream]
+		errs = append(errs, db.State(ctx, "s", &changes), r.Stream(ctx, "s", &streams))
+		_, err := r.HasMetrics(ctx, "s")
+		errs = append(errs, err)
+		dated := &Key{Time: event.Time{Time: jobTime, Valid: true}, ID: "x"}
+		for _, page := range []Page{{Limit: 10}, {Limit: 10, After: dated}, {Limit: 10, After: &Key{ID: "x"}}} {
+			for _, only := range []*Selection{nil, {IDs: []string{"s"}}, {IDs: []string{"s"}, Like: []string{"s%"}}} {
+				_, err := r.Streams(ctx, page, 0, only, &streams)
+				errs = append(errs, err)
+			}
+			for _, span := range []Span{{}, {Since: jobTime, Until: jobTime.AddDate(1, 0, 0)}} {
+				metricsOf(t, r, span, page)
+				momentsOf(t, r, "", span, page)
+				momentsOf(t, r, "chat_spike", span, page)
+			}
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -17,6 +17,7 @@ import (
 type Reader struct {
 	db      *DB
 	atLeast LSN
+	turns   chan struct{} // of statements; nil: any number runs
 }
 
 // HasReplica tells whether there is a replica, so that it is worth knowing from
@@ -25,7 +26,7 @@ func (db *DB) HasReplica() bool { return db.replica != nil }
 
 // Reader returns a reader whose answers have at least what had been written to
 // the log up to a place; 0: that is not known, and the primary answers.
-func (db *DB) Reader(atLeast LSN) *Reader { return &Reader{db, atLeast} }
+func (db *DB) Reader(atLeast LSN) *Reader { return &Reader{db, atLeast, db.reads} }
 
 // querier is a pool or one of its connections.
 type querier interface {
@@ -35,13 +36,26 @@ type querier interface {
 
 // run runs a read, on the primary when the replica cannot: it is behind or away, or
 // has cancelled the statement because it held up the replay.
-func (r *Reader) run(ctx context.Context, read func(ctx context.Context, on querier) error) error {
+func (r *Reader) run(ctx context.Context, read func(ctx context.Context, on *pgx.Conn) error) error {
+	if r.turns != nil {
+		select {
+		case r.turns <- struct{}{}:
+			defer func() { <-r.turns }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	if r.db.replica != nil && r.atLeast != 0 {
 		if err := r.db.replica.run(ctx, r.atLeast, read); err == nil || ctx.Err() != nil {
 			return err
 		}
 	}
-	return read(ctx, r.db.Pool)
+	conn, err := r.db.Pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return read(ctx, conn.Conn())
 }
 
 const (
@@ -79,7 +93,7 @@ const replayedSQL = `SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_repla
 
 // run runs a read if the replica has replayed the log up to a place. Both go over
 // one connection: an address may lead to several replicas.
-func (r *replica) run(ctx context.Context, place LSN, read func(ctx context.Context, on querier) error) error {
+func (r *replica) run(ctx context.Context, place LSN, read func(ctx context.Context, on *pgx.Conn) error) error {
 	if time.Since(time.Unix(0, r.failedAt.Load())) < replicaPause {
 		return errBehind
 	}
@@ -99,7 +113,7 @@ func (r *replica) run(ctx context.Context, place LSN, read func(ctx context.Cont
 	if now, err := ParseLSN(text.String); err != nil || now < place {
 		return errBehind
 	}
-	if err := read(ctx, conn); err != nil {
+	if err := read(ctx, conn.Conn()); err != nil {
 		r.failedAt.Store(time.Now().UnixNano())
 		return err
 	}

@@ -4,89 +4,82 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
-
 	"github.com/telemetra/telemetra/broker/event"
 )
-
-// streamsSQL reads a page of the live streams, newest first, and counts them
-// all. The page is cut from an index (telemetra_live_stream) before anything is
-// looked up; then each of its rows costs one probe of an index per column that
-// another table has. A stream whose is_live is null is live: the column's default
-// is true, and rows that are older than an added column have none.
-var (
-	streamsSQL = listSQL(`is_live IS NOT FALSE`)
-	// streamsOfSQL reads those of some ids, which it finds by the primary key.
-	streamsOfSQL = listSQL(`is_live IS NOT FALSE AND stream_id = ANY($3)`)
-	// streamsLikeSQL goes through all live streams.
-	streamsLikeSQL = listSQL(`is_live IS NOT FALSE AND (stream_id = ANY($3) OR stream_id LIKE ANY($4::text[]))`)
-)
-
-// listSQL is the statement for the streams that a condition of ours selects.
-func listSQL(condition string) string {
-	return `
-WITH page AS MATERIALIZED (
-    SELECT t.* FROM public.streams AS t
-    WHERE ` + condition + `
-    ORDER BY t.created_at DESC NULLS LAST, t.stream_id
-    LIMIT $1 OFFSET $2
-), total AS MATERIALIZED (
-    SELECT count(*) AS live FROM public.streams WHERE ` + condition + `
-)
-SELECT total.live, ` + rowShape + `
-FROM total LEFT JOIN (SELECT ` + streamColumns + ` FROM page AS t) AS t ON true
-ORDER BY t1 DESC NULLS LAST, stream_id`
-}
 
 // Selection is a set of streams: those with one of the ids, or with an id like one of
 // the patterns of LIKE.
 type Selection struct{ IDs, Like []string }
 
-// Streams reads a page of the live streams, newest first, and how many there are in
-// all. only restricts both to a set; nil: none does.
-func (r *Reader) Streams(ctx context.Context, limit, offset int64, only *Selection) (page []*event.Stream, total int64, err error) {
-	statement, args := streamsSQL, []any{limit, offset}
+// streamsSQL reads a page of the live streams, newest first and those without a time
+// last, and counts them all. The page is cut from an index (telemetra_live_stream) before
+// anything is looked up; then each of its rows costs one probe of an index per column
+// that another table has. A stream whose is_live is null is live: the column's default
+// is true, and rows that are older than an added column have none. Streams of some ids
+// are found by the primary key; with patterns, all live streams are gone through.
+func streamsSQL(page Page, offset int64, only *Selection) (statement string, args parameters) {
+	limit, skip := args.add(page.Limit), args.add(offset)
+	condition := `is_live IS NOT FALSE`
 	switch {
 	case only == nil:
 	case len(only.Like) == 0:
-		statement, args = streamsOfSQL, append(args, only.IDs)
+		condition += ` AND stream_id = ANY(` + args.add(only.IDs) + `)`
 	default:
-		statement, args = streamsLikeSQL, append(args, only.IDs, only.Like)
+		condition += ` AND (stream_id = ANY(` + args.add(only.IDs) + `) OR stream_id LIKE ANY(` + args.add(only.Like) + `::text[]))`
 	}
-	err = r.run(ctx, func(ctx context.Context, on querier) error {
-		rows, err := on.Query(ctx, statement, args...)
-		if err != nil {
-			return err
+	part := func(behind string) string {
+		return `
+    SELECT t.* FROM public.streams AS t
+    WHERE ` + condition + behind + `
+    ORDER BY t.created_at DESC NULLS LAST, t.stream_id
+    LIMIT ` + limit + ` OFFSET ` + skip
+	}
+	const undated = ` AND t.created_at IS NULL`
+	parts := []string{part("")}
+	if after := page.After; after != nil {
+		behind := ` AND t.stream_id > ` + args.add(after.ID)
+		if after.Time.Valid {
+			at := args.time(after.Time)
+			parts = []string{part(` AND t.created_at = ` + at + behind), part(` AND t.created_at < ` + at), part(undated)}
+		} else {
+			parts = []string{part(undated + behind)}
 		}
-		var (
-			s    rowScanner
-			kind pgtype.Int2 // null when the page is empty
-		)
-		page = nil
-		_, err = pgx.ForEachRow(rows, append([]any{&total, &kind}, s.targets()[1:]...), func() error {
-			if s.kind = kind.Int16; kind.Valid {
-				if stream, ok := s.row().(*event.Stream); ok {
-					page = append(page, stream)
-				}
-			}
-			return nil
-		})
-		return err
-	})
-	if err != nil {
-		return nil, 0, fmt.Errorf("read streams: %w", err)
 	}
-	return page, total, nil
+	// The page is sorted as rows, before their fields are read.
+	return `
+WITH page AS MATERIALIZED (` + inOrder(limit, parts...) + `
+), total AS MATERIALIZED (
+    SELECT count(*) AS live FROM public.streams WHERE ` + condition + `
+)
+SELECT telemetra_total, ` + rowShape + ` FROM (
+    SELECT t.telemetra_total, ` + streamColumns + ` FROM (
+        SELECT total.live AS telemetra_total, page.* FROM total LEFT JOIN page ON true
+        ORDER BY page.created_at DESC NULLS LAST, page.stream_id
+        OFFSET 0
+    ) AS t
+) AS stream`, args
+}
+
+// Streams reads a page of the live streams, newest first, and how many there are in
+// all. only restricts both to a set; nil: none does.
+func (r *Reader) Streams(ctx context.Context, page Page, offset int64, only *Selection, into Into[*event.Stream]) (total int64, err error) {
+	statement, args := streamsSQL(page, offset, only)
+	to := rowsInto(into)
+	add := to.add
+	to.ahead = []any{&total}
+	to.add = func(s *rowScanner) bool { return !s.stream.Valid || add(s) } // a page without rows has the total
+	if err := r.read(ctx, statement, args, to); err != nil {
+		return 0, fmt.Errorf("read streams: %w", err)
+	}
+	return total, nil
 }
 
 const streamSQL = `SELECT ` + rowShape + ` FROM (` + selectStreams + ` WHERE t.stream_id = $1 LIMIT 1) AS stream`
 
-// Stream reads one stream; nil when it is unknown.
-func (r *Reader) Stream(ctx context.Context, streamID string) (*event.Stream, error) {
-	streams, err := collect[*event.Stream](ctx, r, streamSQL, streamID)
-	if err != nil || len(streams) == 0 {
-		return nil, err
+// Stream reads one stream, if it is known.
+func (r *Reader) Stream(ctx context.Context, streamID string, into Into[*event.Stream]) error {
+	if err := r.read(ctx, streamSQL, []any{streamID}, rowsInto(into)); err != nil {
+		return fmt.Errorf("read stream %q: %w", streamID, err)
 	}
-	return streams[0], nil
+	return nil
 }

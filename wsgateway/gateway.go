@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,7 @@ import (
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/httpapi/contain"
+	"github.com/telemetra/telemetra/sql"
 	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
@@ -34,7 +36,7 @@ func (c *Config) Validate() error {
 // States reads what a dashboard of a stream starts from: the newest rows. It is
 // asked once for a stream, by its first client.
 type States interface {
-	State(ctx context.Context, streamID string) ([]event.Change, error)
+	State(ctx context.Context, streamID string, into sql.Into[event.Change]) error
 }
 
 // Gateway serves the WebSocket clients of one process. Any number of gateways
@@ -66,6 +68,8 @@ type Gateway struct {
 		epoch string
 		at    time.Time
 	}
+
+	stateBytes atomic.Int64 // of the states of all hubs
 
 	sessions sync.WaitGroup // goroutines of sockets
 

@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/sql"
 )
 
 func TestStateComesInOrder(t *testing.T) {
@@ -30,12 +33,12 @@ func TestStateComesInOrder(t *testing.T) {
 		t.Errorf("connected has an id before its state: %s", f.text)
 	}
 	var kinds []string
-	for i := range 3 + mostMoments {
+	for i := range 3 + sql.MaxStateMoments {
 		f := c.next()
 		if !f.State || f.StreamID != "s" {
 			t.Errorf("frame %d is no state: %s", i, f.text)
 		}
-		if last := i == 2+mostMoments; last != (f.ID != "") || last && f.ID != w.at.Epoch+"-0" {
+		if last := i == 2+sql.MaxStateMoments; last != (f.ID != "") || last && f.ID != w.at.Epoch+"-0" {
 			t.Errorf("frame %d has id %q", i, f.ID)
 		}
 		if i < 3 {
@@ -45,7 +48,7 @@ func TestStateComesInOrder(t *testing.T) {
 			}
 			continue
 		}
-		if want := fmt.Sprint("m", 70-mostMoments+1+i-3); f.Type != "moment" || f.Data.ID != want {
+		if want := fmt.Sprint("m", 70-sql.MaxStateMoments+1+i-3); f.Type != "moment" || f.Data.ID != want {
 			t.Errorf("frame %d is %s, want moment %s", i, f.text, want)
 		}
 	}
@@ -53,6 +56,45 @@ func TestStateComesInOrder(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	c.quiet()
+}
+
+// A state that does not fit is cut, and connected says so; what happens comes as ever.
+func TestLargeStateIsTruncated(t *testing.T) {
+	w := newWorld(t)
+	rows := []event.Change{w.metric("s", 1, 10)}
+	for n := int64(5); n > 0; n-- { // the newest first, as Postgres brings them
+		rows = append(rows, w.large("s", n, 3<<20))
+	}
+	w.rows.set(func() { w.rows.rows["s"], w.rows.rows["t"] = rows, rows[:2] })
+	c := w.connect("s")
+	if f := c.connected("new"); !strings.Contains(f.text, `"truncated":true`) {
+		t.Errorf("connected does not say so: %s", f.text)
+	}
+	if f := c.next(); f.Type != "metrics" {
+		t.Errorf("first comes %.200s", f.text)
+	}
+	for _, want := range []string{"m4", "m5"} {
+		if f := c.next(); f.Data.ID != want || !f.State || (f.ID != "") != (want == "m5") {
+			t.Errorf("got %.200s, want %s", f.text, want)
+		}
+	}
+	c.quiet()
+	w.publish(w.large("s", 6, 1<<20))
+	if f := c.next(); f.Data.ID != "m6" || f.State {
+		t.Errorf("got %.200s, want m6", f.text)
+	}
+	// Another client gets the state that this has become.
+	d := w.connect("s")
+	if f := d.connected("new"); !strings.Contains(f.text, `"truncated":true`) {
+		t.Errorf("connected does not say so: %s", f.text)
+	}
+	if got := []string{d.next().Type, d.next().Data.ID, d.next().Data.ID, d.next().Data.ID}; !slices.Equal(got, []string{"metrics", "m4", "m5", "m6"}) {
+		t.Errorf("got %q", got)
+	}
+	small := w.connect("t")
+	if f := small.connected("new"); strings.Contains(f.text, "truncated") {
+		t.Errorf("a state that fits: %s", f.text)
+	}
 }
 
 func TestLiveEventsInOrder(t *testing.T) {

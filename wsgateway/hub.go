@@ -77,7 +77,7 @@ const (
 func newHub(g *Gateway, id string) *hub {
 	g.metrics.hubs.Inc()
 	return &hub{
-		id: id, gateway: g, acked: make(chan struct{}), away: time.Now(),
+		id: id, gateway: g, acked: make(chan struct{}), away: time.Now(), state: state{all: &g.stateBytes},
 		clients: make(map[*subscription]struct{}), cancel: func() {},
 	}
 }
@@ -155,6 +155,7 @@ func (h *hub) load(ctx context.Context) error {
 	}
 	if same && st.partial { // Postgres is still away: nothing better to start over with
 		if err := h.repair(ctx); !errors.Is(err, broker.ErrExpired) {
+			st.release()
 			return err
 		}
 	}
@@ -162,6 +163,10 @@ func (h *hub) load(ctx context.Context) error {
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		st.release()
+		return nil
+	}
 	reason := reasonNew
 	if h.epoch != "" {
 		reason = reasonReset
@@ -169,6 +174,7 @@ func (h *hub) load(ctx context.Context) error {
 			reason = reasonExpired
 		}
 	}
+	h.state.release()
 	h.epoch, h.offset, h.state, h.ring = epoch, head, st, ring{}
 	h.passHeld()
 	frames := h.state.frames(event.ID{Epoch: epoch, Offset: h.offset})
@@ -577,6 +583,8 @@ func (h *hub) close() (closed bool) {
 	h.closed = true
 	h.noteWatched()
 	h.cancel()
+	h.state.release()
+	h.state = state{all: h.state.all}
 	h.gateway.metrics.hubs.Dec()
 	return true
 }

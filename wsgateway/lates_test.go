@@ -222,7 +222,7 @@ func TestLateStreamBesideALateGateway(t *testing.T) {
 			h.mu.Lock()
 			h.epoch = "epoch"
 			for sub := range h.clients {
-				sub.begin(reasonNew, nil)
+				sub.begin(reasonNew, opening{})
 			}
 			h.phase = live
 			h.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/sql"
 	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
@@ -36,14 +37,15 @@ type published struct {
 }
 
 // State is for the gateways; see States.
-func (tb *table) State(_ context.Context, id string) ([]event.Change, error) {
+func (tb *table) State(_ context.Context, id string, into sql.Into[event.Change]) error {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	var out []event.Change
 	for _, c := range tb.rows[id] {
 		out = append(out, c)
 	}
-	return out, nil
+	addAll(into, out)
+	return nil
 }
 
 // write commits a row, whose number is in what a client sees of it.

@@ -27,6 +27,7 @@ import (
 	"github.com/telemetra/telemetra/deploy/local" //nolint:depguard // its proxy
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/httpapi/router"
+	"github.com/telemetra/telemetra/sql"
 	"github.com/telemetra/telemetra/wsgateway/access"
 	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
@@ -50,7 +51,7 @@ type rows struct {
 	most  int // of them at a time
 }
 
-func (r *rows) State(ctx context.Context, id string) ([]event.Change, error) {
+func (r *rows) State(ctx context.Context, id string, into sql.Into[event.Change]) error {
 	r.mu.Lock()
 	r.reads++
 	r.now++
@@ -65,10 +66,21 @@ func (r *rows) State(ctx context.Context, id string) ([]event.Change, error) {
 		select {
 		case <-gate:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
-	return out, err
+	addAll(into, out)
+	return err
+}
+
+// addAll is a read that brings these rows.
+func addAll(into sql.Into[event.Change], rows []event.Change) {
+	into.Begin()
+	for _, c := range rows {
+		if !into.Add(c) {
+			return
+		}
+	}
 }
 
 func (r *rows) set(change func()) {

@@ -16,6 +16,7 @@ import (
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/httpapi/contain"
+	"github.com/telemetra/telemetra/sql"
 	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
@@ -79,11 +80,11 @@ type faulty struct {
 	left atomic.Int64
 }
 
-func (f *faulty) State(ctx context.Context, id string) ([]event.Change, error) {
+func (f *faulty) State(ctx context.Context, id string, into sql.Into[event.Change]) error {
 	if f.left.Add(-1) >= 0 {
 		panic("a defect in the reading of states")
 	}
-	return f.States.State(ctx, id)
+	return f.States.State(ctx, id, into)
 }
 
 // A stream that cannot be loaded because of a defect is tried again.

@@ -56,6 +56,7 @@ type connectedFrame struct {
 	Timestamp int64  `json:"timestamp"`
 	Resumed   bool   `json:"resumed"`
 	Reason    string `json:"reason,omitempty"` // none when resumed
+	Truncated bool   `json:"truncated,omitempty"`
 }
 
 type statusData struct {
@@ -104,11 +105,12 @@ func encode(v any) *frame {
 	return newFrame(b)
 }
 
-// newConnected begins a stream; a reason of "" means that it is resumed.
-func newConnected(streamID, reason string, id *event.ID) *frame {
+// newConnected begins a stream; a reason of "" means that it is resumed, and truncated
+// that the state which follows is larger than a state may be.
+func newConnected(streamID, reason string, truncated bool, id *event.ID) *frame {
 	f := connectedFrame{
 		Type: "connected", StreamID: streamID, Message: "Connected to stream: " + streamID,
-		Timestamp: time.Now().UnixMilli(), Resumed: reason == "", Reason: reason,
+		Timestamp: time.Now().UnixMilli(), Resumed: reason == "", Reason: reason, Truncated: truncated,
 	}
 	if id != nil {
 		f.ID = id.String()

@@ -197,5 +197,5 @@ func keepState(w *world) []*frame {
 	h := w.gateway.hubs.get("s")
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset})
+	return h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}).frames
 }

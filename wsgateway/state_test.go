@@ -3,14 +3,16 @@ package wsgateway
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/sql"
 )
 
 func newState(tb testing.TB, changes ...event.Change) *state {
 	tb.Helper()
-	st := &state{}
+	st := &state{all: new(atomic.Int64)}
 	for i := range changes {
 		s, err := event.NewState(&changes[i])
 		if err != nil {
@@ -40,8 +42,8 @@ func describe(st *state) string {
 			out = append(out, fmt.Sprintf("%s/%d", s.Kind, s.ChangeID))
 		}
 	}
-	for i := range st.moments {
-		out = append(out, fmt.Sprintf("%s/%d", st.moments[i].Key, st.moments[i].ChangeID))
+	for _, m := range st.moments {
+		out = append(out, fmt.Sprintf("%s/%d", m.Key, m.ChangeID))
 	}
 	return strings.Join(out, " ")
 }
@@ -78,8 +80,8 @@ func TestStateKeepsTheNewestMoments(t *testing.T) {
 		}
 		st.put(s)
 	}
-	if len(st.moments) != mostMoments {
-		t.Fatalf("%d moments, want %d", len(st.moments), mostMoments)
+	if len(st.moments) != sql.MaxStateMoments {
+		t.Fatalf("%d moments, want %d", len(st.moments), sql.MaxStateMoments)
 	}
 	for i := range st.moments {
 		if got, want := st.moments[i].Key, fmt.Sprint(30+i); got != want {
@@ -133,11 +135,11 @@ func TestStateFramesAreCached(t *testing.T) {
 	t.Parallel()
 	st := newState(t, metric(2, 5), moment("a", 1, 5))
 	id := event.ID{Epoch: "e", Offset: 7}
-	first, second := st.frames(id), st.frames(id)
+	first, second := st.frames(id).frames, st.frames(id).frames
 	if len(first) != 2 || first[0] != second[0] || first[1] != second[1] {
 		t.Error("written twice")
 	}
-	if later := st.frames(event.ID{Epoch: "e", Offset: 8}); !strings.Contains(string(later[1].payload), `"e-8"`) {
+	if later := st.frames(event.ID{Epoch: "e", Offset: 8}).frames; !strings.Contains(string(later[1].payload), `"e-8"`) {
 		t.Errorf("the id is not the newest: %s", later[1].payload)
 	}
 	s, err := event.NewState(new(moment("b", 2, 6)))
@@ -145,7 +147,107 @@ func TestStateFramesAreCached(t *testing.T) {
 		t.Fatal(err)
 	}
 	st.put(s)
-	if got := st.frames(id); len(got) != 3 {
+	if got := st.frames(id).frames; len(got) != 3 {
 		t.Errorf("%d frames after another moment, want 3", len(got))
+	}
+}
+
+func large(key string, second, changeID int64, size int) event.Change {
+	c := moment(key, second, changeID)
+	c.Row.(*event.Moment).Description = new(strings.Repeat("x", size)) //nolint:forcetypeassert // as moment makes it
+	return c
+}
+
+// put adds a change to a state.
+func put(tb testing.TB, st *state, c event.Change) {
+	tb.Helper()
+	s, err := event.NewState(&c)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	st.put(s)
+}
+
+func size(o opening) (bytes int) {
+	for _, f := range o.frames {
+		bytes += len(f.wire)
+	}
+	return bytes
+}
+
+// A state that is too large has the newest moments that fit, and says so, until it has
+// as many as belong to it.
+func TestLargeStatesAreCut(t *testing.T) {
+	const mib = 1 << 20
+	st := newState(t, metric(2, 1), large("a", 1, 1, 3*mib), large("b", 2, 2, 3*mib))
+	expect := func(what, want string, truncated bool) {
+		t.Helper()
+		got := st.frames(event.ID{Epoch: "e", Offset: 1})
+		if describe(st) != want || got.truncated != truncated {
+			t.Errorf("%s: %s, truncated %t; want %s, %t", what, describe(st), got.truncated, want, truncated)
+		}
+		if size(got) > maxState+64 || int64(st.bytes) != st.all.Load() { // the id of the last frame
+			t.Errorf("%s: %d bytes, %d counted, %d in all", what, size(got), st.bytes, st.all.Load())
+		}
+	}
+	expect("all fits", "metrics/1 a/1 b/2", false)
+	put(t, st, large("c", 3, 3, 3*mib))
+	expect("one too many", "metrics/1 b/2 c/3", true)
+	put(t, st, moment("old", 1, 4))
+	expect("an older one comes late", "metrics/1 b/2 c/3", true)
+	put(t, st, moment("b", 2, 5))
+	expect("a moment gets smaller", "metrics/1 b/5 c/3", true)
+	put(t, st, moment("d", 4, 6))
+	expect("a small one comes", "metrics/1 b/5 c/3 d/6", true)
+	for i := range int64(sql.MaxStateMoments) {
+		put(t, st, moment(fmt.Sprint(i), 10+i, 10+i))
+	}
+	if got := st.frames(event.ID{Epoch: "e", Offset: 2}); got.truncated || len(got.frames) != 1+sql.MaxStateMoments {
+		t.Errorf("%d frames, truncated %t; want all", len(got.frames), got.truncated)
+	}
+
+	title, emotes := strings.Repeat("x", 4*mib-1500), []string{strings.Repeat("x", 4*mib-1500)}
+	st = newState(t, event.Change{ID: 1, At: began, Row: &event.Metric{StreamID: "s", TopEmotes: emotes}}, moment("a", 1, 1),
+		event.Change{ID: 1, At: began, Row: &event.Stream{StreamID: "s", Title: &title}},
+		event.Change{ID: 1, At: began, Row: &event.Viewers{StreamID: "s"}})
+	expect("moments give way to the others", "metrics/1 stream/1 viewers/1 a/1", false)
+	put(t, st, large("b", 2, 2, mib))
+	expect("a moment that does not fit", "metrics/1 stream/1 viewers/1", true)
+}
+
+// The states of all streams have a bound, too.
+func TestStatesOfAllStreamsAreBounded(t *testing.T) {
+	var all atomic.Int64
+	var states []*state
+	for range 20 {
+		st := &state{all: &all}
+		for i := range int64(10) {
+			put(t, st, large(fmt.Sprint(i), i, i, 1<<20))
+		}
+		put(t, st, moment("small", 100, 100))
+		states = append(states, st)
+	}
+	if got := all.Load(); got > maxAllStates+maxState {
+		t.Errorf("%d bytes in all", got)
+	}
+	for i, st := range states {
+		if n := len(st.moments); i < 7 && n < 8 || i > 8 && n != 1 {
+			t.Errorf("state %d has %d moments", i, n)
+		}
+		st.release()
+	}
+	if got := all.Load(); got != 0 {
+		t.Errorf("%d bytes remain when all are gone", got)
+	}
+}
+
+// A part of a state is written once for all who get it.
+func TestPartsOfAStateAreWrittenOnce(t *testing.T) {
+	st := newState(t, metric(2, 5), moment("a", 1, 5), moment("b", 2, 5))
+	before := st.frames(event.ID{Epoch: "e", Offset: 7}).frames
+	put(t, st, metric(3, 6))
+	after := st.frames(event.ID{Epoch: "e", Offset: 8}).frames
+	if before[1] != after[1] || before[0] == after[0] || before[2] == after[2] {
+		t.Error("of metrics, a and b only a is to stay the frame that it was")
 	}
 }

@@ -21,19 +21,19 @@ type subscription struct {
 
 // begin starts the stream, or starts it over: connected, then the state. It is
 // called with the hub's lock held, as is resume.
-func (s *subscription) begin(reason string, state []*frame) {
+func (s *subscription) begin(reason string, state opening) {
 	var id *event.ID
-	if len(state) == 0 {
+	if len(state.frames) == 0 {
 		id = &event.ID{Epoch: s.hub.epoch, Offset: s.hub.offset}
 	}
 	s.stateful = true
-	s.open(newConnected(s.hub.id, reason, id), state)
+	s.open(newConnected(s.hub.id, reason, state.truncated, id), state.frames)
 }
 
 // resume goes on where the client was: connected, then what it has missed.
 func (s *subscription) resume(missed []*frame) {
 	s.stateful = false
-	s.open(newConnected(s.hub.id, "", s.since), missed)
+	s.open(newConnected(s.hub.id, "", false, s.since), missed)
 }
 
 func (s *subscription) open(connected *frame, rest []*frame) {

@@ -8,9 +8,12 @@ import (
 	"time"
 )
 
-// MaxFrame is the largest frame that is published; a row that needs more
-// cannot be encoded. It leaves room for a metadata of several megabytes.
-const MaxFrame = 16 << 20
+// MaxRow is the largest row in bytes, as "data" of a frame or as an element of an answer.
+// A larger one leaves out fields until it fits; see Row.LeaveOut.
+const MaxRow = 4 << 20
+
+// MaxFrame is more than any frame has: a row, and what is around it.
+const MaxFrame = MaxRow + 64<<10
 
 // Change is one captured row version.
 type Change struct {
@@ -45,7 +48,7 @@ func (p *Pending) Size() int { return len(p.Head) + len(p.Tail) }
 
 // Encode writes a change for publication. An error means that the change can
 // never be sent: its stream has a name that no client can ask for, its JSON is
-// none, or it is too large.
+// none, or it is too large even without the fields that may be left out.
 func Encode(c *Change) (Pending, error) {
 	row := c.Row
 	if err := CheckStreamID(row.Stream()); err != nil {
@@ -74,9 +77,6 @@ func Encode(c *Change) (Pending, error) {
 	if err != nil {
 		return Pending{}, err
 	}
-	if len(tail) > MaxFrame {
-		return Pending{}, fmt.Errorf("frame has %d bytes; allowed are %d", len(tail), MaxFrame)
-	}
 	return Pending{StreamID: row.Stream(), Kind: row.Kind(), Head: head, Tail: tail}, nil
 }
 
@@ -102,14 +102,34 @@ func appendRest(dst []byte, c *Change, state bool) ([]byte, error) {
 		dst = append(dst, stateMember...)
 	}
 	dst = append(dst, dataMember...)
-	dst, err := c.Row.appendData(dst)
+	dst, err := appendRow(dst, c.Row)
 	if err != nil {
 		return nil, err
 	}
 	return append(dst, '}'), nil
 }
 
+// appendRow writes a row within MaxRow.
+func appendRow(dst []byte, row Row) ([]byte, error) {
+	before := len(dst)
+	for {
+		out, err := row.appendData(dst)
+		if err != nil {
+			return nil, err
+		}
+		size := len(out) - before
+		if size <= MaxRow {
+			return out, nil
+		}
+		if !row.LeaveOut() {
+			return nil, fmt.Errorf("row has %d bytes; allowed are %d", size, MaxRow)
+		}
+	}
+}
+
 const (
+	// typeMember starts a frame.
+	typeMember = `{"type":"`
 	// dataMember starts the last member of a frame. These bytes occur in no JSON
 	// string before it: there the quote would be escaped.
 	dataMember = `,"data":`
@@ -197,43 +217,58 @@ type State struct {
 	ChangeID int64
 	Order    int64
 	Key      string
-	body     []byte // the frame from after its id to its end, marked as state
+	Frame    []byte // marked as state, without an id
 }
 
 // NewState encodes a row that was read from Postgres.
 func NewState(c *Change) (State, error) {
-	body, err := appendRest(make([]byte, 0, 512), c, true)
+	kind := c.Row.Kind()
+	frame, err := appendRest(appendType(make([]byte, 0, 512), kind), c, true)
 	if err != nil {
 		return State{}, err
 	}
-	return State{
-		Kind: c.Row.Kind(), ChangeID: c.ID, Order: c.Row.order(), Key: c.Row.key(), body: body,
-	}, nil
+	return State{Kind: kind, ChangeID: c.ID, Order: c.Row.order(), Key: c.Row.key(), Frame: frame}, nil
 }
 
 // State turns a live message into a part of the state that later clients get.
 func (m *Message) State() State {
+	s := State{Kind: m.Kind, ChangeID: m.ChangeID, Order: m.Order, Key: m.Key}
 	rest := m.Frame
 	if i := bytes.Index(rest, []byte(`,"stream_id":`)); i >= 0 {
 		rest = rest[i:]
 	}
-	body := WithMember(rest, stateMember)
-	return State{Kind: m.Kind, ChangeID: m.ChangeID, Order: m.Order, Key: m.Key, body: body}
+	s.Frame = appendType(make([]byte, 0, len(m.Frame)+len(stateMember)), m.Kind)
+	head, data, ok := bytes.Cut(rest, []byte(dataMember))
+	if !ok {
+		s.Frame = append(s.Frame, rest...)
+		return s
+	}
+	s.Frame = append(append(s.Frame, head...), stateMember...)
+	s.Frame = append(append(s.Frame, dataMember...), data...)
+	return s
 }
 
-// Frame writes the state's frame; only the last frame of a state carries an id.
-func (s *State) Frame(id *ID) []byte {
-	kind := s.Kind.String()
-	dst := make([]byte, 0, len(s.body)+len(kind)+64)
-	dst = append(dst, `{"type":"`...)
-	dst = append(dst, kind...)
-	dst = append(dst, '"')
-	if id != nil {
-		dst = append(dst, `,"id":"`...)
-		dst = append(dst, id.String()...)
-		dst = append(dst, '"')
+// appendType begins a frame.
+func appendType(dst []byte, kind Kind) []byte {
+	dst = append(dst, typeMember...)
+	dst = append(dst, kind.String()...)
+	return append(dst, '"')
+}
+
+// WithID copies a frame that has no id and adds one. What is no frame stays as it is.
+func WithID(frame []byte, id ID) []byte {
+	const idMember = `,"id":"`
+	rest, ok := bytes.CutPrefix(frame, []byte(typeMember))
+	end := bytes.IndexByte(rest, '"') + 1
+	if !ok || end == 0 {
+		return frame
 	}
-	return append(dst, s.body...)
+	end += len(typeMember)
+	text := id.String()
+	b := make([]byte, 0, len(frame)+len(idMember)+len(text)+1)
+	b = append(append(b, frame[:end]...), idMember...)
+	b = append(append(b, text...), '"')
+	return append(b, frame[end:]...)
 }
 
 // Newer tells whether s replaces o as the newest of its kind: by the row's own

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,20 +194,90 @@ func TestTimestampWithoutChange(t *testing.T) {
 
 func TestEncodeRefuses(t *testing.T) {
 	for name, row := range map[string]Row{
-		"no stream":              &Stream{},
-		"256 characters":         &Stream{StreamID: strings.Repeat("é", 256)},
-		"invalid UTF-8":          &Stream{StreamID: "a\xff"},
-		"control character":      &Stream{StreamID: "a\nb"},
-		"C1 control character":   &Stream{StreamID: "a\u0085b"},
-		"metadata that is none":  &Moment{StreamID: "s", Metadata: []byte(`{"a":`)},
-		"metadata twice":         &Moment{StreamID: "s", Metadata: []byte(`{} {}`)},
-		"metadata that is empty": &Moment{StreamID: "s", Metadata: []byte{}},
-		"metadata with NaN":      &Moment{StreamID: "s", Metadata: []byte(`{"a":NaN}`)},
-		"too large":              &Moment{StreamID: "s", Metadata: []byte(`"` + strings.Repeat("x", MaxFrame) + `"`)},
+		"no stream":               &Stream{},
+		"256 characters":          &Stream{StreamID: strings.Repeat("é", 256)},
+		"invalid UTF-8":           &Stream{StreamID: "a\xff"},
+		"control character":       &Stream{StreamID: "a\nb"},
+		"C1 control character":    &Stream{StreamID: "a\u0085b"},
+		"metadata that is none":   &Moment{StreamID: "s", Metadata: []byte(`{"a":`)},
+		"metadata twice":          &Moment{StreamID: "s", Metadata: []byte(`{} {}`)},
+		"metadata that is empty":  &Moment{StreamID: "s", Metadata: []byte{}},
+		"metadata with NaN":       &Moment{StreamID: "s", Metadata: []byte(`{"a":NaN}`)},
+		"an id that is too large": &Moment{StreamID: "s", MomentID: strings.Repeat("x", MaxRow)},
 	} {
 		if p, err := Encode(&Change{ID: 1, At: changedAt, Row: row}); err == nil {
 			t.Errorf("%s: encoded to %.100q", name, p.Tail)
 		}
+	}
+}
+
+// A row that is too large leaves out fields until it fits, and names them: as an event
+// and in a state alike.
+func TestLargeRowsLeaveOutFields(t *testing.T) {
+	text := func(size int) *string { return new(strings.Repeat("x", size)) }
+	metadata := func(size int) []byte { return []byte(`"` + strings.Repeat("x", size-2) + `"`) }
+	const (
+		around = 256 // the other fields
+		half   = MaxRow / 2
+	)
+	control := strings.Repeat("\x01", half/2) // six bytes each, in JSON
+	names := make([]string, MaxRow/20)
+	for i := range names {
+		names[i] = fmt.Sprint(i) // {"name":"…","count":1}, in JSON
+	}
+	for name, c := range map[string]struct {
+		row       Row
+		truncated []string
+	}{
+		"metadata that just fits":          {&Moment{Metadata: metadata(MaxRow - around)}, nil},
+		"metadata above the bound":         {&Moment{Metadata: metadata(MaxRow)}, []string{"metadata"}},
+		"metadata beside a description":    {&Moment{Metadata: metadata(half), Description: text(half)}, []string{"metadata"}},
+		"two descriptions that fit":        {&Moment{Description: text(half - around), MetricName: text(half - around)}, nil},
+		"a description above the bound":    {&Moment{Metadata: metadata(9), Description: text(MaxRow)}, []string{"metadata", "description"}},
+		"a description of control bytes":   {&Moment{Description: &control}, []string{"description"}},
+		"a type, which stands there twice": {&Moment{Description: text(9), MetricName: text(9), MomentType: text(half)}, []string{"moment_type"}},
+		"a title":                          {&Stream{Title: text(MaxRow)}, []string{"title"}},
+		"emotes":                           {&Metric{TopEmotes: names}, []string{"top_emotes"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			switch row := c.row.(type) {
+			case *Moment:
+				row.StreamID = "s"
+			case *Stream:
+				row.StreamID = "s"
+			case *Metric:
+				row.StreamID = "s"
+			}
+			change := Change{ID: 7, At: changedAt, Row: c.row}
+			m := publish(t, &change, ID{Epoch: "e", Offset: 1})
+			var frame struct {
+				Data struct {
+					Truncated []string `json:"truncated"`
+				} `json:"data"`
+			}
+			if err := json.Unmarshal(m.Frame, &frame); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(frame.Data.Truncated, c.truncated) {
+				t.Errorf("left out %q, want %q", frame.Data.Truncated, c.truncated)
+			}
+			for _, field := range c.truncated {
+				empty := `"` + field + `":null`
+				if field == "top_emotes" {
+					empty = `"top_emotes":[]`
+				}
+				if !bytes.Contains(m.Frame, []byte(empty)) {
+					t.Errorf("the frame has no %s", empty)
+				}
+			}
+			if len(m.Frame) > MaxFrame {
+				t.Errorf("the frame has %d bytes", len(m.Frame))
+			}
+			fromMessage := m.State()
+			if fromRow, err := NewState(&change); err != nil || !bytes.Equal(fromRow.Frame, fromMessage.Frame) {
+				t.Errorf("a state from the row differs from %.200s: %v", fromMessage.Frame, err)
+			}
+		})
 	}
 }
 
@@ -229,7 +301,10 @@ func TestStateFrameEqualsLiveFrame(t *testing.T) {
 			}
 			fromMessage := m.State()
 			for _, withID := range []*ID{nil, {Epoch: "other", Offset: 9}} {
-				got, want := string(fromMessage.Frame(withID)), string(fromRow.Frame(withID))
+				got, want := string(fromMessage.Frame), string(fromRow.Frame)
+				if withID != nil {
+					got, want = string(WithID(fromMessage.Frame, *withID)), string(WithID(fromRow.Frame, *withID))
+				}
 				if got != want {
 					t.Errorf("state of the message and of the row differ\nmessage %s\n    row %s", got, want)
 				}
@@ -295,7 +370,7 @@ func FuzzParseMessage(f *testing.F) {
 		for _, garbage := range [][]byte{stream, key, text, metadata} {
 			if m, err := ParseMessage(garbage); err == nil {
 				s := m.State()
-				_ = s.Frame(&m.ID)
+				_ = WithID(s.Frame, m.ID)
 			} else if !errors.Is(err, errBadMessage) {
 				t.Errorf("another error: %v", err)
 			}
@@ -325,7 +400,7 @@ func FuzzParseMessage(f *testing.F) {
 			t.Errorf("frame says %v of %v", v["id"], v["stream_id"])
 		}
 		s := m.State()
-		checkFrame(t, s.Frame(nil))
+		checkFrame(t, s.Frame)
 	})
 }
 
@@ -427,7 +502,7 @@ func BenchmarkState(b *testing.B) {
 		s := m.State()
 		b.ReportAllocs()
 		for b.Loop() {
-			_ = s.Frame(&m.ID)
+			_ = WithID(s.Frame, m.ID)
 		}
 	})
 }

@@ -104,6 +104,22 @@ func (o *object) json(name string, text []byte) error {
 	return nil
 }
 
+// truncated names the fields that were left out, if there are any.
+func (o *object) truncated(names []string) {
+	if len(names) == 0 {
+		return
+	}
+	o.name("truncated")
+	o.dst = append(o.dst, '[')
+	for i, name := range names {
+		if i > 0 {
+			o.dst = append(o.dst, ',')
+		}
+		o.dst = appendString(o.dst, name)
+	}
+	o.dst = append(o.dst, ']')
+}
+
 const hexDigits = "0123456789abcdef"
 
 // appendString writes s as a JSON string. Invalid UTF-8 becomes U+FFFD, and

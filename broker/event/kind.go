@@ -52,6 +52,9 @@ type Row interface {
 	key() string
 	// order sorts rows of one kind: the row's own time in milliseconds.
 	order() int64
+	// LeaveOut takes the next field out of a row that is too large, and names it in
+	// Truncated. It reports whether there was one that has a value.
+	LeaveOut() bool
 	// appendData writes the row as the "data" member of a frame.
 	appendData(dst []byte) ([]byte, error)
 }

@@ -18,6 +18,8 @@ type Metric struct {
 	AvgViewers     Float
 	ZScore         Float
 	IsAnomaly      *bool
+	// Truncated names the field that was left out, because the row was too large.
+	Truncated []string
 }
 
 // Emote is how often a name stands in a window's top_emotes.
@@ -95,5 +97,16 @@ func (m *Metric) appendData(dst []byte) ([]byte, error) {
 	o.float("avg_viewers", m.AvgViewers)
 	o.float("z_score", m.ZScore)
 	o.bool("is_anomaly", m.IsAnomaly)
+	o.truncated(m.Truncated)
 	return o.end(), nil
+}
+
+// LeaveOut takes out the emotes.
+func (m *Metric) LeaveOut() bool {
+	if len(m.TopEmotes) == 0 {
+		return false
+	}
+	m.TopEmotes = nil
+	m.Truncated = append(m.Truncated, "top_emotes")
+	return true
 }

@@ -14,6 +14,8 @@ type Moment struct {
 	Threshold   Float
 	ZScore      Float
 	Metadata    []byte // JSON text, nil when the row has none
+	// Truncated names the fields that were left out, because the row was too large.
+	Truncated []string
 }
 
 // DefaultThreshold is what |z_score| is held against when a moment brings no
@@ -71,5 +73,40 @@ func (m *Moment) appendData(dst []byte) ([]byte, error) {
 	if err := o.json("metadata", m.Metadata); err != nil {
 		return nil, err
 	}
+	o.truncated(m.Truncated)
 	return o.end(), nil
+}
+
+// LeaveOut takes out metadata, then the longest text.
+func (m *Moment) LeaveOut() bool {
+	if m.Metadata != nil {
+		m.Metadata = nil
+		m.Truncated = append(m.Truncated, "metadata")
+		return true
+	}
+	longest, name := &m.Description, "description"
+	if length(m.MetricName) > length(*longest) {
+		longest, name = &m.MetricName, "metric_name"
+	}
+	if length(m.MomentType) > length(*longest) {
+		longest, name = &m.MomentType, "moment_type"
+	}
+	return leaveOut(longest, name, &m.Truncated)
+}
+
+func length(text *string) int {
+	if text == nil {
+		return 0
+	}
+	return len(*text)
+}
+
+// leaveOut takes a text out of a row, unless it has none.
+func leaveOut(text **string, name string, truncated *[]string) bool {
+	if length(*text) == 0 {
+		return false
+	}
+	*text = nil
+	*truncated = append(*truncated, name)
+	return true
 }

@@ -9,6 +9,8 @@ type Stream struct {
 	IsLive        *bool
 	ViewerCount   *int64 // newest known
 	LastWindowEnd Time
+	// Truncated names the field that was left out, because the row was too large.
+	Truncated []string
 }
 
 // Kind returns KindStream.
@@ -31,5 +33,9 @@ func (s *Stream) appendData(dst []byte) ([]byte, error) {
 	o.bool("is_live", s.IsLive)
 	o.int("viewer_count", s.ViewerCount)
 	o.time("last_window_end", s.LastWindowEnd)
+	o.truncated(s.Truncated)
 	return o.end(), nil
 }
+
+// LeaveOut takes out the title.
+func (s *Stream) LeaveOut() bool { return leaveOut(&s.Title, "title", &s.Truncated) }

@@ -6,7 +6,8 @@ import (
 )
 
 // Time is an instant that a row may lack. Postgres also knows "infinity",
-// which no client could read: Infinite marks it, and it is written as null.
+// which no client could read: Infinite marks it, and it is written as null. Time is
+// then after all others, or, for -infinity, the zero time.
 type Time struct {
 	time.Time
 	Valid    bool

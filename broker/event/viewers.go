@@ -18,6 +18,9 @@ func (*Viewers) key() string { return "" }
 
 func (v *Viewers) order() int64 { return v.Timestamp.order() }
 
+// LeaveOut takes nothing out: all viewers are of one size.
+func (*Viewers) LeaveOut() bool { return false }
+
 func (v *Viewers) appendData(dst []byte) ([]byte, error) {
 	o := object{dst: append(dst, '{')}
 	o.text("stream_id", v.StreamID)

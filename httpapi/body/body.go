@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"maps"
 	"net/http"
 	"strconv"
@@ -14,8 +15,12 @@ import (
 	"sync"
 )
 
-// zipFrom is the size from which on a body is compressed for those who ask.
-const zipFrom = 1 << 10
+// zipFrom is the size from which on a body is compressed for those who ask. One above
+// keepZipped is compressed for each of them, so that it is in memory once.
+const (
+	zipFrom    = 1 << 10
+	keepZipped = 1 << 20
+)
 
 // Body is what goes out with an answer. It is never changed, and any number of
 // requests may be answered with it at a time.
@@ -62,6 +67,22 @@ func zip(content []byte) []byte {
 	return b.Bytes()
 }
 
+// writers are used again: each has more than a megabyte.
+var writers = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // a level that there is
+	return w
+}}
+
+// zipTo writes content compressed, quickly rather than well.
+func zipTo(to io.Writer, content []byte) {
+	w, _ := writers.Get().(*gzip.Writer)
+	defer writers.Put(w)
+	w.Reset(to)
+	_, _ = w.Write(content) // the client has gone
+	_ = w.Close()           // as above
+	w.Reset(nil)
+}
+
 // Bytes is the body as it was given, for reading.
 func (b *Body) Bytes() []byte { return b.plain.bytes }
 
@@ -88,8 +109,15 @@ func (b *Body) Write(w http.ResponseWriter, r *http.Request, status int) {
 	h["Content-Type"] = b.contentType
 	out := b.plain
 	if len(out.bytes) > zipFrom && acceptsGzip(r.Header["Accept-Encoding"]) {
-		out = b.zipped()
 		h["Content-Encoding"] = encodedGzip
+		if len(out.bytes) > keepZipped {
+			w.WriteHeader(status)
+			if r.Method != http.MethodHead {
+				zipTo(w, out.bytes)
+			}
+			return
+		}
+		out = b.zipped()
 	}
 	h["Content-Length"] = out.length
 	w.WriteHeader(status)

@@ -1,6 +1,7 @@
 package body_test
 
 import (
+	"bytes"
 	"compress/gzip"
 	"io"
 	"net/http"
@@ -102,6 +103,32 @@ func plain(t *testing.T, w *httptest.ResponseRecorder) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// A large body goes out compressed as well, and is not kept so.
+func TestLargeBodiesAreCompressedForEach(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16+1)
+	b := body.New("text/plain", content)
+	for range 2 {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody)
+		r.Header.Set("Accept-Encoding", "gzip")
+		w := httptest.NewRecorder()
+		b.Serve(w, r)
+		z, err := gzip.NewReader(w.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(z)
+		if err != nil || !bytes.Equal(got, content) || w.Header().Get("Content-Encoding") != "gzip" || w.Header().Get("Content-Length") != "" {
+			t.Errorf("%d bytes, %v, %v", len(got), w.Header(), err)
+		}
+	}
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodHead, "/", http.NoBody)
+	r.Header.Set("Accept-Encoding", "gzip")
+	w := httptest.NewRecorder()
+	if b.Serve(w, r); w.Body.Len() != 0 || w.Code != http.StatusOK {
+		t.Errorf("HEAD: %d with %d bytes", w.Code, w.Body.Len())
+	}
 }
 
 func TestHandlerAddsHeaders(t *testing.T) {

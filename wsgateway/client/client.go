@@ -37,7 +37,10 @@ type Frame struct {
 	// there was; the state follows.
 	Resumed bool   `json:"resumed"`
 	Reason  string `json:"reason"`
-	AfterMS int64  `json:"after_ms"` // of a reconnect frame
+	// Truncated is of a connected frame, too: the state that follows lacks moments, for it
+	// would be too large.
+	Truncated bool  `json:"truncated"`
+	AfterMS   int64 `json:"after_ms"` // of a reconnect frame
 	// Data is the row, as the frame has it.
 	Data json.RawMessage `json:"data"`
 }
@@ -79,8 +82,8 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("refused with %d: %s", e.Status, e.Detail)
 }
 
-// maxFrame is more than a gateway sends: 16 MiB of an event, and what is around it.
-const maxFrame = 32 << 20
+// maxFrame is more than a gateway sends.
+const maxFrame = 2 * event.MaxFrame
 
 // Run follows the stream until the context ends, or a gateway refuses for good. All
 // calls of handle come from one goroutine, and hold up the connection; frames are

@@ -1,0 +1,133 @@
+package sql
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/telemetra/telemetra/broker/event"
+)
+
+// Into takes the rows of a read one after the other.
+type Into[R any] interface {
+	// Begin is called before the first row, also when a read has to start over.
+	Begin()
+	// Add takes a row, whose metadata is good until Add returns, and reports whether more
+	// are wanted.
+	Add(R) (more bool)
+}
+
+// sink is an Into for rows as they are scanned.
+type sink struct {
+	begin func()
+	add   func(*rowScanner) (more bool)
+	// ahead are targets for columns that stand before those of a row.
+	ahead []any
+}
+
+// rowsInto passes rows of one kind on.
+func rowsInto[R event.Row](into Into[R]) sink {
+	return sink{begin: into.Begin, add: func(s *rowScanner) bool {
+		row, ok := s.row().(R)
+		return !ok || into.Add(row)
+	}}
+}
+
+// A read is tried as a small one first, of which any number may run. One that turns out
+// to be large takes a turn: what it needs in memory is bounded for the process.
+const (
+	// maxSmallRead is how many bytes the rows of a small read have.
+	maxSmallRead = 2 << 20
+	// largeRead is what a large read may take: an answer that grows, a row of the
+	// largest size as it is received, decoded and encoded.
+	largeRead = 32 << 20
+	// maxLargeReads bounds the large reads of a process that run at the same time.
+	maxLargeReads = 2 * largeRead
+)
+
+// ErrNoTurn means that a large read had to wait for others until it was given up.
+var ErrNoTurn = errors.New("other large reads took too long")
+
+func newTurns() *semaphore.Weighted { return semaphore.NewWeighted(maxLargeReads) }
+
+// read runs a statement whose rows have the shape of rowScanner, and a size.
+func (r *Reader) read(ctx context.Context, statement string, args []any, to sink) error {
+	large := false
+	err := r.run(ctx, func(ctx context.Context, on *pgx.Conn) (err error) {
+		large, err = readSmall(ctx, on, statement, args, to)
+		return err
+	})
+	if err != nil || !large {
+		return err
+	}
+	if err := r.db.turns.Acquire(ctx, largeRead); err != nil {
+		return errors.Join(ErrNoTurn, err)
+	}
+	defer r.db.turns.Release(largeRead)
+	return r.run(ctx, func(ctx context.Context, on *pgx.Conn) error {
+		return readLarge(ctx, on, statement, args, to)
+	})
+}
+
+// readSmall reads rows for as long as they are small, and reports whether they are not.
+func readSmall(ctx context.Context, on *pgx.Conn, statement string, args []any, to sink) (large bool, err error) {
+	rows, err := on.Query(ctx, within(statement, smallRow), args...)
+	if err != nil {
+		return false, err
+	}
+	to.begin()
+	var (
+		s    rowScanner
+		size int
+		more = true
+	)
+	// What is not wanted is small: to read it costs less than to cancel the statement.
+	_, err = pgx.ForEachRow(rows, append(to.ahead, s.targets()...), func() error {
+		size += s.size()
+		large = large || size > maxSmallRead || s.truncated() != nil
+		if more && !large {
+			more = to.add(&s)
+		}
+		return nil
+	})
+	return large, err
+}
+
+// readLarge reads rows until they are enough.
+func readLarge(ctx context.Context, on *pgx.Conn, statement string, args []any, to sink) error {
+	rows, err := on.Query(ctx, within(statement, anyRow), args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	to.begin()
+	var s rowScanner
+	targets := append(to.ahead, s.targets()...) //nolint:gocritic // ahead has no room to spare
+	for rows.Next() {
+		if err := rows.Scan(targets...); err != nil {
+			return err
+		}
+		if !to.add(&s) {
+			stop(ctx, on, rows)
+			return nil
+		}
+	}
+	return rows.Err()
+}
+
+// cancelTimeout bounds the end of a statement whose other rows are not wanted.
+const cancelTimeout = time.Second
+
+// stop ends a statement early: closing its rows would read all of them. The connection
+// goes on, unless Postgres cannot be told.
+func stop(ctx context.Context, on *pgx.Conn, rows pgx.Rows) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
+	defer cancel()
+	if err := on.PgConn().CancelRequest(ctx); err != nil {
+		_ = on.PgConn().Conn().Close() // the rows that there are will do
+	}
+	rows.Close()
+}
