@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kept=bin/bench
 # As its help lists them.
 # shellcheck disable=SC2207 # names are words
-all=($(bin/telemetra bench --help | sed -n 's/^  bench \([a-z]*\) .*/\1/p' | grep -vx all))
+all=($(bin/telemetra bench --help | sed -n 's/^  bench \([a-z-]*\) .*/\1/p' | grep -vx all))
 mkdir -p "$kept"
 
 measure() {

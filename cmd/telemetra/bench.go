@@ -24,6 +24,7 @@ type benchCmd struct {
 	Stuck       bench.Stuck       `cmd:"" help:"What clients that take nothing cost the others."`
 	Rest        bench.Rest        `cmd:"" help:"Reads, against a bare handler, and of many rows."`
 	Backlog     bench.Backlog     `cmd:"" help:"What was written while no listener was running."`
+	LargeRows   bench.LargeRows   `cmd:"" help:"Memory of a serve whose rows have megabytes."`
 	Start       bench.Start       `cmd:"" help:"Until a process is ready."`
 	Steady      bench.Steady      `cmd:"" help:"What a serve holds that runs for long."`
 	Growth      bench.Growth      `cmd:"" help:"Latency, CPU time and memory at 10 and 100 times the streams, clients and rows."`

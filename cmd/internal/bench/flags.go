@@ -20,13 +20,14 @@ type All struct {
 	Stuck       Stuck       `embed:"" prefix:"stuck-"`
 	Rest        Rest        `embed:"" prefix:"rest-"`
 	Backlog     Backlog     `embed:"" prefix:"backlog-"`
+	LargeRows   LargeRows   `embed:"" prefix:"large-rows-"`
 	Start       Start       `embed:"" prefix:"start-"`
 }
 
 // Benches are those that All measures, in their order.
 func (a *All) Benches() []Bench {
 	return []Bench{
-		&a.Latency, &a.Fanout, &a.Throughput, &a.Writers, &a.Connections, &a.Storm, &a.Flood, &a.Stuck, &a.Rest, &a.Backlog, &a.Start,
+		&a.Latency, &a.Fanout, &a.Throughput, &a.Writers, &a.Connections, &a.Storm, &a.Flood, &a.Stuck, &a.Rest, &a.Backlog, &a.LargeRows, &a.Start,
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	restConnections = 16
 	databaseRate    = 100 // requests a second that Postgres must answer
 	listRate        = 20
+	maxOffset       = 10_000 // of the list
 	settleWithin    = 10 * time.Second
 )
 
@@ -103,7 +104,7 @@ func (m *Rest) pace(ctx context.Context, b *bench, report *Report, address strin
 			return getRequest("/api/v1/streams/"+sql.HistoryStream(1+rng.IntN(restStreams))+"/metrics?limit=100", "")
 		}, databaseRate, 50},
 		{fmt.Sprintf("list of 50 of %s streams", count(restStreams)), func(int) []byte {
-			return getRequest(fmt.Sprintf("/api/v1/streams?limit=50&offset=%d", rng.IntN(restStreams)), "")
+			return getRequest(fmt.Sprintf("/api/v1/streams?limit=50&offset=%d", rng.IntN(maxOffset)), "")
 		}, listRate, 50},
 	} {
 		b.step("%s", paced.name)
