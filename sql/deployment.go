@@ -30,8 +30,12 @@ func (db *DB) Deployment(ctx context.Context) (Deployment, error) {
 }
 
 // Deployment asks the server whose rows it has.
-func (i *Inspector) Deployment(ctx context.Context) (Deployment, error) {
-	return deployment(ctx, i.pool, i.pool.Config().ConnConfig)
+func (i *Inspector) Deployment(ctx context.Context) (d Deployment, err error) {
+	err = i.ask(ctx, func(on querier) error {
+		d, err = deployment(ctx, on, i.pool.Config().ConnConfig)
+		return err
+	})
+	return d, err
 }
 
 func deployment(ctx context.Context, on querier, at *pgx.ConnConfig) (Deployment, error) {

@@ -183,18 +183,19 @@ func TestDependenciesThatAreAway(t *testing.T) {
 	if status, body := serve.get(t, "/health"); status != http.StatusOK {
 		t.Errorf("/health: %d %s", status, body)
 	}
-	localtest.Eventually(t, "/readyz with the reason", func() bool {
-		status, body := serve.get(t, "/readyz")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "redis")
-	})
-	if err := redis.Restart(t.Context()); err != nil {
+	notReady := func(because string) {
+		t.Helper()
+		localtest.Eventually(t, "/readyz to name "+because, func() bool {
+			status, body := serve.get(t, "/readyz")
+			return status == http.StatusServiceUnavailable && strings.Contains(body, because)
+		})
+	}
+	notReady("postgres")
+	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	localtest.Eventually(t, "/readyz with the other reason", func() bool {
-		status, body := serve.get(t, "/readyz")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "postgres")
-	})
-	if err := server.Restart(t.Context()); err != nil {
+	notReady("redis")
+	if err := redis.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	serve.awaitReady(t)

@@ -185,7 +185,7 @@ func TestStatusCommandLine(t *testing.T) {
 		{nil, []string{"--interval=-1s"}, 2, "--interval is -1s; allowed are"},
 		{nil, []string{"--streams=-1"}, 2, "--streams is -1; allowed are 0 to 1000"},
 		{nil, []string{"now"}, 2, "now"},
-		{map[string]string{"REDIS_URL": "http://u:hunter2@h"}, nil, 2, "REDIS_URL is not a URL of Redis"},
+		{map[string]string{"REDIS_URL": "http://u:hunter2@h"}, nil, 2, `REDIS_URL: the scheme is "http"`},
 		{map[string]string{"DATABASE_URL": "postgres://u:hunter2@h:port/d"}, nil, 2, "DATABASE_URL: not a connection string"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
