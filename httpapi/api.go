@@ -143,7 +143,7 @@ func (a *API) probeCache(ctx context.Context) {
 	if !a.ladder.caching.allow() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, redisPatience)
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
 	a.ladder.caching.done(a.ladder.cache.Ping(ctx) != nil)
 }

@@ -27,7 +27,7 @@ func (b *breaker) allow() bool {
 	if now.Before(b.until) {
 		return false
 	}
-	b.until = now.Add(climbWithin) // the others do not wait for this one
+	b.until = now.Add(answerTimeout) // the others do not wait for this one
 	return true
 }
 

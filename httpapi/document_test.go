@@ -298,7 +298,7 @@ func TestBreaker(t *testing.T) {
 		if !b.allow() {
 			t.Fatal("nobody tries")
 		}
-		pause(climbWithin) // whoever tried never came back
+		pause(answerTimeout) // whoever tried never came back
 		if !b.allow() {
 			t.Fatal("open for ever")
 		}

@@ -20,8 +20,6 @@ const (
 	// awayFrom is how long the connection may be lost before Redis counts as away: one
 	// that is replaced is back at once.
 	awayFrom = time.Second
-	// redisPatience bounds one question to Redis.
-	redisPatience = 250 * time.Millisecond
 )
 
 // errAway means that the channel of heads is not followed.
@@ -149,7 +147,7 @@ func (h *heads) head(ctx context.Context, stream string) (event.ID, error) {
 	generation, told := h.generation, h.token
 	h.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(ctx, redisPatience)
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
 	epoch, token, offsets, err := h.redis.HeadsAt(ctx, stream)
 	if errors.Is(err, broker.ErrNoPosition) {

@@ -15,11 +15,18 @@ import (
 	"github.com/telemetra/telemetra/sql"
 )
 
+// The tests raise these bounds: a machine that is busy with something else must not change
+// where an answer comes from.
+var (
+	// answerTimeout bounds the whole way to an answer.
+	answerTimeout = 1800 * time.Millisecond
+	// postgresTimeout bounds one question to Postgres.
+	postgresTimeout = 1200 * time.Millisecond
+	// redisTimeout bounds one question to Redis.
+	redisTimeout = 250 * time.Millisecond
+)
+
 const (
-	// climbWithin bounds the whole way to an answer.
-	climbWithin = 1800 * time.Millisecond
-	// postgresPatience bounds one question to Postgres.
-	postgresPatience = 1200 * time.Millisecond
 	// keepFor is how long an answer may be served as stale.
 	keepFor = time.Hour
 	// holdFor is how long an answer is served again while Redis is away and nobody
@@ -174,7 +181,7 @@ func (l *ladder) fly(ctx context.Context, q *read) (*document, rung, func(), err
 	f, first := l.flights.join(q.key, head, func(d *document) bool { return l.heads.fresh(d, time.Now()) })
 	if first {
 		l.flying.Go(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), climbWithin)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 			defer cancel()
 			large := &large{budget: l.large}
 			d, from, err := l.climbSafely(ctx, q, large)
@@ -248,7 +255,7 @@ func (l *ladder) ask(ctx context.Context, q *read, at event.ID, large *large) (*
 	if !l.postgres.allow() {
 		return nil, errUnavailable
 	}
-	ctx, cancel := context.WithTimeout(ctx, postgresPatience)
+	ctx, cancel := context.WithTimeout(ctx, postgresTimeout)
 	defer cancel()
 	readAt := time.Now()
 	a, err := q.ask(ctx, l.db.Reader(l.place(ctx, at)), large)
@@ -289,7 +296,7 @@ func (l *ladder) place(ctx context.Context, at event.ID) sql.LSN {
 	if !l.db.HasReplica() || at.Epoch == "" {
 		return 0
 	}
-	ctx, cancel := context.WithTimeout(ctx, redisPatience)
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
 	p, err := l.redis.SeePosition(ctx)
 	if err != nil || p.Epoch != at.Epoch {
@@ -321,7 +328,7 @@ func (l *ladder) kept(ctx context.Context, q *read) (*document, error) {
 	if !l.caching.allow() {
 		return nil, errAway
 	}
-	ctx, cancel := context.WithTimeout(ctx, redisPatience)
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
 	c, err := l.cache.Get(ctx, key)
 	l.caching.done(err != nil)
@@ -354,7 +361,7 @@ func (l *ladder) keep(ctx context.Context, q *read, d *document) error {
 	if !l.caching.allow() {
 		return errAway
 	}
-	ctx, cancel := context.WithTimeout(ctx, redisPatience)
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
 	err := l.cache.Set(ctx, key, &broker.Cached{
 		Epoch: d.at.Epoch, Head: d.at.Offset, ReadAt: d.readAt.UnixMilli(),

@@ -26,7 +26,10 @@ import (
 	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
-func TestMain(m *testing.M) { localtest.Main(m) }
+func TestMain(m *testing.M) {
+	redisTimeout, postgresTimeout, answerTimeout = 2*time.Second, 6*time.Second, 9*time.Second
+	localtest.Main(m)
+}
 
 // world is a Postgres and a Redis, with the listener's part played by the test.
 type world struct {
