@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
@@ -41,17 +40,14 @@ func rowsInto[R event.Row](into Into[R]) sink {
 const (
 	// maxSmallRead is how many bytes the rows of a small read have.
 	maxSmallRead = 2 << 20
-	// largeRead is what a large read may take: an answer that grows, a row of the
-	// largest size as it is received, decoded and encoded.
-	largeRead = 32 << 20
-	// maxLargeReads bounds the large reads of a process that run at the same time.
-	maxLargeReads = 2 * largeRead
+	// maxLargeReads bounds the large reads of a process at a time. Each may take 32 MiB: an
+	// answer that grows, a row of the largest size as it is received and encoded. With two,
+	// the process of bench large-rows took 232 MiB instead of 181, and answered no more.
+	maxLargeReads = 1
 )
 
 // ErrNoTurn means that a large read had to wait for others until it was given up.
 var ErrNoTurn = errors.New("other large reads took too long")
-
-func newTurns() *semaphore.Weighted { return semaphore.NewWeighted(maxLargeReads) }
 
 // read runs a statement whose rows have the shape of rowScanner, and a size.
 func (r *Reader) read(ctx context.Context, statement string, args []any, to sink) error {
@@ -63,10 +59,12 @@ func (r *Reader) read(ctx context.Context, statement string, args []any, to sink
 	if err != nil || !large {
 		return err
 	}
-	if err := r.db.turns.Acquire(ctx, largeRead); err != nil {
-		return errors.Join(ErrNoTurn, err)
+	select {
+	case r.db.large <- struct{}{}:
+		defer func() { <-r.db.large }()
+	case <-ctx.Done():
+		return errors.Join(ErrNoTurn, context.Cause(ctx))
 	}
-	defer r.db.turns.Release(largeRead)
 	return r.run(ctx, func(ctx context.Context, on *pgx.Conn) error {
 		return readLarge(ctx, on, statement, args, to)
 	})

@@ -152,7 +152,6 @@ func TestLargeReadsTakeTurns(t *testing.T) {
 	c := config(url)
 	c.PoolMax = 6 // three reads at a time
 	db := open(t, c)
-	const atOnce = maxLargeReads / largeRead
 	came, wait := make(chan struct{}, 16), make(chan struct{})
 	ended := make(chan error, 16)
 	read := func(ctx context.Context) {
@@ -160,18 +159,18 @@ func TestLargeReadsTakeTurns(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	const reads = atOnce + 3
+	const reads = maxLargeReads + 3
 	for range reads {
 		go read(ctx)
 	}
-	for i := range atOnce {
+	for i := range maxLargeReads {
 		select {
 		case <-came:
 		case <-ctx.Done():
-			t.Fatalf("%d of %d large reads run", i, atOnce)
+			t.Fatalf("%d of %d large reads run", i, maxLargeReads)
 		}
 	}
-	// Of three turns for statements two are taken, so that one is free.
+	// Of three turns for statements two are free.
 	var stream rowsOf[*event.Stream]
 	if err := db.Reader(0).Stream(ctx, "s", &stream); err != nil || len(stream.rows) != 1 {
 		t.Errorf("a small read meanwhile: %d rows, %v", len(stream.rows), err)
