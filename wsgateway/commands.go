@@ -17,40 +17,38 @@ type clientFrame struct {
 	Token     json.RawMessage `json:"token"`     // of auth
 }
 
-// obey does what a text frame of the client asks for. Frames of one client come one
-// after the other.
-func (s *session) obey(text []byte) {
+// handleCommand does what a text frame of the client asks for. Frames of one client come one
+// after the other. An error ends the connection.
+func (s *session) handleCommand(text []byte) error {
 	var in clientFrame
 	if err := json.Unmarshal(text, &in); err != nil || in.Type == "" {
 		s.push(errorFrame("", codeBadFrame, `a frame must be a JSON object with a "type"`))
-		return
+		return nil
 	}
 	switch in.Type {
 	case "ping":
 		s.push(encode(pongFrame{Type: "pong", Timestamp: in.Timestamp}))
 	case "auth":
-		if s.affords(authFrames) {
-			s.push(s.authenticate(in.Token))
+		if !s.affords(authFrames) {
+			return errTooManyFrames
 		}
+		s.push(s.authenticate(in.Token))
 	case "subscribe", "unsubscribe":
 		s.changeStreams(&in)
 	default:
 		s.push(errorFrame("", codeUnknownType, `the "type" is unknown; allowed are "ping", "auth", "subscribe" and "unsubscribe"`))
 	}
+	return nil
 }
 
 // authFrames is how many frames an auth frame counts as: a signature is checked, maybe with
 // each of many keys, which costs as much as hundreds of pings.
 const authFrames = 10
 
-// affords counts a frame, which was counted once, as several, and closes the connection of
-// a client that may not send as many.
+// affords counts a frame, which was counted once, as several, and reports whether the client
+// may send as many.
 func (s *session) affords(frames int) bool {
-	if s.frames == nil || s.frames.AllowN(time.Now(), min(frames, s.frames.Burst())-1) {
-		return true
-	}
-	s.refuseWith(errTooManyFrames)
-	return false
+	return s.frames == nil || s.frames.AllowN(time.Now(), min(frames, s.frames.Burst())-1)
 }
 
 // authenticate takes another token, and returns the answer. Until then the one before

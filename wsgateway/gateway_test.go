@@ -466,6 +466,12 @@ func TestPostgresAway(t *testing.T) {
 	w.moments("s", 5, 5)
 	c.events(w.at.Epoch, 5, 5)
 	c.quiet()
+	h := w.gateway.hubs.get("s")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if all := w.gateway.stateBytes.Load(); all != int64(h.state.bytes) {
+		t.Errorf("states count as %d bytes, and the only one has %d", all, h.state.bytes)
+	}
 }
 
 // What is missing cannot be read, and nothing more is published: the listener has to

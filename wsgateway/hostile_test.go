@@ -52,6 +52,33 @@ func TestAllFramesAreLimited(t *testing.T) {
 	}
 }
 
+// A client that is closed for its frames, and neither reads nor closes its own side, keeps
+// no place.
+func TestARefusedClientKeepsNoPlace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(_ *world, c *Config) { c.Limits.FramesPerSecond, c.Limits.Subscriptions = 1, 5 })
+	for name, flood := range map[string][]byte{
+		"pings":            bytes.Repeat(masked(gws.OpcodePing, nil), 50),
+		"signatures":       bytes.Repeat(masked(gws.OpcodeText, []byte(`{"type":"auth","token":"x"}`)), 3),
+		"a reserved frame": []byte(raw(0x83, maskBit, noMask)),
+	} {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.url[len("http://"):])
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		request := lines("GET /ws/live HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", handshakeKey)
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+		localtest.Eventually(t, name+" is there", func() bool { return w.gateway.wheel.size() == 1 })
+		if _, err := conn.Write(flood); err != nil {
+			t.Fatal(err)
+		}
+		localtest.Eventually(t, "the end of "+name, func() bool { return w.gateway.wheel.size() == 0 })
+	}
+}
+
 // A client of events says nothing behind its request.
 func TestAClientOfEventsThatUploadsIsClosed(t *testing.T) {
 	t.Parallel()

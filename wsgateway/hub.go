@@ -299,6 +299,12 @@ func (h *hub) repair(ctx context.Context) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	switch {
+	case h.closed: // its state is given up
+		return nil
+	case h.epoch != epoch: // it starts over meanwhile, after a panic
+		return errStartOver
+	}
 	for s := range h.clients {
 		if !s.begun { // it came while the hub was loading
 			h.admit(s)
@@ -490,18 +496,24 @@ func (h *hub) complete() {
 	h.completing = true
 	hs := h.gateway.hubs
 	hs.group.Go(func() error {
+		defer h.gateway.metrics.panics.Recover("complete a state", nil)
+		answered := false
+		defer func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.completing = false
+			if answered && !h.closed && h.phase == live && h.state.partial {
+				h.leaveLive(loading, h.load)
+			}
+		}()
 		u := hs.states.ask()
 		defer u.end()
-		err := u.wait(hs.ctx)
-		if err == nil {
-			_, err = h.gateway.readState(hs.ctx, h.id, loadTimeout)
+		if u.wait(hs.ctx) != nil {
+			return nil
 		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.completing = false
-		if err == nil && !h.closed && h.phase == live && h.state.partial {
-			h.leaveLive(loading, h.load)
-		}
+		st, err := h.gateway.readState(hs.ctx, h.id, loadTimeout) // load reads it again, after the head
+		st.release()
+		answered = err == nil
 		return nil
 	})
 }

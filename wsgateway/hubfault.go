@@ -44,6 +44,7 @@ func (h *hub) startOver() {
 
 // forget drops all that the hub has but its clients. h.mu is held.
 func (h *hub) forget() {
+	h.state.release()
 	h.phase, h.epoch, h.offset, h.state, h.ring = loading, lostEpoch, 0, state{}, ring{}
 	h.pending, h.bytes, h.dropped = nil, 0, true // a repair behind the load brings what it had
 }

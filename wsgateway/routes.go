@@ -1,6 +1,7 @@
 package wsgateway
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -156,20 +157,34 @@ func (g *Gateway) serveHealth(w http.ResponseWriter, r *http.Request) {
 		refusal.Write(w)
 		return
 	}
-	answer := struct {
-		Status           string         `json:"status"`
-		ActiveStreams    int            `json:"active_streams"`
-		TotalConnections int            `json:"total_connections"`
-		Streams          map[string]int `json:"streams"`
-	}{Status: "ok", Streams: make(map[string]int)}
-	// A token may have many globs, and there may be many streams: each is held against them
-	// once, whoever follows it, and for one request at a time.
+	answer, err := g.countAllowed(r.Context(), grant)
+	if err != nil {
+		return // the client has gone
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(answer) // the client has gone
+}
+
+// healthAnswer is the answer of /ws/live/health.
+type healthAnswer struct {
+	Status           string         `json:"status"`
+	ActiveStreams    int            `json:"active_streams"`
+	TotalConnections int            `json:"total_connections"`
+	Streams          map[string]int `json:"streams"`
+}
+
+// countAllowed counts the connections and streams that a token allows. A token may have many
+// globs, and there may be many streams: each is held against them once, whoever follows it, and
+// for one request at a time.
+func (g *Gateway) countAllowed(ctx context.Context, grant *access.Grant) (*healthAnswer, error) {
 	select {
 	case g.healthTurn <- struct{}{}:
 		defer func() { <-g.healthTurn }()
-	case <-r.Context().Done():
-		return
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
+	answer := &healthAnswer{Status: "ok", Streams: make(map[string]int)}
 	allowed := make(map[string]bool)
 	for _, h := range g.hubs.all() {
 		if allowed[h.id] = grant.Allows(h.id); !allowed[h.id] {
@@ -185,7 +200,5 @@ func (g *Gateway) serveHealth(w http.ResponseWriter, r *http.Request) {
 		}
 	})
 	answer.ActiveStreams = len(answer.Streams)
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(answer) // the client has gone
+	return answer, nil
 }

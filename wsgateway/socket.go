@@ -133,7 +133,9 @@ func (s *session) serve(in *websocket.Reader) error {
 			s.out.dismiss(websocket.CloseCode(m.Payload), "") // RFC 6455, 5.5.1
 			return nil
 		case websocket.Text:
-			s.obey(m.Payload)
+			if err := s.handleCommand(m.Payload); err != nil {
+				return err
+			}
 		case websocket.Binary:
 			s.push(errorFrame("", codeNotText, "frames must be text"))
 		default: // a pong, which was counted as a sign
@@ -155,18 +157,13 @@ func (s *session) refuse(err error, from io.Reader) {
 		s.out.lost(err)
 		return
 	}
-	s.refuseWith(broken)
-	_ = s.out.conn.SetReadDeadline(time.Now().Add(lingerFor)) // fails when it is closed already
-	_, _ = io.CopyN(io.Discard, from, maxLinger)
-}
-
-// refuseWith closes the connection, and counts that once.
-func (s *session) refuseWith(broken *websocket.Error) {
 	switch {
-	case !s.out.refuse(broken.Code, broken.Reason):
+	case !s.out.refuse(broken.Code, broken.Reason): // it is being closed already
 	case broken == errTooManyFrames:
 		s.gateway.metrics.tooMany.Inc()
 	default:
 		s.gateway.metrics.protocol.Inc()
 	}
+	_ = s.out.conn.SetReadDeadline(time.Now().Add(lingerFor)) // fails when it is closed already
+	_, _ = io.CopyN(io.Discard, from, maxLinger)
 }
