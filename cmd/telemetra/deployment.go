@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/sql"
 )
 
 const (
@@ -18,8 +20,11 @@ const (
 // both answer; what does not is compared later. A copy of the same deployment is no error:
 // it waits until no listener of the original is heard.
 func (p *process) checkDeployment(ctx context.Context) error {
-	if !p.readDeployment(ctx) {
+	switch err := p.readDeployment(ctx); {
+	case sql.IsUnavailable(err):
 		return nil
+	case err != nil:
+		return fmt.Errorf("%w; telemetra migrate grants prints the rights that a role needs", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
 	defer cancel()
@@ -30,25 +35,33 @@ func (p *process) checkDeployment(ctx context.Context) error {
 	return nil
 }
 
-// readDeployment lets the connections to Redis know whose rows Postgres has, and reports
-// whether Postgres has said so.
-func (p *process) readDeployment(ctx context.Context) bool {
+// readDeployment lets the connections to Redis know whose rows Postgres has.
+func (p *process) readDeployment(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
 	defer cancel()
 	d, err := p.db.Deployment(ctx)
 	if err != nil {
-		return false // the watch of Postgres tells of it
+		return err
 	}
 	p.redis.Identify(broker.Deployment(d))
-	return true
+	return nil
 }
 
-// identify asks Postgres again and again, until the context ends.
+// identify asks Postgres again and again, until the context ends. An answer that does not say
+// whose rows it has is logged when it comes first; of one that is away the watch tells.
 func (p *process) identify(ctx context.Context) error {
 	ticker := time.NewTicker(identifyInterval)
 	defer ticker.Stop()
+	refused := false
 	for {
-		p.readDeployment(ctx)
+		switch err := p.readDeployment(ctx); {
+		case err == nil:
+			refused = false
+		case sql.IsUnavailable(err) || refused:
+		default:
+			refused = true
+			p.log.Error().Err(err).Msg("postgres does not say whose rows it has, so they cannot be compared with those of redis")
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -37,6 +38,17 @@ func TestReadersNeedOnlyTheirRights(t *testing.T) {
 	}
 	if code, _, stderr := command(t, asReader, "migrate", "down"); code != 1 || !strings.Contains(stderr, "must be owner") {
 		t.Errorf("migrate down as the reader: exit code %d, said %s", code, stderr)
+	}
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }() // nothing is lost with it
+	if _, err := conn.Exec(t.Context(), "REVOKE SELECT ON telemetra.deployment FROM "+reader); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := command(t, asReader, "gateway", "--port=0"); code != 1 || !strings.Contains(stderr, "permission denied for table deployment") {
+		t.Errorf("without a right: exit code %d, said %s", code, stderr)
 	}
 }
 
