@@ -42,7 +42,8 @@ const (
 	maxSmallRead = 2 << 20
 	// maxLargeReads bounds the large reads of a process at a time. Each may take 32 MiB: an
 	// answer that grows, a row of the largest size as it is received and encoded. With two,
-	// the process of bench large-rows took 232 MiB instead of 181, and answered no more.
+	// the process of bench large-rows took 245 to 254 MiB instead of 193 to 201, and answered
+	// as much.
 	maxLargeReads = 1
 )
 
