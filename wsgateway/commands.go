@@ -23,7 +23,7 @@ func (s *session) handleCommand(text []byte) error {
 	var in clientFrame
 	if err := json.Unmarshal(text, &in); err != nil || in.Type == "" {
 		s.push(errorFrame("", codeBadFrame, `a frame must be a JSON object with a "type"`))
-		return nil
+		return nil //nolint:nilerr // the client is told, and the connection goes on
 	}
 	switch in.Type {
 	case "ping":
