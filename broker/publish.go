@@ -40,9 +40,10 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 			keys = append(keys, logKey(expect.Epoch, id))
 		}
 	}
+	run := b.runID()
 	args := make([]any, 0, 12+len(streams)+3*len(batch))
 	args = append(args,
-		expect.Epoch, strconv.FormatUint(expect.Token, 10), b.runID(),
+		expect.Epoch, strconv.FormatUint(expect.Token, 10), run,
 		strconv.FormatUint(next.Token, 10), state,
 		b.Limits.Events, b.Limits.Bytes, int(b.Limits.TTL.Seconds()),
 		channels.events, channels.heads, listing, len(streams))
@@ -57,6 +58,10 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 	switch {
 	case err != nil:
 		return Position{}, fmt.Errorf("publish %d events: %w", len(batch), err)
+	case b.runID() != run:
+		// The script was told of the process before, and has run on another: the connection
+		// was made for it. The position leads to the epoch that is to end.
+		return Position{}, ErrConflict
 	case reply[0] == "ok":
 		return next, nil
 	case reply[0] == "damaged":

@@ -445,3 +445,29 @@ func BenchmarkPublish(b *testing.B) {
 		})
 	}
 }
+
+// A Redis that was restarted between two batches is another process, also when the second
+// batch is what connects to it.
+func TestBatchThatMeetsARestartedRedisIsAConflict(t *testing.T) {
+	t.Parallel()
+	server := localtest.DurableRedis(t)
+	b := open(t, server.URL())
+	at, err := b.OpenEpoch(t.Context(), nil, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 { // an old connection may be found broken first
+		if _, err = b.Publish(t.Context(), at, nil, nil); err == nil || errors.Is(err, ErrConflict) {
+			break
+		}
+	}
+	if !errors.Is(err, ErrConflict) {
+		t.Errorf("a batch for a process that is gone: %v, want a conflict", err)
+	}
+}
