@@ -79,9 +79,9 @@ func TestFaultsDiskFull(t *testing.T) {
 	if got := sumEpochs(t, p.listener); got != 0 {
 		t.Errorf("%v epochs were opened, want 0", got)
 	}
-	// started, first epoch, publishing, and for each time that Postgres is away two lines of
+	// open reads, started, first epoch, publishing, and for each time that Postgres is away two lines of
 	// the listener and two of the watch.
-	const most = 3 + 4*faultRounds
+	const most = 4 + 4*faultRounds
 	if n := strings.Count(p.listener.log.String(), "\n") + 1; n > most {
 		t.Errorf("%d lines were logged, want %d at most:\n%s", n, most, p.listener.log)
 	}
