@@ -225,13 +225,13 @@ func TestStreamsOfAGatewayAreLimited(t *testing.T) {
 func TestHandshakeThatFailsLeavesNoStream(t *testing.T) {
 	w := newWorld(t)
 	h := w.gateway.hubs
-	if _, refusal := h.expect("s", access.Network(netip.MustParseAddr("127.0.0.1"))); refusal != nil {
+	if _, refusal := h.acquire("s", access.Network(netip.MustParseAddr("127.0.0.1"))); refusal != nil {
 		t.Fatal(refusal.Detail)
 	}
 	h.sweep(time.Now())
 	if h.get("s") == nil {
 		t.Fatal("a stream that is about to be joined is swept away")
 	}
-	h.get("s").forgo()
+	h.release(h.get("s"))
 	localtest.Eventually(t, "no stream", func() bool { h.sweep(time.Now()); return h.get("s") == nil })
 }

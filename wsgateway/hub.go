@@ -49,7 +49,6 @@ type hub struct {
 	state      state
 	ring       ring // of the newest events up to offset
 	clients    map[*subscription]struct{}
-	joining    int       // clients that are about to join
 	away       time.Time // since when it is not live; zero: it is
 	waits      stage     // for what it is not live
 	completing bool      // is about to be loaded again, because the state is partial
@@ -62,7 +61,10 @@ type hub struct {
 	cancel     context.CancelFunc
 	closed     bool
 
-	idleAt *list.Element // its place among those that nobody watches, whose lock guards it
+	// Guarded by the lock of the registry:
+
+	users  int           // subscriptions, and those who are about to make one
+	idleAt *list.Element // its place among the hubs without users
 }
 
 // stage is what a hub that is not live waits for.
@@ -75,7 +77,6 @@ const (
 )
 
 func newHub(g *Gateway, id string) *hub {
-	g.metrics.hubs.Inc()
 	return &hub{
 		id: id, gateway: g, acked: make(chan struct{}), away: time.Now(), state: state{all: &g.stateBytes},
 		clients: make(map[*subscription]struct{}), cancel: func() {},
@@ -490,7 +491,7 @@ func (h *hub) catchUp(head uint64) {
 func (h *hub) complete() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || h.completing || h.phase != live || !h.state.partial || !h.watched() {
+	if h.closed || h.completing || h.phase != live || !h.state.partial || len(h.clients) == 0 {
 		return
 	}
 	h.completing = true
@@ -518,29 +519,10 @@ func (h *hub) complete() {
 	})
 }
 
-// expect announces a join, so that the hub is not swept away before it. The caller owes a
-// join or a forgo.
-func (h *hub) expect() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.joining++
-	h.noteWatched()
-}
-
-// forgo takes an announcement back.
-func (h *hub) forgo() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.joining--
-	h.noteWatched()
-}
-
 // join adds a client. The stream begins for it now, or when the hub is loaded.
 func (h *hub) join(s *subscription) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	defer h.noteWatched()
-	h.joining--
 	if s.gone {
 		return
 	}
@@ -554,30 +536,21 @@ func (h *hub) join(s *subscription) {
 	h.admit(s) // a hub that repairs has a state too, and the tail follows for everybody
 }
 
-// leave removes a client: from here on nothing more is queued for it.
+// leave removes a client, and ends its use of the hub: from here on nothing more is queued
+// for it.
 func (h *hub) leave(s *subscription) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	s.gone = true
 	delete(h.clients, s)
-	h.noteWatched()
+	h.mu.Unlock()
+	h.gateway.hubs.release(h)
 }
 
-// noteWatched keeps the hub among those that nobody watches, or out of it. One that is not
-// live is of no use to clients that come back. h.mu is held.
-func (h *hub) noteWatched() {
-	switch {
-	case h.watched() || h.closed:
-		h.gateway.hubs.idle.remove(h)
-	case h.phase == live:
-		h.gateway.hubs.idle.add(h, time.Now())
-	default:
-		h.gateway.hubs.idle.add(h, time.Time{})
-	}
+func (h *hub) isLive() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.phase == live
 }
-
-// watched reports whether anybody watches, or is about to. h.mu is held.
-func (h *hub) watched() bool { return len(h.clients) > 0 || h.joining > 0 }
 
 func (h *hub) size() int {
 	h.mu.Lock()
@@ -585,18 +558,15 @@ func (h *hub) size() int {
 	return len(h.clients)
 }
 
-// close ends the hub's work, unless somebody watches.
-func (h *hub) close() (closed bool) {
+// close ends the work of a hub that the registry has no more.
+func (h *hub) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.watched() || h.closed {
-		return false
+	if h.closed {
+		return
 	}
 	h.closed = true
-	h.noteWatched()
 	h.cancel()
 	h.state.release()
 	h.state = state{all: h.state.all}
-	h.gateway.metrics.hubs.Dec()
-	return true
 }

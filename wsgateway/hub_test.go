@@ -4,13 +4,17 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
+	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
 // lossy is a gateway that hears badly: messages are lost, come twice, or come
@@ -137,6 +141,13 @@ func TestPendingIsBounded(t *testing.T) {
 	c.quiet()
 }
 
+// idle is the hub that has had no users for longest, or nil.
+func idle(g *Gateway) *hub {
+	g.hubs.mu.RLock()
+	defer g.hubs.mu.RUnlock()
+	return g.hubs.idleSince(time.Now())
+}
+
 func TestHubLingersAndGoes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -144,7 +155,7 @@ func TestHubLingersAndGoes(t *testing.T) {
 	c.connected("new")
 	_ = c.conn.Close()
 	h := w.gateway.hubs.get("s")
-	localtest.Eventually(t, "the client has left", func() bool { return h.size() == 0 })
+	localtest.Eventually(t, "the client has left", func() bool { return idle(w.gateway) == h })
 	w.gateway.hubs.sweep(time.Now().Add(-linger))
 	if w.gateway.hubs.get("s") != h {
 		t.Error("the hub did not linger")
@@ -160,6 +171,51 @@ func TestHubLingersAndGoes(t *testing.T) {
 	again.connected("new")
 	w.moments("s", 1, 1)
 	again.events(w.at.Epoch, 1, 1)
+}
+
+// A hub that is busy, as with a delivery to thousands of clients, holds up no other, also when
+// it is about to go.
+func TestBusyHubHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	acquire := func(g *Gateway, stream string) *hub {
+		t.Helper()
+		h, refusal := g.hubs.acquire(stream, netip.Prefix{})
+		if refusal != nil {
+			t.Error(refusal.Detail)
+		}
+		return h
+	}
+	for name, end := range map[string]func(g *Gateway, h *hub){
+		"swept":   func(g *Gateway, _ *hub) { g.hubs.sweep(time.Now()) },
+		"retired": func(g *Gateway, h *hub) { g.hubs.retire(h) },
+		"evicted": func(g *Gateway, _ *hub) { acquire(g, "in its place") },
+		"wanted":  func(g *Gateway, h *hub) { h.join(&subscription{hub: acquire(g, h.id), gone: true}) },
+		"left":    func(g *Gateway, h *hub) { acquire(g, h.id); g.hubs.release(h) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := alone(t)
+			var err error
+			if g.limiter, err = access.NewLimiter(access.LimitConfig{Streams: 2}); err != nil {
+				t.Fatal(err)
+			}
+			busy, other := acquire(g, "busy"), acquire(g, "other")
+			g.hubs.release(busy)
+			busy.mu.Lock()
+			done := make(chan struct{}, 1)
+			var waiting sync.WaitGroup
+			waiting.Go(func() { end(g, busy) })
+			waiting.Go(func() {
+				for idle(g) == busy {
+					runtime.Gosched()
+				}
+				g.hubs.release(acquire(g, other.id))
+				done <- struct{}{}
+			})
+			receive(t, "another hub", done)
+			busy.mu.Unlock()
+			waiting.Wait()
+		})
+	}
 }
 
 // discard is a socket that takes everything: /dev/null.

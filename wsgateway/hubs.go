@@ -30,9 +30,9 @@ const (
 type hubs struct {
 	gateway *Gateway
 
-	mu   sync.RWMutex // before the lock of a hub, never after it
+	mu   sync.RWMutex // no lock of a hub is taken while it is held
 	byID map[string]*hub
-	idle idle
+	idle list.List // of idleHub, those first that have had no users for longest
 
 	epochs epochs
 
@@ -97,43 +97,81 @@ func (hs *hubs) all() []*hub {
 	return out
 }
 
-// expect returns the hub of a stream, which stays until a client of the address has joined
-// it or forgoes that; or why there is none.
-func (hs *hubs) expect(streamID string, from netip.Prefix) (*hub, *access.Refusal) {
+// acquire returns the hub of a stream for a client of an address, or why that may not have it.
+// The hub stays until the caller, or the subscription that it makes, calls release.
+func (hs *hubs) acquire(streamID string, from netip.Prefix) (*hub, *access.Refusal) {
 	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	h := hs.byID[streamID]
-	if h == nil {
-		if refusal := hs.makeRoom(from); refusal != nil {
-			hs.gateway.metrics.streamsRefused.WithLabelValues(refusal.Reason).Inc()
-			return nil, refusal
-		}
-		h = newHub(hs.gateway, streamID)
-		hs.byID[streamID] = h
-		if hs.group != nil {
-			hs.open(h)
-		}
+	h, evicted, refusal := hs.use(streamID, from)
+	hs.mu.Unlock()
+	if evicted != nil {
+		evicted.close()
 	}
-	h.expect() // under hs.mu: sweep must not take it away
-	return h, nil
+	if refusal != nil {
+		hs.gateway.metrics.streamsRefused.WithLabelValues(refusal.Reason).Inc()
+	}
+	return h, refusal
 }
 
-// makeRoom returns why there may not be one more hub, or makes sure that there may be: of
-// those that nobody watches the one goes that has for longest. hs.mu is held.
-func (hs *hubs) makeRoom(from netip.Prefix) *access.Refusal {
+// use is acquire. The caller closes the hub that had to go for it, if one had to. hs.mu is held.
+func (hs *hubs) use(streamID string, from netip.Prefix) (h, evicted *hub, refusal *access.Refusal) {
 	limiter := hs.gateway.limiter
-	full := limiter.StreamsFull(len(hs.byID))
-	oldest := hs.idle.first()
-	if full && oldest == nil {
-		return access.TooManyStreams()
+	if h = hs.byID[streamID]; h == nil {
+		full := limiter.StreamsFull(len(hs.byID))
+		if full {
+			if evicted = hs.idleSince(time.Now()); evicted == nil {
+				return nil, nil, access.TooManyStreams()
+			}
+		}
+		if refusal = limiter.AdmitStream(from); refusal != nil {
+			return nil, nil, refusal
+		}
+		if full {
+			hs.remove(evicted)
+		}
+		h = hs.add(streamID)
 	}
-	if refusal := limiter.AdmitStream(from); refusal != nil {
-		return refusal
+	if h.users++; h.idleAt != nil {
+		hs.idle.Remove(h.idleAt)
+		h.idleAt = nil
 	}
-	if full {
-		hs.remove(oldest)
+	return h, evicted, nil
+}
+
+// release gives back what acquire gave. A hub that is not live is of no use to clients that
+// come back, and is the first to go.
+func (hs *hubs) release(h *hub) {
+	live := h.isLive()
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if h.users--; h.users > 0 {
+		return
 	}
-	return nil
+	if live {
+		h.idleAt = hs.idle.PushBack(idleHub{h, time.Now()})
+	} else {
+		h.idleAt = hs.idle.PushFront(idleHub{h, time.Time{}})
+	}
+}
+
+// add makes the hub of a stream that has none. hs.mu is held.
+func (hs *hubs) add(streamID string) *hub {
+	h := newHub(hs.gateway, streamID)
+	hs.byID[streamID] = h
+	hs.gateway.metrics.hubs.Set(float64(len(hs.byID)))
+	if hs.group != nil {
+		hs.open(h)
+	}
+	return h
+}
+
+// remove takes out a hub that has no users, which the caller closes when it has released
+// hs.mu, which is held.
+func (hs *hubs) remove(h *hub) {
+	hs.idle.Remove(h.idleAt)
+	h.idleAt = nil
+	delete(hs.byID, h.id)
+	hs.gateway.metrics.hubs.Set(float64(len(hs.byID)))
+	hs.gateway.subscriber.Unsubscribe(h.id)
 }
 
 // sweeps closes hubs that nobody has watched for a while, until the context ends.
@@ -150,73 +188,47 @@ func (hs *hubs) sweeps(ctx context.Context) error {
 	}
 }
 
-// sweep closes the hubs that nobody has watched since a time. It holds no lock for long.
+// sweep closes the hubs that have had no users since a time. It holds the registry's lock for
+// one of them at a time.
 func (hs *hubs) sweep(since time.Time) {
-	for h := hs.idle.before(since); h != nil; h = hs.idle.before(since) {
-		hs.retire(h)
+	for {
+		hs.mu.Lock()
+		h := hs.idleSince(since)
+		if h != nil {
+			hs.remove(h)
+		}
+		hs.mu.Unlock()
+		if h == nil {
+			return
+		}
+		h.close()
 	}
 }
 
-// retire closes a hub that nobody watches, and reports whether it has.
+// retire closes a hub if it has no users, and reports whether it is closed.
 func (hs *hubs) retire(h *hub) bool {
 	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	return hs.remove(h)
-}
-
-// remove is retire. hs.mu is held.
-func (hs *hubs) remove(h *hub) bool {
-	if !h.close() {
-		return false
+	if h.idleAt != nil {
+		hs.remove(h)
 	}
-	delete(hs.byID, h.id)
-	hs.gateway.subscriber.Unsubscribe(h.id)
-	return true
+	gone := hs.byID[h.id] != h
+	hs.mu.Unlock()
+	if gone {
+		h.close()
+	}
+	return gone
 }
 
-// idle are the hubs that nobody watches, those first that have gone unwatched for longest.
-// Hubs ask it with their lock held, so it takes no other.
-type idle struct {
-	mu    sync.Mutex
-	order list.List
-}
-
+// idleHub is a hub without users.
 type idleHub struct {
 	hub   *hub
 	since time.Time
 }
 
-// add puts a hub behind those that have been idle since the same time or for longer. The
-// zero time is before all others.
-func (i *idle) add(h *hub, since time.Time) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	switch {
-	case h.idleAt != nil:
-	case since.IsZero():
-		h.idleAt = i.order.PushFront(idleHub{h, since})
-	default:
-		h.idleAt = i.order.PushBack(idleHub{h, since})
-	}
-}
-
-func (i *idle) remove(h *hub) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if h.idleAt != nil {
-		i.order.Remove(h.idleAt)
-		h.idleAt = nil
-	}
-}
-
-// first returns the hub that is to go first, or nil.
-func (i *idle) first() *hub { return i.before(time.Now()) }
-
-// before returns a hub that has been idle since before a time, or nil.
-func (i *idle) before(t time.Time) *hub {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if e := i.order.Front(); e != nil {
+// idleSince returns the hub that has had no users for longest, if that is since a time or
+// before, or nil. hs.mu is held.
+func (hs *hubs) idleSince(t time.Time) *hub {
+	if e := hs.idle.Front(); e != nil {
 		if at, ok := e.Value.(idleHub); ok && !at.since.After(t) {
 			return at.hub
 		}

@@ -3,6 +3,7 @@ package wsgateway
 import (
 	"bufio"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -145,7 +146,7 @@ func TestLateStreamBesideALateGateway(t *testing.T) {
 		for _, many := range []bool{false, true} {
 			g := alone(t)
 			g.log = zerolog.Nop()
-			h := newHub(g, "s")
+			h, _ := g.hubs.acquire("s", netip.Prefix{})
 			near, far := net.Pipe()
 			s := anyone(t, g, near)
 			s.many = many
@@ -195,7 +196,6 @@ func TestLateStreamBesideALateGateway(t *testing.T) {
 			if many {
 				s.begin(nil, nil)
 			}
-			h.expect()
 			s.join(h, nil)
 			g.health.connected(nil)
 			g.lates.tell(time.Now())

@@ -415,8 +415,8 @@ func (l *life) describe() string {
 	for i, g := range l.now {
 		for _, h := range g.hubs.all() {
 			h.mu.Lock()
-			fmt.Fprintf(&b, "gateway %d, stream %s: phase %d at %s-%d, %d clients, %d joining, %d pending, dropped %t\n",
-				i, h.id, h.phase, h.epoch, h.offset, len(h.clients), h.joining, len(h.pending), h.dropped)
+			fmt.Fprintf(&b, "gateway %d, stream %s: phase %d at %s-%d, %d clients, %d pending, dropped %t\n",
+				i, h.id, h.phase, h.epoch, h.offset, len(h.clients), len(h.pending), h.dropped)
 			for s := range h.clients {
 				o := s.session.out
 				o.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -113,7 +114,7 @@ func TestAPanicInADeliveryStartsTheStreamOver(t *testing.T) {
 	other.connected("new")
 	w.moments("s", 1, 1)
 	c.events(w.at.Epoch, 1, 1)
-	h := w.gateway.hubs.get("s")
+	h, _ := w.gateway.hubs.acquire("s", netip.Prefix{})
 	open := make(chan struct{})
 	close(open)
 	// Its stream can begin, but an event has no place to be queued.

@@ -53,11 +53,9 @@ func (h *hub) beginNew(s *subscription, reason string) {
 // get events. h.mu is held.
 func (h *hub) resumeLater(s *subscription) {
 	delete(h.clients, s)
-	h.joining++
 	hs := h.gateway.hubs
 	hs.group.Go(func() error {
 		defer h.gateway.metrics.panics.Recover("resume a client", s.session.fault)
-		defer h.forgo()
 		for !s.session.takeRoom() { // before the turn, which others wait for, too
 			if sleep(hs.ctx, resumeEvery) != nil {
 				return nil

@@ -61,7 +61,7 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 	address := access.Network(from)
 	var h *hub
 	if refusal == nil && streamID != "" {
-		if h, refusal = g.hubs.expect(streamID, address); refusal != nil {
+		if h, refusal = g.hubs.acquire(streamID, address); refusal != nil {
 			release()
 		}
 	}
@@ -72,7 +72,7 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 	s, read := connect(w, r)
 	if s == nil {
 		if h != nil {
-			h.forgo()
+			g.hubs.release(h)
 		}
 		release()
 		return

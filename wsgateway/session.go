@@ -115,7 +115,7 @@ func (s *session) follow(streamID string, since *event.ID) *complaint {
 	if c := s.mayFollow(streamID); c != nil {
 		return c
 	}
-	h, refusal := s.gateway.hubs.expect(streamID, s.address)
+	h, refusal := s.gateway.hubs.acquire(streamID, s.address)
 	if refusal != nil {
 		return &complaint{codeManyStreams, fmt.Sprintf("%s; try again in %.0f s", refusal.Detail, refusal.RetryAfter.Seconds())}
 	}
@@ -123,7 +123,7 @@ func (s *session) follow(streamID string, since *event.ID) *complaint {
 	return nil
 }
 
-// join makes the session a client of a hub that expects it.
+// join makes the session a client of a hub that was acquired for it.
 func (s *session) join(h *hub, since *event.ID) {
 	sub := s.add(h, since)
 	if sub == nil {
@@ -134,13 +134,13 @@ func (s *session) join(h *hub, since *event.ID) {
 }
 
 // add notes a stream that the session follows from now on. It returns nil when the session
-// has ended; the hub then expects it no longer, as after a panic.
+// has ended; the hub is then released, as after a panic.
 func (s *session) add(h *hub, since *event.ID) (added *subscription) {
 	s.mu.Lock()
 	defer func() {
 		s.mu.Unlock()
 		if added == nil {
-			h.forgo()
+			s.gateway.hubs.release(h)
 		}
 	}()
 	if s.gone {
