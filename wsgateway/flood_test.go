@@ -221,6 +221,35 @@ func TestStreamsOfAGatewayAreLimited(t *testing.T) {
 	}
 }
 
+// One address cannot follow so many streams that none are left to the others. It may begin
+// another when it leaves one, and a stream that it has left lately counts when it comes back to it.
+func TestStreamsOfAnAddressLeaveRoom(t *testing.T) {
+	w := newWorld(t, behindProxy, func(_ *world, c *Config) { c.Limits.Streams = 5 })
+	many := w.from("10.0.0.1").connectMany()
+	leave := func(stream string) {
+		many.send(gws.OpcodeText, `{"type":"unsubscribe","stream_id":"`+stream+`"}`)
+		many.next()
+	}
+	begin := func(c *client, streams ...string) {
+		for _, id := range streams {
+			c.subscribe(id, "")
+			c.connected("new")
+		}
+	}
+	begin(many, "a", "b", "c")
+	w.refuses(many, "d", http.StatusTooManyRequests, "streams_per_ip")
+	leave("a")
+	begin(many, "d")
+	w.refuses(many, "a", http.StatusTooManyRequests, "streams_per_ip") // which lingers
+	other := w.from("10.0.0.2").connectMany()
+	begin(other, "b", "a") // b is the first address's
+	w.from("10.0.0.1")
+	leave("b")
+	w.refuses(many, "e", http.StatusTooManyRequests, "streams_per_ip")
+	w.from("10.0.0.3").connect("e").connected("new")
+	w.from("10.0.0.4").refuses(other, "f", http.StatusServiceUnavailable, "streams")
+}
+
 // A handshake that comes to nothing leaves no stream behind that somebody is about to join.
 func TestHandshakeThatFailsLeavesNoStream(t *testing.T) {
 	w := newWorld(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -64,6 +65,7 @@ type hub struct {
 	// Guarded by the lock of the registry:
 
 	users  int           // subscriptions, and those who are about to make one
+	holder netip.Prefix  // the address of the first user
 	idleAt *list.Element // its place among the hubs without users
 }
 

@@ -32,7 +32,8 @@ type hubs struct {
 
 	mu   sync.RWMutex // no lock of a hub is taken while it is held
 	byID map[string]*hub
-	idle list.List // of idleHub, those first that have had no users for longest
+	idle list.List            // of idleHub, those first that have had no users for longest
+	held map[netip.Prefix]int // streams by the address that has begun them, as long as they have users
 
 	epochs epochs
 
@@ -46,7 +47,7 @@ type hubs struct {
 
 func newHubs(g *Gateway) *hubs {
 	return &hubs{
-		gateway: g, byID: make(map[string]*hub), heads: newHeads(g.readHeads),
+		gateway: g, byID: make(map[string]*hub), held: make(map[netip.Prefix]int), heads: newHeads(g.readHeads),
 		states: newTurns(maxStates, g.metrics.waiting[forState]), logs: newTurns(maxLogs, g.metrics.waiting[forLog]),
 	}
 }
@@ -115,22 +116,27 @@ func (hs *hubs) acquire(streamID string, from netip.Prefix) (*hub, *access.Refus
 // use is acquire. The caller closes the hub that had to go for it, if one had to. hs.mu is held.
 func (hs *hubs) use(streamID string, from netip.Prefix) (h, evicted *hub, refusal *access.Refusal) {
 	limiter := hs.gateway.limiter
-	if h = hs.byID[streamID]; h == nil {
-		full := limiter.StreamsFull(len(hs.byID))
-		if full {
-			if evicted = hs.idleSince(time.Now()); evicted == nil {
-				return nil, nil, access.TooManyStreams()
-			}
+	h = hs.byID[streamID]
+	if h == nil || h.users == 0 {
+		if refusal = limiter.ReserveStream(from, hs.held[from], len(hs.byID)-hs.idle.Len()); refusal != nil {
+			return nil, nil, refusal
 		}
+	}
+	if h == nil {
 		if refusal = limiter.AdmitStream(from); refusal != nil {
 			return nil, nil, refusal
 		}
-		if full {
+		if limiter.StreamsFull(len(hs.byID)) { // and so one has no users
+			evicted = hs.idleSince(time.Now())
 			hs.remove(evicted)
 		}
 		h = hs.add(streamID)
 	}
-	if h.users++; h.idleAt != nil {
+	if h.users++; h.users == 1 {
+		h.holder = from
+		hs.held[from]++
+	}
+	if h.idleAt != nil {
 		hs.idle.Remove(h.idleAt)
 		h.idleAt = nil
 	}
@@ -145,6 +151,9 @@ func (hs *hubs) release(h *hub) {
 	defer hs.mu.Unlock()
 	if h.users--; h.users > 0 {
 		return
+	}
+	if hs.held[h.holder]--; hs.held[h.holder] == 0 {
+		delete(hs.held, h.holder)
 	}
 	if live {
 		h.idleAt = hs.idle.PushBack(idleHub{h, time.Now()})

@@ -26,7 +26,7 @@ const (
 	codeSubscribed    = "already_subscribed"     // the stream is followed
 	codeNotSubscribed = "not_subscribed"         // the stream is not followed
 	codeTooMany       = "too_many_subscriptions" // as many streams as one socket may follow
-	codeManyStreams   = "too_many_streams"       // as many streams as the gateway may follow, or new ones of the address
+	codeManyStreams   = "too_many_streams"       // as many streams as the gateway, or the address, may follow, or new ones of the address
 	codeNotAllowed    = "not_allowed"            // the token does not allow the stream
 	codeBadToken      = "bad_token"              // a token that is refused; the one before it stays
 	codeAuthOff       = "auth_off"               // a token where none is looked at

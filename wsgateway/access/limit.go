@@ -18,7 +18,7 @@ type LimitConfig struct {
 	ConnectionsPerIP int     `name:"ws-max-connections-per-ip" env:"WS_MAX_CONNECTIONS_PER_IP" default:"1000" help:"Most sockets of one address (of one /64 network with IPv6); 0: no limit."`
 	HandshakesPerIP  float64 `name:"ws-max-handshakes-per-ip" env:"WS_MAX_HANDSHAKES_PER_IP" default:"100" help:"Most handshakes a second of one address, ten seconds' worth at a time; 0: no limit."`
 	Subscriptions    int     `name:"ws-max-subscriptions" env:"WS_MAX_SUBSCRIPTIONS" default:"100" help:"Most streams that one socket of /ws/live may follow; 0: no limit."`
-	Streams          int     `name:"ws-max-streams" env:"WS_MAX_STREAMS" default:"20000" help:"Most streams that clients of this process follow at a time; 0: no limit."`
+	Streams          int     `name:"ws-max-streams" env:"WS_MAX_STREAMS" default:"20000" help:"Most streams that clients of this process follow at a time, of which one address may begin as many as it leaves to the others; 0: no limit."`
 	NewStreamsPerIP  float64 `name:"ws-max-new-streams-per-ip" env:"WS_MAX_NEW_STREAMS_PER_IP" default:"200" help:"Most streams a second that one address may begin and nobody else follows, ten seconds' worth at a time; 0: no limit."`
 	FramesPerSecond  float64 `name:"ws-max-frames" env:"WS_MAX_FRAMES" default:"20" help:"Most frames a second that a client may send, ten seconds' worth and a subscribe frame for each stream at a time; each ping, pong and fragment is one, an auth frame counts as ten; 0: no limit."`
 }
@@ -106,11 +106,23 @@ func (r *rates) allow(from netip.Prefix) bool {
 	return l.Allow()
 }
 
-// StreamsFull reports whether a process that follows n streams may follow no other.
+// StreamsFull reports whether a process that has n streams may have no other.
 func (l *Limiter) StreamsFull(n int) bool { return l.config.Streams > 0 && n >= l.config.Streams }
 
-// AdmitStream counts a stream that an address begins and nobody else follows, or returns why
-// it may not.
+// ReserveStream returns why an address that holds so many of the streams that are followed may
+// not hold another, or nil. It may hold as many as it leaves to the others, so one address gets
+// half of all, two get a third each, and there is always room for one that has none.
+func (l *Limiter) ReserveStream(from netip.Prefix, held, followed int) *Refusal {
+	switch {
+	case l.StreamsFull(followed):
+		return &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonStreams, Detail: "this gateway follows as many streams as it may", RetryAfter: streamsRetryAfter}
+	case l.config.Streams > 0 && from.IsValid() && held > l.config.Streams-followed:
+		return &Refusal{Status: http.StatusTooManyRequests, Reason: reasonStreamsPerIP, Detail: "this address follows as many streams as it may", RetryAfter: streamsRetryAfter}
+	}
+	return nil
+}
+
+// AdmitStream counts a new stream that an address begins, or returns why it may not.
 func (l *Limiter) AdmitStream(from netip.Prefix) *Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -17,6 +17,7 @@ const (
 	reasonNewStreams       = "new_streams_per_ip"
 	reasonStream           = "stream"  // not among those of the token
 	reasonStreams          = "streams" // as many as a process may follow
+	reasonStreamsPerIP     = "streams_per_ip"
 	reasonTokenAudience    = "token_audience"
 	reasonTokenEarly       = "token_early"
 	reasonTokenExpired     = "token_expired"
@@ -30,12 +31,12 @@ const (
 // Reasons are all that a refusal can have.
 var Reasons = [...]string{
 	reasonConnections, reasonConnectionsPerIP, reasonDraining, reasonHandshakes, reasonNewStreams, reasonStream, reasonStreams,
-	reasonTokenAudience, reasonTokenEarly, reasonTokenExpired, reasonTokenIssuer, reasonTokenKeys, reasonTokenMalformed, reasonTokenMissing,
+	reasonStreamsPerIP, reasonTokenAudience, reasonTokenEarly, reasonTokenExpired, reasonTokenIssuer, reasonTokenKeys, reasonTokenMalformed, reasonTokenMissing,
 	reasonTokenSignature,
 }
 
 // StreamReasons are those for which a stream is not begun.
-var StreamReasons = [...]string{reasonNewStreams, reasonStreams}
+var StreamReasons = [...]string{reasonNewStreams, reasonStreams, reasonStreamsPerIP}
 
 // streamsRetryAfter is when a client that was refused a stream should come back.
 const streamsRetryAfter = 5 * time.Second
@@ -53,11 +54,6 @@ type Refusal struct {
 // Draining refuses a client of a process that hands its clients to others.
 func Draining() *Refusal {
 	return &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonDraining, Detail: "this gateway is shutting down; connect again", RetryAfter: time.Second}
-}
-
-// TooManyStreams refuses a stream that a full process would have to begin.
-func TooManyStreams() *Refusal {
-	return &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonStreams, Detail: "this gateway follows as many streams as it may", RetryAfter: streamsRetryAfter}
 }
 
 // Forbidden refuses a stream that the token does not allow.
