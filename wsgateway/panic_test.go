@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -18,6 +20,7 @@ import (
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/httpapi/contain"
 	"github.com/telemetra/telemetra/sql"
+	"github.com/telemetra/telemetra/wsgateway/access"
 	"github.com/telemetra/telemetra/wsgateway/websocket"
 )
 
@@ -141,6 +144,36 @@ func TestAPanicInADeliveryStartsTheStreamOver(t *testing.T) {
 	other.quiet()
 	w.moments("other", 1, 1)
 	other.events(w.at.Epoch, 1, 1)
+}
+
+// A request that panics before its session has begun holds neither a place nor a stream.
+func TestAPanicInAHandshakeHoldsNothing(t *testing.T) {
+	t.Parallel()
+	g := alone(t)
+	var err error
+	if g.limiter, err = access.NewLimiter(access.LimitConfig{Connections: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for name, tokens := range map[string]*access.Tokens{"in the check of a token": nil, "in the upgrade": g.tokens} {
+		g.tokens = tokens
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			g.open(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil), "s", nil, nil)
+		}()
+		release, refusal := g.limiter.Admit(netip.Addr{})
+		if refusal != nil {
+			t.Fatalf("%s: %s", name, refusal.Detail)
+		}
+		release()
+		if h := g.hubs.get("s"); h != nil && idle(g) != h {
+			t.Errorf("%s: the stream stays", name)
+		}
+	}
+	g.sessions.Wait()
 }
 
 // A defect in the writing ends the one client: with 1011 as long as nothing of a frame is

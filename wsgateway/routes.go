@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 
 	"github.com/telemetra/telemetra/broker/event"
@@ -45,7 +44,8 @@ func (g *Gateway) openStream(w http.ResponseWriter, r *http.Request, escaped str
 
 // open decides whether a client may have a session, before its connection is taken
 // over, and answers why not. The session follows a stream; "": those that the client
-// will say.
+// will say. The rate of handshakes counts those with a bad token, too, whose check costs; a
+// place is held by a session alone.
 func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, since *event.ID, connect connector) {
 	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil { // what is left out of it must not count as not given
 		problem.Write(w, http.StatusBadRequest, "the query cannot be read: "+err.Error())
@@ -57,13 +57,33 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 	}
 	defer g.sessions.Done()
 	from := router.ClientIP(w)
-	grant, release, refusal := g.admitClient(from, r, streamID)
-	address := access.Network(from)
-	var h *hub
-	if refusal == nil && streamID != "" {
-		if h, refusal = g.hubs.acquire(streamID, address); refusal != nil {
-			release()
+	release, refusal := g.limiter.Admit(from)
+	if refusal != nil {
+		g.refuse(w, r, refusal)
+		return
+	}
+	var (
+		h       *hub
+		s       *session
+		started bool
+	)
+	defer func() {
+		if started { // it gives everything back itself
+			return
 		}
+		if s != nil { // after a panic
+			s.leave()
+			s.out.kill()
+		}
+		if h != nil {
+			g.hubs.release(h)
+		}
+		release()
+	}()
+	grant, refusal := g.authorize(r, streamID)
+	address := access.Network(from)
+	if refusal == nil && streamID != "" {
+		h, refusal = g.hubs.acquire(streamID, address)
 	}
 	if refusal != nil {
 		g.refuse(w, r, refusal)
@@ -71,16 +91,13 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 	}
 	s, read := connect(w, r)
 	if s == nil {
-		if h != nil {
-			g.hubs.release(h)
-		}
-		release()
 		return
 	}
 	s.many, s.address = h == nil, address
 	s.permit(grant)
 	g.wheel.add(s)
 	g.metrics.connects.Inc()
+	started = true
 	g.sessions.Go(func() {
 		defer release()
 		defer func() {
@@ -115,21 +132,14 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, refusal *access
 	refusal.Write(w)
 }
 
-// admitClient tells what a client may see, if it may have a session at all. The caller
-// owes a call of release when that has ended.
-func (g *Gateway) admitClient(from netip.Addr, r *http.Request, streamID string) (grant *access.Grant, release func(), refusal *access.Refusal) {
-	release, refusal = g.limiter.Admit(from)
-	if refusal != nil {
-		return nil, nil, refusal
-	}
-	grant, refusal = g.tokens.AdmitSocket(r)
+// authorize returns what the token of a client allows, if it may follow the stream; "": those
+// that it will say.
+func (g *Gateway) authorize(r *http.Request, streamID string) (*access.Grant, *access.Refusal) {
+	grant, refusal := g.tokens.AdmitSocket(r)
 	if refusal == nil && streamID != "" && !grant.Allows(streamID) {
 		refusal = access.Forbidden(streamID)
 	}
-	if refusal != nil {
-		release()
-	}
-	return grant, release, refusal
+	return grant, refusal
 }
 
 // sinceOfQuery reads the id after which a client wants to go on from the address.
