@@ -489,11 +489,11 @@ func (h *hub) catchUp(head uint64) {
 }
 
 // complete loads the hub again, whose state is partial, once Postgres answers: until then it
-// goes on delivering.
+// goes on delivering. Where Postgres is left alone it does nothing.
 func (h *hub) complete() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || h.completing || h.phase != live || !h.state.partial || len(h.clients) == 0 {
+	if h.closed || h.completing || h.phase != live || !h.state.partial || len(h.clients) == 0 || !h.gateway.postgres.allow(time.Now()) {
 		return
 	}
 	h.completing = true

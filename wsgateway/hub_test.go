@@ -173,6 +173,30 @@ func TestHubLingersAndGoes(t *testing.T) {
 	again.events(w.at.Epoch, 1, 1)
 }
 
+// A stream that is not completed, because nobody watches it, leaves the one attempt at a failing
+// Postgres to others.
+func TestStreamThatIsNotCompletedAsksNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.connect("s")
+	c.connected("new")
+	_ = c.conn.Close()
+	h := w.gateway.hubs.get("s")
+	localtest.Eventually(t, "the client has left", func() bool { return idle(w.gateway) == h })
+	h.mu.Lock()
+	h.state.partial = true
+	h.mu.Unlock()
+	for range breakAfter {
+		w.gateway.postgres.done(time.Now().Add(-breakFor), false)
+	}
+	if err := w.gateway.compareOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !w.gateway.postgres.allow(time.Now()) {
+		t.Error("nobody may ask Postgres, and nobody does")
+	}
+}
+
 // A hub that is busy, as with a delivery to thousands of clients, holds up no other, also when
 // it is about to go.
 func TestBusyHubHoldsUpNoOther(t *testing.T) {
