@@ -69,12 +69,11 @@ type hub struct {
 	idleAt *list.Element // its place among the hubs without users
 }
 
-// stage is what a hub that is not live waits for.
+// stage is the dependency that a hub which is not live waits for, or will when it has its turn.
 type stage uint8
 
 const (
 	forRedis stage = iota
-	forTurn
 	forPostgres
 )
 
@@ -208,11 +207,11 @@ var errNobodyWaits = errors.New("nobody waits for the stream any more")
 // inTurn does work that needs a dependency when it is the hub's turn. A hub for which
 // nobody waits any more leaves its turn to the others, and goes.
 func (h *hub) inTurn(ctx context.Context, turns *turns, why stage, work func() error) error {
-	u := h.askTurn(turns)
+	u := h.askTurn(turns, why)
 	defer u.end()
 	err := u.wait(ctx)
 	h.mu.Lock()
-	h.turn, h.waits = nil, why
+	h.turn = nil
 	h.mu.Unlock()
 	switch {
 	case err != nil:
@@ -224,7 +223,7 @@ func (h *hub) inTurn(ctx context.Context, turns *turns, why stage, work func() e
 }
 
 // askTurn asks for a turn for the clients that the hub has.
-func (h *hub) askTurn(turns *turns) *turn {
+func (h *hub) askTurn(turns *turns, why stage) *turn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	claimants := make([]claimant, 0, min(len(h.clients), maxClaimants))
@@ -234,7 +233,7 @@ func (h *hub) askTurn(turns *turns) *turn {
 		}
 		claimants = append(claimants, s.session.claimant())
 	}
-	h.turn, h.waits = turns.ask(claimants...), forTurn
+	h.turn, h.waits = turns.ask(claimants...), why
 	return h.turn
 }
 

@@ -128,13 +128,13 @@ func (h *hub) overdue(since time.Time) bool {
 // delay is why the hub, or a client that waits for it, does not go on. h.mu is held.
 func (h *hub) delay() string {
 	g := h.gateway
-	if h.phase == loading && (h.waits == forPostgres || h.waits == forTurn && g.postgres.failing()) {
+	if h.waits == forPostgres && (h.turn == nil || g.postgres.failing()) {
 		return delayedPostgres
 	}
 	if why := g.health.redisAway(); why != "" {
 		return why
 	}
-	if h.phase == live || h.waits == forTurn { // a client that comes back waits to read the log
+	if h.phase == live || h.turn != nil { // a client that comes back waits to read the log
 		return delayedTurn
 	}
 	return broker.ConditionUnreachable.String()

@@ -116,6 +116,22 @@ func TestStreamWhoseStateIsNotRead(t *testing.T) {
 	}
 }
 
+// A stream whose log has expired waits for Postgres, and not for Redis.
+func TestStreamWhoseLogHasExpiredWaitsForPostgres(t *testing.T) {
+	w := newWorld(t)
+	w.beat(well)
+	c := w.connect("s")
+	c.connected("new")
+	w.rows.set(func() { w.rows.hang = func(string) bool { return true } })
+	w.setHead("s", 1000) // of which the log has nothing
+	w.gateway.wantHeads()
+	c.told("", "degraded", delayedPostgres)
+	w.rows.set(func() { w.rows.hang = nil })
+	c.connected("expired")
+	c.told("", "ok", "")
+	c.knows()
+}
+
 // A stream that starts over and does not come to it delays the clients that it has.
 func TestStreamThatStartsOverForLong(t *testing.T) {
 	w := newWorld(t)
