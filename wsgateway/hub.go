@@ -50,7 +50,7 @@ type hub struct {
 	state      state
 	ring       ring // of the newest events up to offset
 	clients    map[*subscription]struct{}
-	away       time.Time // since when it is not live; zero: it is
+	away       time.Time // since when it is live no longer; zero: it is, or never was
 	waits      stage     // for what it is not live
 	completing bool      // is about to be loaded again, because the state is partial
 	late       bool      // clients were told that it is not live
@@ -79,7 +79,7 @@ const (
 
 func newHub(g *Gateway, id string) *hub {
 	return &hub{
-		id: id, gateway: g, acked: make(chan struct{}), away: time.Now(), state: state{all: &g.stateBytes},
+		id: id, gateway: g, acked: make(chan struct{}), state: state{all: &g.stateBytes},
 		clients: make(map[*subscription]struct{}), cancel: func() {},
 	}
 }
@@ -334,6 +334,12 @@ var errHeadBelow = errors.New("the head is below what was delivered")
 // head that was read: it is dropped, and Redis is asked. h.mu is held.
 func (h *hub) settle() {
 	h.phase, h.away, h.waits = live, time.Time{}, forRedis
+	settled := false
+	defer func() {
+		if !settled { // it has panicked, and nobody must take the hub for live; see try
+			h.forget()
+		}
+	}()
 	if h.late {
 		h.late = false
 		for s := range h.clients {
@@ -352,6 +358,7 @@ func (h *hub) settle() {
 	if dropped && h.phase == live {
 		h.leaveLive(repairing, h.repair)
 	}
+	settled = true
 }
 
 // receive takes a message from pub/sub.
@@ -392,9 +399,18 @@ func (h *hub) keep(m *event.Message) {
 
 // leaveLive starts the work that ends a phase. h.mu is held, the phase is live.
 func (h *hub) leaveLive(p phase, work func(context.Context) error) {
-	h.phase, h.away = p, time.Now()
-	h.gateway.lates.add(h, h.away)
+	h.phase = p
+	h.noteAway()
 	h.run(work)
+}
+
+// noteAway notes since when the hub is not live, of which its clients are told when it takes
+// long. h.mu is held.
+func (h *hub) noteAway() {
+	if h.away.IsZero() {
+		h.away = time.Now()
+		h.gateway.lates.add(h, h.away)
+	}
 }
 
 // deliver hands the next event to all clients. h.mu is held.

@@ -38,7 +38,7 @@ func (h *hub) startOver() {
 	wasLive := h.phase == live
 	h.forget()
 	if wasLive { // else its work goes on, as a load
-		h.leaveLive(loading, h.load)
+		h.run(h.load)
 	}
 }
 
@@ -46,5 +46,6 @@ func (h *hub) startOver() {
 func (h *hub) forget() {
 	h.state.release()
 	h.phase, h.epoch, h.offset, h.state, h.ring = loading, lostEpoch, 0, state{}, ring{}
+	h.noteAway()
 	h.pending, h.bytes, h.dropped = nil, 0, true // a repair behind the load brings what it had
 }

@@ -146,6 +146,45 @@ func TestAPanicInADeliveryStartsTheStreamOver(t *testing.T) {
 	other.events(w.at.Epoch, 1, 1)
 }
 
+// A defect behind the start of a stream, when what has waited is delivered, makes it start over,
+// and its clients are told when that takes long.
+func TestStreamThatPanicsBehindItsStartBecomesLate(t *testing.T) {
+	t.Parallel()
+	g := alone(t)
+	h, _ := g.hubs.acquire("s", netip.Prefix{})
+	open := make(chan struct{})
+	close(open)
+	fine := anyone(t, g, &counting{gate: open})
+	fine.join(h, nil)
+	m := fullMessage(t)
+	err := h.try(t.Context(), func(context.Context) error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for s := range h.clients {
+			s.begin(reasonNew, opening{})
+		}
+		h.clients[&subscription{session: fine, hub: h, begun: true}] = struct{}{} // has no place for an event
+		h.epoch, h.offset, h.pending = m.ID.Epoch, m.ID.Offset-1, []event.Message{m}
+		h.settle()
+		return nil
+	})
+	if !errors.Is(err, errStartOver) {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	p, epoch, since := h.phase, h.epoch, h.away
+	h.mu.Unlock()
+	if p != loading || epoch != lostEpoch {
+		t.Errorf("phase %d of the epoch %q", p, epoch)
+	}
+	g.lates.tell(since.Add(lateAfter))
+	g.health.mu.Lock()
+	defer g.health.mu.Unlock()
+	if fine.late == "" {
+		t.Error("the client is not told that the stream is late")
+	}
+}
+
 // A request that panics before its session has begun holds neither a place nor a stream.
 func TestAPanicInAHandshakeHoldsNothing(t *testing.T) {
 	t.Parallel()
