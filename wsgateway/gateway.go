@@ -115,9 +115,18 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.hubs.start(work, group)
 	group.Go(func() error { return g.subscriber.Run(work) })
 	group.Go(func() error { return g.compareHeads(work) })
-	group.Go(func() error { return g.health.run(work) })
-	group.Go(func() error { return g.lates.run(work) })
-	group.Go(func() error { return g.wheel.run(work) })
+	for _, loop := range []struct {
+		work  string
+		every time.Duration
+		f     func(now time.Time)
+	}{
+		{"tell clients of delays", healthTick, g.health.tell},
+		{"tell clients of late streams", lateTick, g.lates.tell},
+		{"send heartbeats", g.wheel.interval / spokes, g.wheel.turn},
+		{"close streams", sweepTick, func(now time.Time) { g.hubs.sweep(now.Add(-linger)) }},
+	} {
+		group.Go(func() error { return g.metrics.panics.Every(work, loop.every, loop.work, loop.f) })
+	}
 
 	select {
 	case <-ctx.Done():
@@ -203,6 +212,8 @@ func (g *Gateway) drain() {
 }
 
 // Received brings a message of a stream; see broker.Follower.
+//
+// The subscription serves all streams: a panic in one of these calls does not end it.
 func (g *Gateway) Received(streamID string, payload []byte) {
 	h := g.hubs.get(streamID)
 	if h == nil {
@@ -219,6 +230,7 @@ func (g *Gateway) Received(streamID string, payload []byte) {
 
 // Subscribed tells that a channel is followed from now on.
 func (g *Gateway) Subscribed(streamID string) {
+	defer g.metrics.panics.Recover("note a channel that is followed", g.wantHeads)
 	h := g.hubs.get(streamID)
 	if h == nil {
 		return
@@ -230,6 +242,7 @@ func (g *Gateway) Subscribed(streamID string) {
 
 // Controlled brings a heartbeat or the announcement of an epoch.
 func (g *Gateway) Controlled(c broker.Control) {
+	defer g.metrics.panics.Recover("read the control channel", g.wantHeads)
 	if c.Type == broker.ControlHeartbeat {
 		g.health.heard(c)
 	}
@@ -239,7 +252,10 @@ func (g *Gateway) Controlled(c broker.Control) {
 }
 
 // Connected tells that the subscription is there, or is lost.
-func (g *Gateway) Connected(err error) { g.health.connected(err) }
+func (g *Gateway) Connected(err error) {
+	defer g.metrics.panics.Recover("note the state of the subscription", nil)
+	g.health.connected(err)
+}
 
 func (g *Gateway) wantHeads() {
 	select {

@@ -2,7 +2,10 @@ package wsgateway
 
 import (
 	"context"
+	"errors"
 	"sync"
+
+	"github.com/telemetra/telemetra/httpapi/contain"
 )
 
 // maxHeads bounds one question to Redis.
@@ -13,6 +16,8 @@ const maxHeads = 500
 type heads struct {
 	// read asks for the epoch and heads of up to maxHeads streams.
 	read func(ctx context.Context, streamIDs ...string) (epoch string, heads []uint64, err error)
+
+	panics *contain.Panics
 
 	mu     sync.Mutex
 	asked  []headQuestion
@@ -30,8 +35,8 @@ type headAnswer struct {
 	err   error
 }
 
-func newHeads(read func(context.Context, ...string) (string, []uint64, error)) *heads {
-	return &heads{read: read, wanted: make(chan struct{}, 1)}
+func newHeads(read func(context.Context, ...string) (string, []uint64, error), panics *contain.Panics) *heads {
+	return &heads{read: read, panics: panics, wanted: make(chan struct{}, 1)}
 }
 
 // of returns the epoch and the head of a stream, read after the call began.
@@ -82,12 +87,16 @@ func (hs *heads) take() []headQuestion {
 	return some
 }
 
+var errReadPanicked = errors.New("the reading of heads has panicked")
+
+// ask answers each of the questions, also when the reading panics.
 func (hs *heads) ask(ctx context.Context, questions []headQuestion) {
 	ids := make([]string, len(questions))
 	for i := range questions {
 		ids[i] = questions[i].streamID
 	}
-	epoch, heads, err := hs.read(ctx, ids...)
+	epoch, heads, err := "", []uint64(nil), errReadPanicked
+	hs.panics.Do("read heads", func() { epoch, heads, err = hs.read(ctx, ids...) })
 	for i, q := range questions {
 		a := headAnswer{epoch: epoch, err: err}
 		if err == nil {

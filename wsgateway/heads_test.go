@@ -8,6 +8,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/telemetra/telemetra/httpapi/contain"
 )
 
 // What is asked for while a question is under way is the next question, up to its bound.
@@ -20,6 +25,9 @@ func TestHeadsAreReadTogether(t *testing.T) {
 		hs := newHeads(func(_ context.Context, ids ...string) (string, []uint64, error) {
 			<-time.After(time.Second)
 			sizes = append(sizes, len(ids))
+			if ids[0] == "panic" {
+				panic("a defect in the reading of heads")
+			}
 			if away {
 				return "", nil, errors.New("away")
 			}
@@ -28,7 +36,7 @@ func TestHeadsAreReadTogether(t *testing.T) {
 				_, _ = fmt.Sscan(id, &out[i])
 			}
 			return "epoch", out, nil
-		})
+		}, contain.New("test", zerolog.Nop(), prometheus.NewRegistry()))
 		ctx, stop := context.WithCancel(t.Context())
 		var wg, asking sync.WaitGroup
 		wg.Go(func() { _ = hs.run(ctx) })
@@ -49,6 +57,12 @@ func TestHeadsAreReadTogether(t *testing.T) {
 		if got, want := fmt.Sprint(sizes), fmt.Sprint([]int{1, maxHeads, maxHeads, 7}); got != want {
 			t.Errorf("the questions had the sizes %s, want %s", got, want)
 		}
+		_, _, err := hs.of(ctx, "panic")
+		if !errors.Is(err, errReadPanicked) {
+			t.Errorf("after a panic: %v", err)
+		}
+		ask(1, "") // it goes on
+		asking.Wait()
 		away = true
 		ask(1, "away")
 		asking.Wait()

@@ -1,7 +1,6 @@
 package wsgateway
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -269,20 +268,8 @@ func (h *health) redisWhy() string {
 	return broker.ConditionUnreachable.String() // it has never answered
 }
 
-func (h *health) run(ctx context.Context) error {
-	ticker := time.NewTicker(healthTick)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case now := <-ticker.C:
-			h.tell(now)
-		}
-	}
-}
-
-// tell sends a status frame to every client when the reason has changed.
+// tell sends a status frame to every client when the reason has changed. It is called each
+// healthTick.
 func (h *health) tell(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,7 +1,6 @@
 package wsgateway
 
 import (
-	"context"
 	"sync"
 	"time"
 )
@@ -16,7 +15,8 @@ type wheel struct {
 	interval time.Duration
 
 	mu    sync.Mutex
-	next  int
+	next  int // spoke of a client that comes
+	at    int // spoke that is served next
 	spoke [spokes]map[*session]struct{}
 	on    map[*session]int
 }
@@ -73,24 +73,13 @@ func (w *wheel) each(f func(*session)) {
 	}
 }
 
-func (w *wheel) run(ctx context.Context) error {
-	ticker := time.NewTicker(w.interval / spokes)
-	defer ticker.Stop()
-	for i := 0; ; i = (i + 1) % spokes {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case now := <-ticker.C:
-			w.turn(i, now)
-		}
-	}
-}
-
-// turn serves one part of the clients.
-func (w *wheel) turn(i int, now time.Time) {
+// turn serves the part of the clients that is next. It is called spokes times in an interval.
+func (w *wheel) turn(now time.Time) {
 	w.mu.Lock()
-	part := make([]*session, 0, len(w.spoke[i]))
-	for s := range w.spoke[i] {
+	spoke := w.spoke[w.at]
+	w.at = (w.at + 1) % spokes
+	part := make([]*session, 0, len(spoke))
+	for s := range spoke {
 		part = append(part, s)
 	}
 	w.mu.Unlock()

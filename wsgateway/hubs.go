@@ -16,8 +16,8 @@ import (
 const (
 	// linger is how long a hub stays after its last client has left, so that those
 	// who reconnect find it loaded.
-	linger     = 30 * time.Second
-	sweepEvery = time.Second
+	linger    = 30 * time.Second
+	sweepTick = time.Second
 
 	// maxStates bounds the states that are read from Postgres at a time, and maxLogs the logs
 	// from Redis: for hubs that repair and for clients that come back. Either leaves most
@@ -47,7 +47,7 @@ type hubs struct {
 
 func newHubs(g *Gateway) *hubs {
 	return &hubs{
-		gateway: g, byID: make(map[string]*hub), held: make(map[netip.Prefix]int), heads: newHeads(g.readHeads),
+		gateway: g, byID: make(map[string]*hub), held: make(map[netip.Prefix]int), heads: newHeads(g.readHeads, g.metrics.panics),
 		states: newTurns(maxStates, g.metrics.waiting[forState]), logs: newTurns(maxLogs, g.metrics.waiting[forLog]),
 	}
 }
@@ -55,7 +55,6 @@ func newHubs(g *Gateway) *hubs {
 // start gives hubs the context and the group of their goroutines.
 func (hs *hubs) start(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return hs.heads.run(ctx) })
-	group.Go(func() error { return hs.sweeps(ctx) })
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	hs.ctx, hs.group = ctx, group
@@ -181,20 +180,6 @@ func (hs *hubs) remove(h *hub) {
 	delete(hs.byID, h.id)
 	hs.gateway.metrics.hubs.Set(float64(len(hs.byID)))
 	hs.gateway.subscriber.Unsubscribe(h.id)
-}
-
-// sweeps closes hubs that nobody has watched for a while, until the context ends.
-func (hs *hubs) sweeps(ctx context.Context) error {
-	ticker := time.NewTicker(sweepEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case now := <-ticker.C:
-			hs.sweep(now.Add(-linger))
-		}
-	}
 }
 
 // sweep closes the hubs that have had no users since a time. It holds the registry's lock for

@@ -1,7 +1,6 @@
 package wsgateway
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -27,7 +26,7 @@ type lates struct {
 	mu      sync.Mutex
 	waiting []wait // in the order in which they began
 
-	late   []wait // of run alone
+	late   []wait // of tell alone
 	lookAt time.Time
 }
 
@@ -44,20 +43,7 @@ func (l *lates) add(what interface{ overdue(since time.Time) bool }, now time.Ti
 	l.waiting = append(l.waiting, wait{what, now})
 }
 
-func (l *lates) run(ctx context.Context) error {
-	ticker := time.NewTicker(lateTick)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case now := <-ticker.C:
-			l.tell(now)
-		}
-	}
-}
-
-// tell tells of what has become late, and looks again at what was.
+// tell tells of what has become late, and looks again at what was. It is called each lateTick.
 func (l *lates) tell(now time.Time) {
 	if !now.Before(l.lookAt) {
 		l.lookAt = now.Add(lateAgain)

@@ -109,6 +109,7 @@ type world struct {
 	auth    access.TokenConfig // set by an option
 	proxies access.Proxies     // whose X-Forwarded-For is believed; set by an option
 	gateway *Gateway
+	metrics *prometheus.Registry // of the gateway
 	url     string
 	stop    context.CancelFunc // ends the gateway
 	ended   chan error
@@ -151,7 +152,7 @@ func anyone(tb testing.TB, g *Gateway, conn net.Conn) *session {
 
 func newWorld(tb testing.TB, options ...option) *world {
 	tb.Helper()
-	w := &world{tb: tb, server: localtest.Redis(tb), rows: &rows{rows: make(map[string][]event.Change)}}
+	w := &world{tb: tb, server: localtest.Redis(tb), rows: &rows{rows: make(map[string][]event.Change)}, metrics: prometheus.NewRegistry()}
 	address := strings.TrimSuffix(strings.TrimPrefix(w.server.URL(), "redis://"), "/0")
 	var err error
 	if w.proxy, err = local.StartProxy(address); err != nil {
@@ -182,7 +183,7 @@ func newWorld(tb testing.TB, options ...option) *world {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if w.gateway, err = New(c, w.rows, w.through, tokens, zerolog.Nop(), prometheus.NewRegistry()); err != nil {
+	if w.gateway, err = New(c, w.rows, w.through, tokens, zerolog.Nop(), w.metrics); err != nil {
 		tb.Fatal(err)
 	}
 	for _, o := range options {

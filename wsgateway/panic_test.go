@@ -11,11 +11,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 
+	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/httpapi/contain"
@@ -183,6 +185,42 @@ func TestStreamThatPanicsBehindItsStartBecomesLate(t *testing.T) {
 	if fine.late == "" {
 		t.Error("the client is not told that the stream is late")
 	}
+}
+
+// What serves all clients goes on after a defect, and its calls are counted.
+func TestAPanicEndsNothingThatServesAll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.beat(well)
+	c := w.connect("s")
+	c.connected("new")
+	g := w.gateway
+	panics := func() (n float64) {
+		t.Helper()
+		all, err := w.metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range all {
+			if family.GetName() == "telemetra_panics_total" {
+				n += family.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		return n
+	}
+	g.lates.add(nil, time.Now().Add(-lateAfter)) // which cannot be asked
+	localtest.Eventually(t, "a panic", func() bool { return panics() == 1 })
+	none := &Gateway{metrics: g.metrics, lookAtHeads: make(chan struct{}, 1)}
+	none.Controlled(broker.Control{Type: broker.ControlHeartbeat})
+	none.Connected(nil)
+	none.Subscribed("s")
+	if n := panics(); n != 4 {
+		t.Errorf("%v panics are counted", n)
+	}
+	w.moments("s", 1, 1)
+	c.events(w.at.Epoch, 1, 1)
+	w.rows.set(func() { w.rows.hang = func(string) bool { return true } })
+	w.connect("another").told("", "degraded", delayedPostgres) // the loop has gone on
 }
 
 // A request that panics before its session has begun holds neither a place nor a stream.

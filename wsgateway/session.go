@@ -65,6 +65,7 @@ func (s *session) hear() { s.heard.Store(time.Now().UnixNano()) }
 // intervals. Of Server-Sent Events the system's own acknowledgements are the sign, see
 // takeOver.
 func (s *session) ping(silent int64) {
+	defer s.gateway.metrics.panics.Recover("ping a client", s.fault)
 	switch {
 	case s.isEvents():
 		s.push(comment)
@@ -266,6 +267,7 @@ const (
 // handOver asks the client to connect elsewhere and closes the socket when all that
 // was written before is taken. Asking twice is asking once.
 func (s *session) handOver() {
+	defer s.gateway.metrics.panics.Recover("hand a client over", s.fault)
 	if s.handed.Swap(true) {
 		return
 	}

@@ -1,11 +1,13 @@
 // Package contain keeps a panic from ending the process: a goroutine that works for one
-// client, one request or one stream ends alone. Each panic is counted and logged with its
+// client, one request or one stream ends alone, and a loop that works for all goes on. Each panic is counted and logged with its
 // stack; what becomes of the client is up to the goroutine.
 package contain
 
 import (
+	"context"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -43,6 +45,27 @@ func (p *Panics) Recover(work string, then func()) {
 func (p *Panics) Report(work string, reason any) {
 	p.total.Inc()
 	p.log.Error().Str("work", work).Str("panic", fmt.Sprint(reason)).Bytes("stack", debug.Stack()).Msg("panic")
+}
+
+// Every calls f each time d has passed, until the context ends. After a panic the next call
+// comes in its time.
+func (p *Panics) Every(ctx context.Context, d time.Duration, work string, f func(now time.Time)) error {
+	ticker := time.NewTicker(d)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case now := <-ticker.C:
+			p.Do(work, func() { f(now) })
+		}
+	}
+}
+
+// Do calls f, whose panic ends nothing else.
+func (p *Panics) Do(work string, f func()) {
+	defer p.Recover(work, nil)
+	f()
 }
 
 // Call returns the error of f, or an error that has the panic and its stack.

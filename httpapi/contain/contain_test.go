@@ -1,9 +1,12 @@
 package contain_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -45,6 +48,27 @@ telemetra_panics_total{component="test"} 2
 `)); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestALoopGoesOnAfterAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		p := contain.New("test", zerolog.Nop(), reg)
+		ctx, stop := context.WithCancel(t.Context())
+		calls := 0
+		err := p.Every(ctx, time.Second, "work", func(time.Time) {
+			if calls++; calls == 3 {
+				stop()
+			}
+			blowUp()
+		})
+		if calls != 3 || !errors.Is(err, context.Canceled) {
+			t.Errorf("%d calls, %v", calls, err)
+		}
+		if n, err := testutil.GatherAndCount(reg); n != 1 || err != nil {
+			t.Error(n, err)
+		}
+	})
 }
 
 func TestCall(t *testing.T) {
