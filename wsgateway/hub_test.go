@@ -1,6 +1,7 @@
 package wsgateway
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
+	"github.com/telemetra/telemetra/sql"
 	"github.com/telemetra/telemetra/wsgateway/access"
 )
 
@@ -106,15 +108,34 @@ func TestLossDuplicationAndDisorder(t *testing.T) {
 	}
 }
 
+// unhurried is a source of states that waits for a gate, whatever the timeout.
+type unhurried struct {
+	States
+	asked chan<- struct{}
+	gate  <-chan struct{}
+}
+
+func (u unhurried) State(ctx context.Context, id string, into sql.Into[event.Change]) error {
+	select {
+	case u.asked <- struct{}{}:
+	default: // it is known
+	}
+	<-u.gate
+	return u.States.State(ctx, id, into)
+}
+
 // A hub that cannot deliver for long drops what waits, and reads it from the log.
 func TestPendingIsBounded(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	asked, gate := make(chan struct{}, 1), make(chan struct{})
+	w := newWorld(t, func(w *world, _ *Config) {
+		if w.gateway != nil {
+			w.gateway.states = unhurried{w.rows, asked, gate}
+		}
+	})
 	w.moments("s", 1, 1)
-	gate := make(chan struct{})
-	w.rows.set(func() { w.rows.gate = gate })
 	c := w.connect("s")
-	localtest.Eventually(t, "the state is read", func() bool { return w.rows.count() == 1 })
+	receive(t, "the reading of the state", asked)
 	for n := int64(2); n < 300; n += 20 {
 		var batch []event.Change
 		for k := n; k < n+20; k++ {
