@@ -89,8 +89,10 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 		ladder: &ladder{
 			panics: panics,
 			db:     db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
-			large:     semaphore.NewWeighted(maxLargeAnswers),
-			suspected: make(chan struct{}, 1),
+			large:   semaphore.NewWeighted(maxLargeAnswers),
+			written: newBudget(maxWritten, maxWaiting), largeWritten: newBudget(maxLargeAnswers, 0),
+			writeTimeout: writeTimeout,
+			suspected:    make(chan struct{}, 1),
 		},
 	}
 	reg.MustRegister(rungCollector{a})
@@ -221,7 +223,7 @@ func (a *API) operation(api huma.API, op huma.Operation, answerOf any) huma.Oper
 		}},
 		"304": {Description: "The validator in If-None-Match is that of the answer."},
 	}
-	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusServiceUnavailable)
+	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 	if a.tokens.Required() {
 		op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden)
 		op.Security = []map[string][]string{{bearerScheme: {}}}
@@ -283,7 +285,7 @@ func (a *API) quick(ctx huma.Context, next func(huma.Context)) {
 	r, w, _ := humahttprouter.Unwrap(ctx)
 	_, name := scopeOf(ctx.Context())
 	if d := a.ladder.quick(name + r.RequestURI); d != nil {
-		d.write(w, r, hit)
+		a.write(w, r, d, hit)
 		return
 	}
 	next(ctx)
@@ -298,25 +300,18 @@ func (a *API) answer(ctx context.Context, q *read) (*huma.StreamResponse, error)
 		switch {
 		case err == nil:
 			a.ladder.memory.remember(q.scope+r.RequestURI, d.key)
-			d.write(w, r, from)
+			a.write(w, r, d, from)
 		case ctx.Err() != nil:
-			const clientClosedRequest = 499 // as nginx logs it
 			w.WriteHeader(clientClosedRequest)
 		case errors.Is(err, errSlow):
-			unavailable(w, errSlow)
+			refuse(w, http.StatusServiceUnavailable, errSlow)
 		case errors.Is(err, errUnavailable):
-			unavailable(w, errUnavailable)
+			refuse(w, http.StatusServiceUnavailable, errUnavailable)
 		case errors.Is(err, errCrowded):
-			unavailable(w, errCrowded)
+			refuse(w, http.StatusServiceUnavailable, errCrowded)
 		default:
 			a.log.Error().Err(err).Str("request_id", router.RequestID(w)).Msg("read failed")
 			problem.Write(w, http.StatusInternalServerError, "the read failed; the server's log has the request id")
 		}
 	}}, nil
-}
-
-// unavailable answers that there is no answer now.
-func unavailable(w http.ResponseWriter, why error) {
-	w.Header().Set("Retry-After", "2")
-	problem.Write(w, http.StatusServiceUnavailable, why.Error())
 }

@@ -88,10 +88,17 @@ func (d *document) cut(q *read) *document {
 }
 
 // size is what the document takes in memory, about, with its body compressed to nothing
-// less.
+// less where that is kept.
 func (d *document) size() int {
-	const fixed = 1 << 10 // the structs, header values, its place in the cache
-	return fixed + len(d.key) + 2*len(d.body.Bytes())
+	const fixed = 1 << 10 // the structs, short header values, its place in the cache
+	n := fixed + len(d.key) + len(d.next) + len(d.body.Bytes())
+	for _, link := range d.link {
+		n += len(link)
+	}
+	if !d.tooLarge {
+		n += len(d.body.Bytes())
+	}
+	return n
 }
 
 // mark is the document without its body: a note that it is too large.
@@ -114,11 +121,19 @@ func (d *document) write(w http.ResponseWriter, r *http.Request, from rung) {
 		h["Age"] = []string{strconv.FormatInt(max(int64(time.Since(d.readAt).Seconds()), 0), 10)}
 		h["Warning"] = staleNow
 	}
-	if from == stale || d.status != http.StatusOK {
+	if !d.validates(from) {
 		d.body.Write(w, r, d.status)
 		return
 	}
 	d.body.Serve(w, r)
+}
+
+// validates reports whether a client may learn that what it has is unchanged.
+func (d *document) validates(from rung) bool { return from != stale && d.status == http.StatusOK }
+
+// unchanged reports whether the answer to a request has no body.
+func (d *document) unchanged(r *http.Request, from rung) bool {
+	return d.validates(from) && d.body.Has(r)
 }
 
 func set(h http.Header, name string, value []string) {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
@@ -84,11 +85,11 @@ func (fs *flights) end(f *flight) {
 const (
 	// maxAnswer bounds the body of an answer; what does not fit follows by cursor.
 	maxAnswer = 8 << 20
-	// maxKeptAnswer is the largest answer that is kept in a cache. Any number of these
-	// may be under way; for larger ones there is a budget.
+	// maxKeptAnswer is the largest answer that is kept in a cache. As many of these are
+	// read at a time as statements run; for larger ones there is a budget.
 	maxKeptAnswer = 1 << 20
 	// maxLargeAnswers is that budget: bytes of the large answers of a process that are
-	// read or written at a time. A client has 30 s for one (see the server's timeouts).
+	// read or written at a time.
 	maxLargeAnswers = 32 << 20
 )
 
@@ -99,14 +100,25 @@ type large struct {
 	held   int64
 }
 
-// hold reports whether there is room for a large answer. It does not wait: who waited
-// would keep others from reading.
+// hold reports whether there is room for a large answer. It does not wait: a statement is
+// running, which would keep others from reading.
 func (l *large) hold() bool {
-	if l.budget.TryAcquire(maxAnswer) {
+	if l.held == 0 && l.budget.TryAcquire(maxAnswer) {
 		l.held = maxAnswer
-		return true
 	}
-	return false
+	return l.held > 0
+}
+
+// await waits for room, for an answer that has been given up for want of it, and reports
+// whether there is.
+func (l *large) await(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, roomTimeout)
+	defer cancel()
+	if l.budget.Acquire(ctx, maxAnswer) != nil {
+		return false
+	}
+	l.held = maxAnswer
+	return true
 }
 
 // shrink gives back what is more than n bytes.

@@ -105,12 +105,16 @@ type ladder struct {
 	// shape is the part of keys in Redis that tells versions of the answers apart.
 	shape string
 
-	flights   flights
-	flying    sync.WaitGroup
-	large     *semaphore.Weighted // bytes of large answers
-	suspected chan struct{}       // one place: a question has got no answer in time
-	postgres  breaker
-	caching   breaker
+	flights flights
+	flying  sync.WaitGroup
+	large   *semaphore.Weighted // bytes of large answers
+	written *budget             // of the others that are written
+	// largeWritten bounds what one address has of large.
+	largeWritten *budget
+	writeTimeout func(bytes int) time.Duration
+	suspected    chan struct{} // one place: a question has got no answer in time
+	postgres     breaker
+	caching      breaker
 
 	// loaded is called when rows were read and the answer is not stored yet; for
 	// tests, nil else.
@@ -185,6 +189,9 @@ func (l *ladder) fly(ctx context.Context, q *read) (*document, rung, func(), err
 			defer cancel()
 			large := &large{budget: l.large}
 			d, from, err := l.climbSafely(ctx, q, large)
+			if errors.Is(err, errCrowded) && large.await(ctx) {
+				d, from, err = l.climbSafely(ctx, q, large)
+			}
 			l.flights.land(f, d, from, err, large)
 		})
 	}

@@ -66,7 +66,7 @@ func (r *rows[R]) Add(row R) (more bool) {
 		r.more = true
 		return false
 	}
-	if r.body.Len() >= maxKeptAnswer && r.large.held == 0 {
+	if r.body.Len() >= maxKeptAnswer && r.body.Cap() < maxAnswer {
 		if !r.large.hold() {
 			r.err = errCrowded
 			return false

@@ -9,6 +9,7 @@ type metrics struct {
 	answers     [len(rungNames)]prometheus.Counter
 	unavailable prometheus.Counter
 	unshared    prometheus.Counter
+	refused     prometheus.Counter
 	forgotten   prometheus.Counter
 }
 
@@ -45,6 +46,10 @@ func newMetrics(reg prometheus.Registerer, l *memory) *metrics {
 		unshared: f.NewCounter(prometheus.CounterOpts{
 			Name: "telemetra_api_answers_unshared_total",
 			Help: "Answers that were not put into Redis, because it also carries the events and is above half of its maxmemory.",
+		}),
+		refused: f.NewCounter(prometheus.CounterOpts{
+			Name: "telemetra_api_answers_refused_total",
+			Help: "Answers that were found and not written: those that are being written to slow clients, to all or to one address, take the memory that they may.",
 		}),
 		forgotten: f.NewCounter(prometheus.CounterOpts{
 			Name: "telemetra_api_heads_forgotten_total",

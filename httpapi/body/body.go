@@ -16,10 +16,13 @@ import (
 )
 
 // zipFrom is the size from which on a body is compressed for those who ask. One above
-// keepZipped is compressed for each of them, so that it is in memory once.
+// keepZipped is compressed for each of them, so that it is in memory once: for maxZipping
+// at a time, because each takes more than a megabyte until its client has read. All others
+// get it as it is.
 const (
 	zipFrom    = 1 << 10
 	keepZipped = 1 << 20
+	maxZipping = 8
 )
 
 // Body is what goes out with an answer. It is never changed, and any number of
@@ -67,11 +70,24 @@ func zip(content []byte) []byte {
 	return b.Bytes()
 }
 
-// writers are used again: each has more than a megabyte.
-var writers = sync.Pool{New: func() any {
-	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // a level that there is
-	return w
-}}
+// writers are used again.
+var (
+	writers = sync.Pool{New: func() any {
+		w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // a level that there is
+		return w
+	}}
+	zipping = make(chan struct{}, maxZipping)
+)
+
+// startZipping reports whether one more body may be compressed for a client now.
+func startZipping() bool {
+	select {
+	case zipping <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
 
 // zipTo writes content compressed, quickly rather than well.
 func zipTo(to io.Writer, content []byte) {
@@ -86,9 +102,12 @@ func zipTo(to io.Writer, content []byte) {
 // Bytes is the body as it was given, for reading.
 func (b *Body) Bytes() []byte { return b.plain.bytes }
 
+// Has reports whether a client says that it has the body.
+func (b *Body) Has(r *http.Request) bool { return matches(r.Header["If-None-Match"], b.etag[0]) }
+
 // Serve answers a request, with the body or with the news that it is unchanged.
 func (b *Body) Serve(w http.ResponseWriter, r *http.Request) {
-	if !matches(r.Header["If-None-Match"], b.etag[0]) {
+	if !b.Has(r) {
 		b.Write(w, r, http.StatusOK)
 		return
 	}
@@ -109,15 +128,18 @@ func (b *Body) Write(w http.ResponseWriter, r *http.Request, status int) {
 	h["Content-Type"] = b.contentType
 	out := b.plain
 	if len(out.bytes) > zipFrom && acceptsGzip(r.Header["Accept-Encoding"]) {
-		h["Content-Encoding"] = encodedGzip
-		if len(out.bytes) > keepZipped {
+		if len(out.bytes) <= keepZipped {
+			h["Content-Encoding"] = encodedGzip
+			out = b.zipped()
+		} else if startZipping() {
+			defer func() { <-zipping }()
+			h["Content-Encoding"] = encodedGzip
 			w.WriteHeader(status)
 			if r.Method != http.MethodHead {
 				zipTo(w, out.bytes)
 			}
 			return
 		}
-		out = b.zipped()
 	}
 	h["Content-Length"] = out.length
 	w.WriteHeader(status)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/telemetra/telemetra/httpapi/body"
@@ -105,6 +106,20 @@ func plain(t *testing.T, w *httptest.ResponseRecorder) string {
 	return string(text)
 }
 
+// slowWriter is a ResponseWriter whose client reads when it is told to.
+type slowWriter struct {
+	*httptest.ResponseRecorder
+	began chan<- http.Header
+	read  <-chan struct{}
+}
+
+func (w *slowWriter) WriteHeader(int) { w.began <- w.Header().Clone() }
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	<-w.read
+	return len(b), nil
+}
+
 // A large body goes out compressed as well, and is not kept so.
 func TestLargeBodiesAreCompressedForEach(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16+1)
@@ -123,6 +138,31 @@ func TestLargeBodiesAreCompressedForEach(t *testing.T) {
 			t.Errorf("%d bytes, %v, %v", len(got), w.Header(), err)
 		}
 	}
+	// Each of those that are compressed takes memory until its client has read.
+	const clients = 40
+	var slow sync.WaitGroup
+	began, read := make(chan http.Header, clients), make(chan struct{})
+	for range clients {
+		slow.Go(func() {
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody)
+			r.Header.Set("Accept-Encoding", "gzip")
+			b.Serve(&slowWriter{httptest.NewRecorder(), began, read}, r)
+		})
+	}
+	compressed := 0
+	for range clients {
+		h := <-began
+		if h.Get("Content-Encoding") == "gzip" {
+			compressed++
+		} else if h.Get("Content-Length") != strconv.Itoa(len(content)) {
+			t.Errorf("neither compressed nor as it is: %v", h)
+		}
+	}
+	if compressed == 0 || compressed > 8 {
+		t.Errorf("%d bodies are compressed at a time", compressed)
+	}
+	close(read)
+	slow.Wait()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodHead, "/", http.NoBody)
 	r.Header.Set("Accept-Encoding", "gzip")
 	w := httptest.NewRecorder()
