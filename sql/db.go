@@ -110,7 +110,7 @@ type DB struct {
 	// reads bounds the reads of REST at a time to half of the pool: hubs and health must
 	// not wait behind slow ones.
 	reads chan struct{}
-	large chan struct{} // bounds the large ones
+	large turns // of the large ones
 }
 
 // Open prepares the pool and does not connect: Postgres may be away when a
@@ -119,7 +119,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	db := &DB{zone: c.TimeZone, reads: make(chan struct{}, max(c.PoolMax/2, 1)), large: make(chan struct{}, maxLargeReads)}
+	db := &DB{zone: c.TimeZone, reads: make(chan struct{}, max(c.PoolMax/2, 1))}
 	var err error
 	if db.config, err = poolConfig(c.URL(), c.PoolMin, c.PoolMax); err != nil {
 		return nil, err

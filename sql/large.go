@@ -3,6 +3,8 @@ package sql
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -47,6 +49,64 @@ const (
 	maxLargeReads = 1
 )
 
+// turns are those of the large reads of a process. States of hubs go before reads of REST
+// that wait: live clients must not be kept waiting by any number of readers.
+type turns struct {
+	mu      sync.Mutex
+	taken   int
+	waiting [2][]chan struct{} // those that go first, and the others; each is closed for its turn
+}
+
+// take waits for a turn. The caller owes a call of give, unless there is an error: that of
+// the context.
+func (t *turns) take(ctx context.Context, first bool) error {
+	queue := 1
+	if first {
+		queue = 0
+	}
+	t.mu.Lock()
+	if t.taken < maxLargeReads {
+		t.taken++
+		t.mu.Unlock()
+		return nil
+	}
+	mine := make(chan struct{})
+	t.waiting[queue] = append(t.waiting[queue], mine)
+	t.mu.Unlock()
+	select {
+	case <-mine:
+		return nil
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.waiting[queue], mine); i >= 0 {
+		t.waiting[queue] = slices.Delete(t.waiting[queue], i, i+1)
+	} else {
+		t.next() // it has come meanwhile
+	}
+	return context.Cause(ctx)
+}
+
+// give ends a turn.
+func (t *turns) give() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next()
+}
+
+// next passes a turn on. t.mu is held.
+func (t *turns) next() {
+	for i, queue := range t.waiting {
+		if len(queue) > 0 {
+			close(queue[0])
+			t.waiting[i] = slices.Delete(queue, 0, 1)
+			return
+		}
+	}
+	t.taken--
+}
+
 // ErrNoTurn means that a large read had to wait for others until it was given up.
 var ErrNoTurn = errors.New("other large reads took too long")
 
@@ -60,12 +120,10 @@ func (r *Reader) read(ctx context.Context, statement string, args []any, to sink
 	if err != nil || !large {
 		return err
 	}
-	select {
-	case r.db.large <- struct{}{}:
-		defer func() { <-r.db.large }()
-	case <-ctx.Done():
-		return errors.Join(ErrNoTurn, context.Cause(ctx))
+	if err := r.db.large.take(ctx, r.first); err != nil {
+		return errors.Join(ErrNoTurn, err)
 	}
+	defer r.db.large.give()
 	return r.run(ctx, func(ctx context.Context, on *pgx.Conn) error {
 		return readLarge(ctx, on, statement, args, to)
 	})

@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -190,5 +191,80 @@ func TestLargeReadsTakeTurns(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// announced is an Into that says when its first row comes, and waits.
+type announced[R any] struct {
+	name string
+	came chan<- string
+	wait <-chan struct{}
+}
+
+func (*announced[R]) Begin() {}
+
+func (a *announced[R]) Add(R) bool {
+	a.came <- a.name
+	<-a.wait
+	return false
+}
+
+// A state does not wait behind reads of REST, however many there are; a read that is given
+// up leaves its place to the next one.
+func TestLargeStatesGoFirst(t *testing.T) {
+	t.Parallel()
+	url := localtest.Postgres(t, Migrate)
+	conn := connect(t, url)
+	withStream(t, conn)
+	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", metadata) VALUES ('s', now(), to_jsonb(repeat('x', 100000)))`)
+	db := open(t, config(url))
+	came, wait := make(chan string), make(chan struct{})
+	ended := make(chan error, 16)
+	waiting := func(queue, n int) {
+		t.Helper()
+		localtest.Eventually(t, "large reads wait", func() bool {
+			db.large.mu.Lock()
+			defer db.large.mu.Unlock()
+			return len(db.large.waiting[queue]) == n
+		})
+	}
+	read := func(ctx context.Context) {
+		ended <- db.Reader(0).Moments(ctx, "s", "", Span{}, Page{Limit: 9}, &announced[*event.Moment]{"read", came, wait})
+	}
+	given, giveUp := context.WithCancel(t.Context())
+	go read(t.Context())
+	<-came
+	go read(given)
+	waiting(1, 1)
+	go read(t.Context())
+	go read(t.Context())
+	waiting(1, 3)
+	// The stream and the moment are the rows of the state; the first that comes is small.
+	go func() {
+		ended <- db.State(t.Context(), "s", &announced[event.Change]{"state", came, wait})
+	}()
+	if first := <-came; first != "state" { // as a small read
+		t.Fatal(first)
+	}
+	wait <- struct{}{}
+	waiting(0, 1)
+	giveUp()
+	if err := <-ended; !errors.Is(err, ErrNoTurn) {
+		t.Errorf("a read that is given up: %v", err)
+	}
+	for _, want := range []string{"state", "read", "read"} {
+		wait <- struct{}{}
+		if got := <-came; got != want {
+			t.Errorf("the turn went to a %s, want a %s", got, want)
+		}
+	}
+	close(wait)
+	for range 4 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if db.large.taken != 0 {
+		t.Error("the turn was not given back")
 	}
 }

@@ -18,6 +18,7 @@ type Reader struct {
 	db      *DB
 	atLeast LSN
 	turns   chan struct{} // of statements; nil: any number runs
+	first   bool          // its large reads go before others that wait
 }
 
 // HasReplica tells whether there is a replica, so that it is worth knowing from
@@ -26,7 +27,7 @@ func (db *DB) HasReplica() bool { return db.replica != nil }
 
 // Reader returns a reader whose answers have at least what had been written to
 // the log up to a place; 0: that is not known, and the primary answers.
-func (db *DB) Reader(atLeast LSN) *Reader { return &Reader{db, atLeast, db.reads} }
+func (db *DB) Reader(atLeast LSN) *Reader { return &Reader{db: db, atLeast: atLeast, turns: db.reads} }
 
 // querier is a pool or one of its connections.
 type querier interface {
@@ -97,25 +98,43 @@ func (r *replica) run(ctx context.Context, place LSN, read func(ctx context.Cont
 	if time.Since(time.Unix(0, r.failedAt.Load())) < replicaPause {
 		return errBehind
 	}
-	ctx, cancel := context.WithTimeout(ctx, replicaPatience)
+	bounded, cancel := context.WithTimeout(ctx, replicaPatience)
 	defer cancel()
-	conn, err := r.pool.Acquire(ctx)
+	conn, now, err := r.connect(bounded)
 	if err != nil {
-		r.failedAt.Store(time.Now().UnixNano())
+		if ctx.Err() == nil {
+			r.failedAt.Store(time.Now().UnixNano())
+		}
 		return err
 	}
 	defer conn.Release()
-	var text pgtype.Text
-	if err := conn.QueryRow(ctx, replayedSQL).Scan(&text); err != nil {
-		r.failedAt.Store(time.Now().UnixNano())
-		return err
-	}
-	if now, err := ParseLSN(text.String); err != nil || now < place {
+	if now < place {
 		return errBehind
 	}
-	if err := read(ctx, conn.Conn()); err != nil {
+	err = read(bounded, conn.Conn())
+	// A read that takes too long is no fault of the server; one that answers nothing at
+	// all does not pass connect the next time.
+	if IsUnavailable(err) && !IsCancelled(err) && bounded.Err() == nil {
 		r.failedAt.Store(time.Now().UnixNano())
-		return err
 	}
-	return nil
+	return err
+}
+
+// connect returns a connection and the place up to which its server has replayed the log;
+// 0: the server is no standby.
+func (r *replica) connect(ctx context.Context) (*pgxpool.Conn, LSN, error) {
+	conn, err := r.pool.Acquire(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	var text pgtype.Text
+	if err := conn.QueryRow(ctx, replayedSQL).Scan(&text); err != nil {
+		conn.Release()
+		return nil, 0, err
+	}
+	now, err := ParseLSN(text.String)
+	if err != nil {
+		now = 0
+	}
+	return conn, now, nil
 }

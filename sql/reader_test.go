@@ -345,6 +345,42 @@ func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
 	expect("caught up", first, "first", true)
 	expect("nobody knows how far it must be", 0, "first", false)
 
+	// Only a fault of the server makes all readers leave it alone.
+	for _, c := range []struct {
+		what, statement string
+		giveUp, fault   bool
+	}{
+		{"a read that takes too long", `SELECT pg_sleep(60)`, false, false},
+		{"a read that is given up", `SELECT pg_sleep(60)`, true, false},
+		{"a read that is refused", `SELECT 1 / 0`, false, false},
+		{"a session that is ended", `SELECT pg_terminate_backend(pg_backend_pid())`, false, true},
+	} {
+		localtest.Eventually(t, c.what+" is asked of the replica", func() bool {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			asked := false
+			db.replica.failedAt.Store(0)
+			_ = db.Reader(first).run(ctx, func(ctx context.Context, on *pgx.Conn) error {
+				if asked {
+					return nil // of the primary
+				}
+				if asked = on.Config().Port == replicaConn.Config().Port; !asked {
+					return nil // the replica was slow to connect to
+				}
+				if c.giveUp {
+					cancel()
+				}
+				_, err := on.Exec(ctx, c.statement)
+				return err
+			})
+			if failed := db.replica.failedAt.Load() != 0; asked && failed != c.fault {
+				t.Errorf("%s: a fault of the server: %t", c.what, failed)
+			}
+			return asked
+		})
+	}
+	db.replica.failedAt.Store(0)
+
 	exec(t, replicaConn, `SELECT pg_wal_replay_pause()`)
 	localtest.Eventually(t, "the replay is paused", func() bool {
 		return one[string](t, replicaConn, `SELECT pg_get_wal_replay_pause_state()`) == "paused"

@@ -30,7 +30,7 @@ FROM (
 // State reads the newest rows of a stream: at most one of each kind, and the
 // newest moments. A stream that is unknown has none.
 func (db *DB) State(ctx context.Context, streamID string, into Into[event.Change]) error {
-	r := &Reader{db: db}
+	r := &Reader{db: db, first: true}
 	to := sink{begin: into.Begin, add: func(s *rowScanner) bool { return into.Add(s.change()) }}
 	if err := r.read(ctx, stateSQL, []any{streamID, MaxStateMoments}, to); err != nil {
 		return fmt.Errorf("read state of %q: %w", streamID, err)
