@@ -21,7 +21,7 @@ type Health struct {
 	Version   string         `json:"version"`
 	Database  string         `json:"database" enum:"ok,unavailable"`
 	Redis     string         `json:"redis" enum:"ok,unavailable,unauthorized,misconfigured" doc:"unauthorized: it refuses the credentials, or they lack a right. misconfigured: it holds the events of another deployment."`
-	Detail    string         `json:"redis_detail,omitempty" doc:"What is to be mended when it is unauthorized or misconfigured."`
+	Detail    string         `json:"redis_detail,omitempty" doc:"What is to be mended when it is unauthorized or misconfigured; with authentication, for requests with a token."`
 	Listener  ListenerHealth `json:"listener"`
 }
 
@@ -58,6 +58,9 @@ const (
 	statusMisconfigured = "misconfigured"
 )
 
+// stranger is whether a request lacks the token that reads need.
+type stranger struct{}
+
 type getHealth struct{ Exact }
 
 type healthOutput struct {
@@ -72,12 +75,17 @@ func (a *API) registerHealth(api huma.API) {
 		Description: "Always 200: this process lives. For load balancers there is /readyz. Found at most once a second, however many ask.",
 		Errors:      []int{http.StatusUnprocessableEntity},
 		Middlewares: huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
-			_, w, _ := humahttprouter.Unwrap(ctx)
+			r, w, _ := humahttprouter.Unwrap(ctx)
 			router.SetRoute(w, ctx.Operation().Path)
-			next(ctx)
+			_, refusal := a.tokens.Admit(r)
+			next(huma.WithValue(ctx, stranger{}, refusal != nil))
 		}},
 	}, func(ctx context.Context, _ *getHealth) (*healthOutput, error) {
-		return &healthOutput{CacheControl: "no-store", Body: a.health(ctx)}, nil
+		h := a.health(ctx)
+		if hidden, _ := ctx.Value(stranger{}).(bool); hidden {
+			h.Detail = "" // names hosts
+		}
+		return &healthOutput{CacheControl: "no-store", Body: h}, nil
 	})
 }
 
