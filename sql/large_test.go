@@ -217,8 +217,10 @@ func TestLargeStatesGoFirst(t *testing.T) {
 	conn := connect(t, url)
 	withStream(t, conn)
 	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", metadata) VALUES ('s', now(), to_jsonb(repeat('x', 100000)))`)
-	db := open(t, config(url))
-	came, wait := make(chan string), make(chan struct{})
+	c := config(url)
+	c.PoolMax = 12 // six reads at a time
+	db := open(t, c)
+	came, wait, waitState := make(chan string), make(chan struct{}), make(chan struct{})
 	ended := make(chan error, 16)
 	waiting := func(queue, n int) {
 		t.Helper()
@@ -241,21 +243,24 @@ func TestLargeStatesGoFirst(t *testing.T) {
 	waiting(1, 3)
 	// The stream and the moment are the rows of the state; the first that comes is small.
 	go func() {
-		ended <- db.State(t.Context(), "s", &announced[event.Change]{"state", came, wait})
+		ended <- db.State(t.Context(), "s", &announced[event.Change]{"state", came, waitState})
 	}()
 	if first := <-came; first != "state" { // as a small read
 		t.Fatal(first)
 	}
-	wait <- struct{}{}
+	waitState <- struct{}{}
 	waiting(0, 1)
 	giveUp()
 	if err := <-ended; !errors.Is(err, ErrNoTurn) {
 		t.Errorf("a read that is given up: %v", err)
 	}
-	for _, want := range []string{"state", "read", "read"} {
-		wait <- struct{}{}
-		if got := <-came; got != want {
-			t.Errorf("the turn went to a %s, want a %s", got, want)
+	for _, next := range []struct {
+		end  chan<- struct{}
+		want string
+	}{{wait, "state"}, {waitState, "read"}, {wait, "read"}} {
+		next.end <- struct{}{}
+		if got := <-came; got != next.want {
+			t.Fatalf("the turn went to a %s, want a %s", got, next.want)
 		}
 	}
 	close(wait)
