@@ -35,37 +35,54 @@ func (r *ReadingRole) Validate() error {
 	return nil
 }
 
-// Grants returns the statements that give the role all that it needs. They are run by
-// the role that migrates: what they say of later tables is about its own.
+// Grants returns the statements that give the role all that it needs, and nothing else.
 func (r *ReadingRole) Grants() []string {
 	to := ` TO ` + pgx.Identifier{r.Name}.Sanitize()
 	return []string{
 		`GRANT USAGE ON SCHEMA public, telemetra` + to,
 		`GRANT SELECT ON public.streams, public.chat_summary_minute, public.moments, public.viewer_timeseries, telemetra.schema_version, telemetra.position, telemetra.deployment` + to,
-		// A job that writes a table anew drops it and its rights.
-		`ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES` + to,
 	}
+}
+
+// LaterGrant is the statement that opens tables that do not exist yet, for jobs that drop a
+// table and make it anew. It opens all later ones of the role that runs it, so it is for
+// somebody to choose.
+func (r *ReadingRole) LaterGrant() string {
+	return `ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO ` + pgx.Identifier{r.Name}.Sanitize()
 }
 
 const roleSQL = `
 SELECT count(*) > 0, coalesce(bool_or(rolsuper), false), $1::text = current_user::text
 FROM pg_roles WHERE rolname = $1::text`
 
+// writableSQL lists what a role may write, by itself, by a role that it is a member of, or
+// because everybody may; and whether it may make objects in schema public.
+const writableSQL = `
+SELECT coalesce((
+    SELECT string_agg(held.rights || ' on ' || held.relation, '; ' ORDER BY held.relation)
+    FROM (SELECT c.oid::regclass::text AS relation, string_agg(p.name, ', ' ORDER BY p.name) AS rights
+          FROM pg_class AS c, unnest('{INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) AS p(name)
+          WHERE c.relnamespace IN ('public'::regnamespace, 'telemetra'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'f')
+            AND has_table_privilege($1::name, c.oid, p.name)
+          GROUP BY c.oid LIMIT 10) AS held), ''),
+    has_schema_privilege($1::name, 'public', 'CREATE')`
+
 // AllowReading makes a role one that may read what gateways and apis read, and creates it
-// when it is missing. The database must be migrated.
-func (m *Migrator) AllowReading(ctx context.Context, role ReadingRole) (err error) {
+// when it is missing. The database must be migrated. A role that may write is refused; the
+// warning names a right that cannot be taken from this role alone, or is "".
+func (m *Migrator) AllowReading(ctx context.Context, role ReadingRole) (warning string, err error) {
 	if err := role.Validate(); err != nil {
-		return err
+		return "", err
 	}
 	conn, err := m.connect(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }() // releases the lock
 	if err := takeTurn(ctx, conn); err != nil {
-		return err
+		return "", err
 	}
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		var exists, super, own bool
 		if err := tx.QueryRow(ctx, roleSQL, role.Name).Scan(&exists, &super, &own); err != nil {
 			return fmt.Errorf("look for the role %q: %w", role.Name, err)
@@ -76,8 +93,23 @@ func (m *Migrator) AllowReading(ctx context.Context, role ReadingRole) (err erro
 		case !exists && role.Password == "":
 			return fmt.Errorf("the role %q is missing; set POSTGRES_READER_PASSWORD, or create it", role.Name)
 		}
-		return role.allow(ctx, tx, exists)
+		if err := role.allow(ctx, tx, exists); err != nil {
+			return err
+		}
+		var writable string
+		var creates bool
+		if err := tx.QueryRow(ctx, writableSQL, role.Name).Scan(&writable, &creates); err != nil {
+			return fmt.Errorf("look for what the role %q may write: %w", role.Name, err)
+		}
+		if writable != "" {
+			return fmt.Errorf("POSTGRES_READER_USER is %q, which may write (%s); allowed is a role that only reads: revoke that, also of PUBLIC and of roles that it is a member of, or name another role", role.Name, writable)
+		}
+		if creates {
+			warning = fmt.Sprintf("the role %q may make tables and functions in schema public, as everybody may before Postgres 15; to end that: REVOKE CREATE ON SCHEMA public FROM PUBLIC, and grant it to the roles that need it", role.Name)
+		}
+		return nil
 	})
+	return warning, err
 }
 
 func (r *ReadingRole) allow(ctx context.Context, tx pgx.Tx, exists bool) error {

@@ -75,10 +75,14 @@ func (c *migrateUpCmd) Run(ctx context.Context, out output) error {
 	if _, err := fmt.Fprintln(out, "the database is up to date"); err != nil || !wanted {
 		return err
 	}
-	if err := m.AllowReading(ctx, reader); err != nil {
+	warning, err := m.AllowReading(ctx, reader)
+	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "the role %s may read what gateways and apis need\n", reader.Name)
+	if _, err = fmt.Fprintf(out, "the role %s may read what gateways and apis need\n", reader.Name); err != nil || warning == "" {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "warning:", warning)
 	return err
 }
 
@@ -88,7 +92,7 @@ func (c *migrateGrantsCmd) Run(out output) error {
 	if err := reader.Validate(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(out, strings.Join(reader.Grants(), ";\n")+";")
+	_, err := fmt.Fprintf(out, "%s;\n-- only for jobs that drop a table and make it anew, because it opens all later tables:\n-- %s;\n", strings.Join(reader.Grants(), ";\n"), reader.LaterGrant())
 	return err
 }
 
