@@ -58,6 +58,7 @@ type API struct {
 	tokens  *access.Tokens
 	ladder  *ladder
 	spec    *huma.OpenAPI // set by Register
+	huma    huma.API      // as spec
 	panics  *contain.Panics
 	probed  atomic.Bool // whether Postgres answers has been asked once
 
@@ -91,8 +92,8 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 			db:     db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
 			large:   semaphore.NewWeighted(maxLargeAnswers),
 			written: newBudget(maxWritten, maxWaiting), largeWritten: newBudget(maxLargeAnswers, 0),
-			writeTimeout: writeTimeout,
-			suspected:    make(chan struct{}, 1),
+			writeTimeout: writeTimeout, wholeTimeout: wholeTimeout,
+			suspected: make(chan struct{}, 1),
 		},
 	}
 	reg.MustRegister(rungCollector{a})
@@ -196,7 +197,7 @@ func (a *API) Register(r *router.Router) error {
 	a.registerMetrics(api)
 	a.registerMoments(api)
 	a.registerHealth(api)
-	a.spec = api.OpenAPI()
+	a.spec, a.huma = api.OpenAPI(), api
 	// Another shape of answers is another key in the cache.
 	shape, err := json.Marshal(a.spec.Components.Schemas)
 	if err != nil {
@@ -309,6 +310,8 @@ func (a *API) answer(ctx context.Context, q *read) (*huma.StreamResponse, error)
 			refuse(w, http.StatusServiceUnavailable, errUnavailable)
 		case errors.Is(err, errCrowded):
 			refuse(w, http.StatusServiceUnavailable, errCrowded)
+		case q.continues && sql.IsImpossibleValue(err): // a cursor that was made by hand
+			_ = huma.WriteErr(a.huma, hctx, http.StatusUnprocessableEntity, "validation failed", &huma.ErrorDetail{Location: "query.cursor", Message: errBadCursor.Error()})
 		default:
 			a.log.Error().Err(err).Str("request_id", router.RequestID(w)).Msg("read failed")
 			problem.Write(w, http.StatusInternalServerError, "the read failed; the server's log has the request id")

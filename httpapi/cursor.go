@@ -2,10 +2,12 @@ package httpapi
 
 import (
 	"bytes"
+	"compress/flate"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"time"
 	"unicode/utf8"
 
@@ -96,12 +98,40 @@ var strictBase64 = base64.RawURLEncoding.Strict()
 // encode makes a cursor of the list with a path. Its checksum is no secret: who makes a
 // cursor by hand asks for what may be asked for by the parameters. It is there so that a
 // cursor that was altered, cut or brought to another list is a fault and no other page.
+//
+// The id of a moment may be long; as far as an index takes it, it compresses well.
 func (p *position) encode(path string) string {
 	text, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // numbers and texts can be written
 	}
+	if len(text) > maxPlainCursor {
+		text = deflate(text)
+	}
 	return strictBase64.EncodeToString(append(checksum(path, text), text...))
+}
+
+const (
+	// maxPlainCursor is the longest position that is not compressed, and maxPosition the
+	// longest that is read.
+	maxPlainCursor = 1 << 10
+	maxPosition    = 1 << 20
+)
+
+func deflate(text []byte) []byte {
+	var b bytes.Buffer
+	w, _ := flate.NewWriter(&b, flate.BestCompression) // a level that there is
+	_, _ = w.Write(text)                               // to memory, as Close
+	_ = w.Close()
+	return b.Bytes()
+}
+
+// inflate is deflate in reverse, of what is no JSON as it is.
+func inflate(b []byte) ([]byte, error) {
+	if len(b) > 0 && b[0] == '{' {
+		return b, nil
+	}
+	return io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(b)), maxPosition))
 }
 
 func checksum(path string, text []byte) []byte {
@@ -118,7 +148,7 @@ func parseCursor(path, cursor string) (*position, error) {
 		return nil, errBadCursor
 	}
 	var p position
-	if json.Unmarshal(b[sumSize:], &p) != nil {
+	if text, err := inflate(b[sumSize:]); err != nil || json.Unmarshal(text, &p) != nil {
 		return nil, errBadCursor
 	}
 	return &p, nil

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -133,6 +134,23 @@ func TestAlteredCursorsAreFaults(t *testing.T) {
 	} {
 		refused(what, moments+"?cursor="+p.encode(moments))
 	}
+	for what, p := range map[string]position{
+		"an early time": {Limit: 1, Time: new(int64(math.MinInt64 + 1))}, "a late time": {Limit: 1, Time: new(int64(math.MaxInt64 - 1))},
+		"an early span": {Limit: 1, Since: new(int64(math.MinInt64 + 1))}, "a late span": {Limit: 1, Until: new(int64(math.MaxInt64 - 1))},
+		"an id with a NUL": {Limit: 1, ID: []byte("a\x00")}, "an id that is no text": {Limit: 1, Time: new(int64(1)), ID: []byte("\xff")},
+	} {
+		refused(what, moments+"?cursor="+p.encode(moments))
+	}
+	refused("a late time of windows", metricsPath+"?cursor="+(&position{Limit: 1, Time: new(int64(math.MaxInt64 - 1))}).encode(metricsPath))
+	refused("a late time of streams", "/api/v1/streams?cursor="+(&position{Limit: 1, Time: new(int64(math.MaxInt64 - 1))}).encode("/api/v1/streams"))
+	for _, sign := range []int{-7, -1, 1, 7} {
+		for _, path := range []string{moments, metricsPath, "/api/v1/streams"} {
+			p := position{Limit: 1, Infinite: sign, Since: new(int64(1))}
+			if r := a.get(path + "?cursor=" + p.encode(path)); r.status != http.StatusOK {
+				t.Errorf("%s behind %d times infinity: %d %s", path, sign, r.status, r.body)
+			}
+		}
+	}
 	since, until := int64(2), int64(1)
 	undated := position{Limit: 1, Since: &since}
 	if r := a.get(moments + "?cursor=" + undated.encode(moments)); r.status != http.StatusOK || r.body != "[]" {
@@ -141,6 +159,19 @@ func TestAlteredCursorsAreFaults(t *testing.T) {
 	p := position{Limit: 1, Since: &since, Until: &until}
 	if r := a.get(moments + "?cursor=" + p.encode(moments)); r.status != http.StatusUnprocessableEntity {
 		t.Errorf("a span that ends before it begins: %d %s", r.status, r.body)
+	}
+}
+
+// However long the id of a moment is that an index takes, the list goes on behind it.
+func TestCursorsOfLongIDsAreAccepted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	withStream(w)
+	w.exec(`INSERT INTO moments (moment_id, stream_id, "timestamp") SELECT n || repeat('ab', 50000), 's', '2026-01-01Z' FROM generate_series(1, 3) AS n`)
+	w.exec(`INSERT INTO moments (moment_id, stream_id, "timestamp") SELECT string_agg(md5(i::text), ''), 's', '2025-01-01Z' FROM generate_series(1, 80) AS i`)
+	a := w.serve()
+	if got := a.follow("/api/v1/streams/s/moments?limit=1", "moment_id"); len(got) != 4 || len(got[0]) != 100_001 || got[0][0] != '3' || got[2][0] != '1' || len(got[3]) != 2560 {
+		t.Errorf("%d moments", len(got))
 	}
 }
 

@@ -7,7 +7,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
@@ -252,4 +254,81 @@ func mustKeys(tb testing.TB, w *world) []string {
 	tb.Helper()
 	keys, _ := w.keys()
 	return keys
+}
+
+// asked notes which questions are put to Postgres.
+type asked struct {
+	mu   sync.Mutex
+	keys []string
+}
+
+func (q *asked) note(key string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.keys = append(q.keys, key)
+}
+
+func (q *asked) count(key string) (n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, k := range q.keys {
+		if k == key {
+			n++
+		}
+	}
+	return n
+}
+
+// Where the answer with the default limit is large, or does not come soon, fewer elements
+// are read alone, whatever has happened since.
+func TestFewElementsOfCostlyListsAreReadAlone(t *testing.T) {
+	t.Parallel()
+	const whole, one = momentsPath + "?limit=50&type=&since=&until=", momentsPath + "?limit=1&type=&since=&until="
+	for _, c := range []struct {
+		name string
+		slow bool
+		size int
+	}{{"large", false, 400_000}, {"slow", true, 10}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			withStream(w)
+			withLargeMoments(w, "s", 5, c.size)
+			a := w.serve()
+			var questions asked
+			comes := make(chan struct{})
+			a.ladder.loaded = func(key string) {
+				questions.note(key)
+				if c.slow && key == whole {
+					<-comes
+				}
+			}
+			if c.slow {
+				a.ladder.wholeTimeout = 50 * time.Millisecond
+			}
+			var wholes int
+			for i := range 4 {
+				if r := a.patiently(momentsPath + "?limit=1"); r.status != http.StatusOK || !strings.Contains(r.body, `"s5"`) || strings.Contains(r.body, `"s4"`) || r.next(momentsPath) == "" {
+					t.Fatalf("%d %.300s", r.status, r.body)
+				}
+				if i == 0 {
+					localtest.Eventually(t, "the whole list was read", func() bool {
+						wholes = questions.count(whole)
+						return wholes > 0
+					})
+				}
+				// Another head: what is known of answers does not hold any more.
+				before := a.ladder.heads.known("s").Offset
+				w.publish(&event.Viewers{StreamID: "s"})
+				localtest.Eventually(t, "the event", func() bool { return a.ladder.heads.known("s").Offset > before })
+			}
+			close(comes)
+			if got := questions.count(whole); got != wholes {
+				t.Errorf("the whole list was read %d times, at first %d", got, wholes)
+			}
+			if questions.count(one) == 0 {
+				t.Error("the answer was not read alone")
+			}
+		})
+	}
 }

@@ -69,7 +69,7 @@ func (d *document) empty() bool { return d.list != nil && d.rows == 0 }
 // cut makes the answer to a question for fewer elements of the same list: the very bytes
 // that Postgres would be read for. It returns nil where that is not certain.
 func (d *document) cut(q *read) *document {
-	if d.tooLarge || d.list == nil || q.list == nil {
+	if d.list == nil || q.list == nil {
 		return nil
 	}
 	a := answer{status: d.status, body: d.body.Bytes(), rows: d.rows, next: d.next, total: d.total}
@@ -99,14 +99,6 @@ func (d *document) size() int {
 		n += len(d.body.Bytes())
 	}
 	return n
-}
-
-// mark is the document without its body: a note that it is too large.
-func (d *document) mark() *document {
-	return &document{
-		key: d.key, stream: d.stream, at: d.at, readAt: d.readAt, ttl: d.ttl,
-		status: d.status, tooLarge: true, body: body.New("", nil),
-	}
 }
 
 // write answers a read. From a stale document nobody learns that what he has is

@@ -24,6 +24,9 @@ var (
 	postgresTimeout = 1200 * time.Millisecond
 	// redisTimeout bounds one question to Redis.
 	redisTimeout = 250 * time.Millisecond
+	// wholeTimeout bounds the wait for an answer with the default limit, from which one
+	// with fewer elements would be cut.
+	wholeTimeout = 400 * time.Millisecond
 )
 
 const (
@@ -116,6 +119,8 @@ type ladder struct {
 	postgres     breaker
 	caching      breaker
 
+	wholeTimeout time.Duration
+
 	// loaded is called when rows were read and the answer is not stored yet; for
 	// tests, nil else.
 	loaded func(key string)
@@ -135,16 +140,7 @@ func (l *ladder) quick(uri string) *document {
 // find finds the answer to a question, however the context of one who waits for
 // it ends. The caller owes a call of done when it no longer needs the document.
 func (l *ladder) find(ctx context.Context, q *read) (d *document, from rung, done func(), err error) {
-	if d := l.memory.get(q.key); d != nil && l.heads.fresh(d, time.Now()) {
-		l.metrics.answers[hit].Inc()
-		return d, hit, func() {}, nil
-	}
-	if q.whole != nil {
-		if d, from, err := l.cut(ctx, q); d != nil || err != nil {
-			return d, from, func() {}, err
-		}
-	}
-	d, from, done, err = l.fly(ctx, q)
+	d, from, done, err = l.look(ctx, q)
 	switch {
 	case errors.Is(err, errUnavailable), errors.Is(err, errSlow), errors.Is(err, errCrowded):
 		l.metrics.unavailable.Inc()
@@ -154,21 +150,42 @@ func (l *ladder) find(ctx context.Context, q *read) (d *document, from rung, don
 	return d, from, done, err
 }
 
+// look is find without its counters.
+func (l *ladder) look(ctx context.Context, q *read) (*document, rung, func(), error) {
+	if d := l.memory.get(q.key); d != nil && l.heads.fresh(d, time.Now()) {
+		return d, hit, func() {}, nil
+	}
+	if q.whole != nil {
+		if d, from, err := l.cut(ctx, q); d != nil || err != nil {
+			return d, from, func() {}, err
+		}
+	}
+	return l.fly(ctx, q)
+}
+
 // cut finds the answer to a question in that of another one. No document and no error:
-// it cannot be cut.
+// it cannot be cut, or the other one is large, or does not come soon; then it is left
+// alone for a while.
 func (l *ladder) cut(ctx context.Context, q *read) (*document, rung, error) {
-	if d := l.memory.large(q.whole.key); d != nil && l.heads.fresh(d, time.Now()) {
+	if l.memory.isCostly(q.whole.key) {
 		return nil, miss, nil
 	}
-	whole, from, done, err := l.find(ctx, q.whole)
+	bounded, cancel := context.WithTimeout(ctx, l.wholeTimeout)
+	defer cancel()
+	whole, from, done, err := l.look(bounded, q.whole)
 	defer done()
-	if errors.Is(err, errCrowded) {
+	switch {
+	case ctx.Err() != nil:
+		return nil, miss, context.Cause(ctx)
+	case bounded.Err() != nil && whole == nil, errors.Is(err, errCrowded), errors.Is(err, errSlow):
+		l.memory.noteCostly(q.whole.key)
 		return nil, miss, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, miss, err
-	}
-	if whole.status != http.StatusOK {
+	case whole.tooLarge:
+		l.memory.noteCostly(q.whole.key)
+		return nil, miss, nil
+	case whole.status != http.StatusOK:
 		return whole, from, nil
 	}
 	d := whole.cut(q)
@@ -316,14 +333,14 @@ func (l *ladder) place(ctx context.Context, at event.ID) sql.LSN {
 	return position.Cluster.WAL
 }
 
-// cacheKey is the key of an answer in Redis, where other deployments may keep theirs;
-// "": nothing is kept, because the own one is not known yet.
+// cacheKey is the key of an answer in Redis, where other deployments, and copies of this
+// one, may keep theirs; "": nothing is kept, because the own one is not known yet.
 func (l *ladder) cacheKey(key string) string {
 	d, ok := l.redis.Deployment()
 	if !ok {
 		return ""
 	}
-	return l.shape + d.ID + ":" + key
+	return l.shape + d.ID + ":" + d.Origin + ":" + key
 }
 
 // kept is what Redis keeps as the answer to a question, or nil.

@@ -419,6 +419,24 @@ func TestWhatRedisKeepsIsNotTrusted(t *testing.T) {
 	c.expect(metricsPath, 404, "miss", "unknown")
 }
 
+// A copy of a database has the deployment's id and rows of its own, so it shares no answers
+// with the original: neither those that hold nor those for when Postgres is away.
+func TestCopiesShareNoAnswers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a := w.serve()
+	a.expect(metricsPath, 200, "miss", `"chat_count":1,`)
+	original, _ := a.redis.Deployment()
+	b := w.serve()
+	b.redis.Identify(broker.Deployment{ID: original.ID, Name: original.Name, Origin: "2/2"})
+	b.expect(metricsPath, 200, "miss", `"chat_count":1,`)
+	c := w.serve()
+	c.redis.Identify(original)
+	c.expect(metricsPath, 200, "hit", `"chat_count":1,`)
+}
+
 // answered is a ResponseWriter that keeps the status only.
 type answered struct {
 	header http.Header

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
@@ -13,6 +14,10 @@ const (
 	// have been put, in number and in bytes of each.
 	maxURIs     = 1 << 14
 	maxURIBytes = 1 << 10
+	// maxCostly bounds the questions that are known to be costly, and costlyFor for how
+	// long they are taken for that.
+	maxCostly = 1 << 12
+	costlyFor = time.Minute
 )
 
 // memory keeps the answers that were given last, in process memory.
@@ -22,6 +27,9 @@ type memory struct {
 	bytes int
 	// keyOf finds the key of a question by the request target that put it.
 	keyOf *simplelru.LRU[string, string]
+	// costly are the questions whose answers were last found to be too large to be kept, or
+	// slow, and when.
+	costly *simplelru.LRU[string, time.Time]
 }
 
 func newMemory() *memory {
@@ -29,30 +37,31 @@ func newMemory() *memory {
 	// Sizes above 0 are no error.
 	m.byKey, _ = simplelru.NewLRU(mostMemory/(1<<10), func(_ string, d *document) { m.bytes -= d.size() })
 	m.keyOf, _ = simplelru.NewLRU[string, string](maxURIs, nil)
+	m.costly, _ = simplelru.NewLRU[string, time.Time](maxCostly, nil)
 	return m
 }
 
 // get returns the answer to a question, or nil.
 func (m *memory) get(key string) *document {
-	if d := m.find(key); d != nil && !d.tooLarge {
-		return d
-	}
-	return nil
-}
-
-// large returns the note that the answer to a question is too large to be kept, or nil.
-func (m *memory) large(key string) *document {
-	if d := m.find(key); d != nil && d.tooLarge {
-		return d
-	}
-	return nil
-}
-
-func (m *memory) find(key string) *document {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, _ := m.byKey.Get(key)
 	return d
+}
+
+// noteCostly notes that the answer to a question is large, or slow.
+func (m *memory) noteCostly(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.costly.Add(key, time.Now())
+}
+
+// isCostly reports whether that was noted lately, whatever has happened since.
+func (m *memory) isCostly(key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, ok := m.costly.Get(key)
+	return ok && time.Since(at) < costlyFor
 }
 
 // asked returns the answer to the question that a request target puts, or nil.
@@ -64,9 +73,6 @@ func (m *memory) asked(uri string) *document {
 		return nil
 	}
 	d, _ := m.byKey.Get(key)
-	if d != nil && d.tooLarge {
-		return nil
-	}
 	return d
 }
 
@@ -80,14 +86,11 @@ func (m *memory) remember(uri, key string) {
 	m.keyOf.Add(uri, key)
 }
 
-// put keeps an answer, unless a newer one is there, or it is one of any number that say
-// nothing.
+// put keeps an answer, unless a newer one is there, or it is too large, or one of any
+// number that say nothing.
 func (m *memory) put(d *document) {
-	if d.behind {
+	if d.behind || d.tooLarge {
 		return
-	}
-	if d.tooLarge {
-		d = d.mark()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

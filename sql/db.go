@@ -218,6 +218,16 @@ func IsContended(err error) bool {
 	return false
 }
 
+// IsImpossibleValue tells whether Postgres can have no such value as a parameter was: a
+// time out of its range, or a text that its encoding does not have.
+func IsImpossibleValue(err error) bool {
+	switch ErrorCode(err) {
+	case "22008", "22021", "22P05":
+		return true
+	}
+	return false
+}
+
 // IsUnavailable tells whether an error means that Postgres is away, starting
 // or stopping, as opposed to a statement that it refuses.
 func IsUnavailable(err error) bool {
