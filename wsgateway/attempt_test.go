@@ -95,7 +95,7 @@ func TestPartsOfWrites(t *testing.T) {
 	var idle []*outbox
 	for i, payload := range payloads {
 		for n, o := range outboxes {
-			for !o.hasRoom() {
+			for !o.roomy() {
 				tellFull()
 				<-tick.C
 			}

@@ -100,7 +100,9 @@ func (s *session) changeStreams(in *clientFrame) {
 		s.push(errorFrame(id, codeBadSince, err.Error()))
 		return
 	}
-	s.subscribe(id, since)
+	if c := s.follow(id, since); c != nil {
+		s.push(errorFrame(id, c.code, c.message))
+	}
 }
 
 // sinceOf reads the id of a subscribe frame; none is fine.
@@ -113,20 +115,6 @@ func sinceOf(raw json.RawMessage) (*event.ID, error) {
 		return nil, fmt.Errorf(`"since" is %s; allowed is an event id, a string`, raw)
 	}
 	return parseSince([]string{text})
-}
-
-// subscribe adds a stream, when what waits for the client has become little: streams
-// come as fast as it takes them.
-func (s *session) subscribe(streamID string, since *event.ID) {
-	for !s.takeRoom() {
-		time.Sleep(resumeEvery)
-		// What it sends meanwhile waits, its pongs too. One that takes nothing is closed.
-		s.hear()
-	}
-	defer s.giveRoom()
-	if c := s.follow(streamID, since); c != nil {
-		s.push(errorFrame(streamID, c.code, c.message))
-	}
 }
 
 // unsubscribe removes a stream. Nothing of it comes after the answer.

@@ -1,6 +1,7 @@
 package wsgateway
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -52,10 +53,17 @@ type outbox struct {
 	closing    bool // the last frame is queued
 	lingering  bool // the reading side closes the socket, see refuse
 	closed     bool
+	taken      chan struct{} // closed when frames are taken from the queue or dropped; nil: nobody waits for that
+
+	// life ends when no more frames are queued: the socket is closed, or about to be.
+	life context.Context //nolint:containedctx // what works for the client ends with it
+	end  context.CancelFunc
 }
 
 func newOutbox(conn net.Conn, writers *sync.WaitGroup, m *metrics) *outbox {
-	return &outbox{conn: conn, fd: fdOf(conn), writers: writers, metrics: m}
+	o := &outbox{conn: conn, fd: fdOf(conn), writers: writers, metrics: m}
+	o.life, o.end = context.WithCancel(context.Background())
+	return o
 }
 
 // push takes a frame. It never blocks. idle means that nobody writes, and that the caller
@@ -99,12 +107,45 @@ func (o *outbox) add(f *frame, beginning bool) {
 	}
 }
 
-// hasRoom tells whether a stream may begin: little waits, or the client is gone.
+// hasRoom reports whether a stream may start: little waits. o.mu is held.
 func (o *outbox) hasRoom() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	const part = 4
-	return o.closing || o.closed || o.queue.live <= mostQueued/part && o.queue.bytes <= mostQueuedBytes/part
+	return o.queue.live <= mostQueued/part && o.queue.bytes <= mostQueuedBytes/part
+}
+
+// await waits until a condition of the queue holds, which is checked with o.mu held.
+func (o *outbox) await(ctx context.Context, holds func() bool) error {
+	for {
+		o.mu.Lock()
+		if holds() {
+			o.mu.Unlock()
+			return nil
+		}
+		if o.taken == nil {
+			o.taken = make(chan struct{})
+		}
+		taken := o.taken
+		o.mu.Unlock()
+		select {
+		case <-taken:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// wake wakes goroutines that wait for the queue to change. o.mu is held.
+func (o *outbox) wake() {
+	if o.taken != nil {
+		close(o.taken)
+		o.taken = nil
+	}
+}
+
+// drop empties the queue. o.mu is held.
+func (o *outbox) drop() {
+	o.queue = queue{}
+	o.wake()
 }
 
 // tooSlow closes the socket of a client that does not take what waits, if that is the
@@ -216,6 +257,7 @@ func (o *outbox) take(into []entry) []entry {
 	before := o.queue.liveBytes
 	into = o.queue.take(into, writeAtOnce)
 	o.writes = before - o.queue.liveBytes
+	o.wake()
 	return into
 }
 
@@ -311,11 +353,12 @@ func (o *outbox) giveUp(code uint16, reason string) bool {
 	if o.closing || o.closed {
 		return false
 	}
-	o.queue = queue{}
+	o.drop()
 	if o.encoding != events { // which has no way to say why
 		o.add(closeFrame(code, reason), false)
 	}
 	o.closing = true
+	o.end()
 	_ = o.conn.SetWriteDeadline(time.Now().Add(farewellWithin)) // of the write under way
 	o.start()
 	if !o.writing {
@@ -335,7 +378,9 @@ func (o *outbox) fault() net.Buffers {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.endWritingNow()
-	o.queue, o.closing = queue{}, true
+	o.drop()
+	o.closing = true
+	o.end()
 	o.metrics.faulty.Inc()
 	if o.encoding == events {
 		o.writing = false
@@ -389,7 +434,9 @@ func (o *outbox) shut() {
 	if o.closed {
 		return
 	}
-	o.closed, o.queue = true, queue{}
+	o.closed = true
+	o.end()
+	o.drop()
 	// The reading side ends, and with it the session.
 	switch {
 	case o.writingNow: // see endWritingNow
@@ -411,6 +458,7 @@ func (o *outbox) finish(within time.Duration, farewells ...*frame) {
 		}
 	}
 	o.closing, o.lingering = true, false
+	o.end()
 	o.start()
 	if !o.writing {
 		o.shut()

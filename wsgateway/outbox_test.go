@@ -55,6 +55,13 @@ func queued(o *outbox, f *frame) error {
 	return err
 }
 
+// roomy reports whether a stream may start.
+func (o *outbox) roomy() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.hasRoom()
+}
+
 // piped returns an outbox and the other end of its socket.
 func piped(tb testing.TB) (*outbox, net.Conn, *sync.WaitGroup) {
 	tb.Helper()
@@ -163,7 +170,7 @@ func TestOutboxTakesBeginningsWhole(t *testing.T) {
 		frames[i] = newFrame(nil)
 	}
 	o.begin(append(frames, f, f, f, f, f, f))
-	if o.hasRoom() {
+	if o.roomy() {
 		t.Error("there is room for another stream")
 	}
 	events := 0
@@ -178,7 +185,7 @@ func TestOutboxTakesBeginningsWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for !o.hasRoom() || queued(o, f) != nil { // as soon as the writer has counted
+	for !o.roomy() || queued(o, f) != nil { // as soon as the writer has counted
 		<-time.After(time.Millisecond)
 	}
 }

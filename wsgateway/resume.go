@@ -56,17 +56,18 @@ func (h *hub) resumeLater(s *subscription) {
 	hs := h.gateway.hubs
 	hs.group.Go(func() error {
 		defer h.gateway.metrics.panics.Recover("resume a client", s.session.fault)
-		for !s.session.takeRoom() { // before the turn, which others wait for, too
-			if sleep(hs.ctx, resumeEvery) != nil {
-				return nil
-			}
+		ctx, cancel := context.WithCancel(hs.ctx)
+		defer cancel()
+		defer context.AfterFunc(s.out.life, cancel)()
+		if s.session.reserve(ctx) != nil { // before the turn, which others wait for, too
+			return nil
 		}
-		defer s.session.giveRoom()
-		reason := h.resume(hs.ctx, s)
+		defer s.session.release()
+		reason := h.resume(ctx, s)
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		switch {
-		case s.gone, reason == "":
+		case s.gone, reason == "", ctx.Err() != nil:
 		case h.phase == loading:
 			h.clients[s] = struct{}{} // load admits it
 		default:

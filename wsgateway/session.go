@@ -2,6 +2,7 @@ package wsgateway
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -31,8 +32,9 @@ type session struct {
 	greeted atomic.Bool // is told how live updates are; set under the health's lock
 	told    string      // why they are delayed, as the client knows; guarded by the health's lock
 	late    string      // why its one stream is; guarded by the health's lock
-	filling atomic.Bool // a stream begins with what may be much
 	back    atomic.Bool // has been here before, or at another gateway, which may have told it otherwise
+
+	replaying chan struct{} // has one place: for a stream that starts with a backlog that may be large
 
 	mu      sync.Mutex
 	streams map[string]*subscription
@@ -42,7 +44,9 @@ type session struct {
 }
 
 func newSession(g *Gateway, conn net.Conn) *session {
-	s := &session{gateway: g, out: newOutbox(conn, &g.sessions, g.metrics), streams: make(map[string]*subscription, 1)}
+	s := &session{
+		gateway: g, out: newOutbox(conn, &g.sessions, g.metrics), streams: make(map[string]*subscription, 1), replaying: make(chan struct{}, 1),
+	}
 	s.hear()
 	return s
 }
@@ -111,7 +115,8 @@ func (s *session) push(f *frame) {
 type complaint struct{ code, message string }
 
 // follow makes the session follow a stream that the client asks for, unless it has ended
-// meanwhile.
+// meanwhile. The stream starts when little waits for the client. The reading of the client does
+// not wait for that, because its pongs are the sign that it lives.
 func (s *session) follow(streamID string, since *event.ID) *complaint {
 	if c := s.mayFollow(streamID); c != nil {
 		return c
@@ -120,18 +125,31 @@ func (s *session) follow(streamID string, since *event.ID) *complaint {
 	if refusal != nil {
 		return &complaint{codeManyStreams, fmt.Sprintf("%s; try again in %.0f s", refusal.Detail, refusal.RetryAfter.Seconds())}
 	}
-	s.join(h, since)
+	sub := s.add(h, since)
+	if sub == nil {
+		return nil
+	}
+	if s.tryReserve() {
+		defer s.release()
+		sub.start()
+		return nil
+	}
+	s.gateway.sessions.Go(func() {
+		defer s.gateway.metrics.panics.Recover("start a stream", s.fault)
+		if s.reserve(s.out.life) != nil {
+			return
+		}
+		defer s.release()
+		sub.start()
+	})
 	return nil
 }
 
 // join makes the session a client of a hub that was acquired for it.
 func (s *session) join(h *hub, since *event.ID) {
-	sub := s.add(h, since)
-	if sub == nil {
-		return
+	if sub := s.add(h, since); sub != nil {
+		sub.start()
 	}
-	s.gateway.lates.add(sub, time.Now())
-	h.join(sub)
 }
 
 // add notes a stream that the session follows from now on. It returns nil when the session
@@ -179,13 +197,39 @@ func (s *session) delay(all string) string { return cmp.Or(all, s.late) }
 // claimant is the session where turns are shared out.
 func (s *session) claimant() claimant { return claimant{s.address, s} }
 
-// takeRoom tells whether a stream may begin with what may be much, which is for one
-// stream at a time. The caller owes a giveRoom.
-func (s *session) takeRoom() bool {
-	return s.out.hasRoom() && s.filling.CompareAndSwap(false, true)
+// reserve waits until a stream may start with a backlog that may be large: one of the session at
+// a time, and only while little waits for the client. The caller owes a release.
+func (s *session) reserve(ctx context.Context) error {
+	select {
+	case s.replaying <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	err := s.out.await(ctx, s.out.hasRoom)
+	if err != nil {
+		s.release()
+	}
+	return err
 }
 
-func (s *session) giveRoom() { s.filling.Store(false) }
+// tryReserve is reserve without waiting.
+func (s *session) tryReserve() bool {
+	select {
+	case s.replaying <- struct{}{}:
+	default:
+		return false
+	}
+	s.out.mu.Lock()
+	defer s.out.mu.Unlock()
+	if !s.out.hasRoom() {
+		s.release()
+		return false
+	}
+	return true
+}
+
+// release lets the next stream of the session start.
+func (s *session) release() { <-s.replaying }
 
 // permit takes what a token allows, unless that is less than the session follows.
 func (s *session) permit(grant *access.Grant) *complaint {

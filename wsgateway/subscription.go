@@ -1,6 +1,8 @@
 package wsgateway
 
 import (
+	"time"
+
 	"github.com/telemetra/telemetra/broker/event"
 )
 
@@ -17,6 +19,12 @@ type subscription struct {
 	// late is why the client was told that the stream is late; "": it was not, or it knows that
 	// it is on time again. What the client of a single stream knows is its session's.
 	late string
+}
+
+// start makes the client one of those of the hub, which expects it.
+func (s *subscription) start() {
+	s.hub.gateway.lates.add(s, time.Now())
+	s.hub.join(s)
 }
 
 // begin starts the stream, or starts it over: connected, then the state. It is
