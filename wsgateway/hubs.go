@@ -41,6 +41,8 @@ type hubs struct {
 	states *turns // to read states from Postgres
 	logs   *turns // to read logs
 
+	backlogs *backlogs
+
 	ctx   context.Context //nolint:containedctx // the life of all hubs, set once by start
 	group *errgroup.Group
 }
@@ -48,7 +50,8 @@ type hubs struct {
 func newHubs(g *Gateway) *hubs {
 	return &hubs{
 		gateway: g, byID: make(map[string]*hub), held: make(map[netip.Prefix]int), heads: newHeads(g.readHeads, g.metrics.panics),
-		states: newTurns(maxStates, g.metrics.waiting[forState]), logs: newTurns(maxLogs, g.metrics.waiting[forLog]),
+		backlogs: newBacklogs(maxBacklogs),
+		states:   newTurns(maxStates, g.metrics.waiting[forState]), logs: newTurns(maxLogs, g.metrics.waiting[forLog]),
 	}
 }
 

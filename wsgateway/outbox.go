@@ -47,16 +47,17 @@ type outbox struct {
 	mu      sync.Mutex
 	queue   queue
 	writes  int  // bytes that are being written, but for what streams begin with
+	starts  bool // frames that streams begin with are being written
 	writing bool // somebody writes, or is about to
 	// writingNow is that without waiting: who does it closes a socket that is closed meanwhile.
 	writingNow bool
 	closing    bool // the last frame is queued
 	lingering  bool // the reading side closes the socket, see refuse
 	closed     bool
-	taken      chan struct{} // closed when frames are taken from the queue or dropped; nil: nobody waits for that
+	taken      chan struct{} // closed when frames are taken from the queue or dropped; nil: no goroutine waits for that
 
-	// life ends when no more frames are queued: the socket is closed, or about to be.
-	life context.Context //nolint:containedctx // what works for the client ends with it
+	// life ends when no more frames can be queued: the socket is closed, or about to be.
+	life context.Context //nolint:containedctx // goroutines that wait for the client end with it
 	end  context.CancelFunc
 }
 
@@ -111,6 +112,11 @@ func (o *outbox) add(f *frame, beginning bool) {
 func (o *outbox) hasRoom() bool {
 	const part = 4
 	return o.queue.live <= mostQueued/part && o.queue.bytes <= mostQueuedBytes/part
+}
+
+// hasStarted reports whether all frames that streams begin with are written, or dropped. o.mu is held.
+func (o *outbox) hasStarted() bool {
+	return o.closed || o.queue.live == o.queue.liveEvents && !o.starts
 }
 
 // await waits until a condition of the queue holds, which is checked with o.mu held.
@@ -245,7 +251,8 @@ func (o *outbox) wait(rest net.Buffers) {
 func (o *outbox) take(into []entry) []entry {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.writes = 0
+	o.writes, o.starts = 0, false
+	defer o.wake()
 	if o.queue.live == 0 || o.closed {
 		o.endWritingNow()
 		o.writing = false
@@ -254,10 +261,10 @@ func (o *outbox) take(into []entry) []entry {
 		}
 		return nil
 	}
-	before := o.queue.liveBytes
+	before := o.queue
 	into = o.queue.take(into, writeAtOnce)
-	o.writes = before - o.queue.liveBytes
-	o.wake()
+	o.writes = before.liveBytes - o.queue.liveBytes
+	o.starts = before.live-o.queue.live > before.liveEvents-o.queue.liveEvents
 	return into
 }
 

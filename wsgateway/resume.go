@@ -50,44 +50,71 @@ func (h *hub) beginNew(s *subscription, reason string) {
 // resumeLater reads what a client has missed from the log, or waits until the hub
 // has come to where the client was on another gateway, as soon as little waits for the
 // client; one that takes nothing is closed. Meanwhile the client is not among those who
-// get events. h.mu is held.
+// get events. The events that were read count among all backlogs until the client has taken them.
+// h.mu is held.
 func (h *hub) resumeLater(s *subscription) {
 	delete(h.clients, s)
 	hs := h.gateway.hubs
 	hs.group.Go(func() error {
 		defer h.gateway.metrics.panics.Recover("resume a client", s.session.fault)
-		ctx, cancel := context.WithCancel(hs.ctx)
-		defer cancel()
-		defer context.AfterFunc(s.out.life, cancel)()
-		if s.session.reserve(ctx) != nil { // before the turn, which others wait for, too
-			return nil
-		}
-		defer s.session.release()
-		reason := h.resume(ctx, s)
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		switch {
-		case s.gone, reason == "", ctx.Err() != nil:
-		case h.phase == loading:
-			h.clients[s] = struct{}{} // load admits it
-		default:
-			h.clients[s] = struct{}{}
-			h.beginNew(s, reason)
+		own := share{of: hs.backlogs}
+		defer own.end()
+		if h.replay(s, &own) {
+			defer s.session.release()
+			_ = s.out.await(hs.ctx, s.out.hasStarted) // it fails when the process ends
 		}
 		return nil
 	})
 }
 
+// replay starts the stream of a client that has to wait for it, unless the client leaves
+// meanwhile. If it reports true the caller owes a release of the session.
+func (h *hub) replay(s *subscription, own *share) bool {
+	ctx, cancel := context.WithCancel(h.gateway.hubs.ctx)
+	defer cancel()
+	defer context.AfterFunc(s.out.life, cancel)()
+	if s.session.reserve(ctx) != nil { // before the turn, which others wait for, too
+		return false
+	}
+	reason := h.resume(ctx, s, own)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case s.gone, reason == "", ctx.Err() != nil:
+	case h.phase == loading:
+		h.clients[s] = struct{}{} // load admits it
+	default:
+		h.clients[s] = struct{}{}
+		h.beginNew(s, reason)
+	}
+	return true
+}
+
 // resume makes a client one of those who get events, with all that it has missed.
 // It returns "", or the reason why the client must get the state.
-func (h *hub) resume(ctx context.Context, s *subscription) string {
+func (h *hub) resume(ctx context.Context, s *subscription, own *share) string {
 	if reason := h.reach(ctx, *s.since); reason != "" {
 		return reason
 	}
+	for {
+		reason, lacks := h.resumeFromLog(ctx, s, own)
+		if lacks == 0 {
+			return reason
+		}
+		// The log is read again then, so that no backlog waits in memory for its share.
+		if own.wait(ctx, lacks) != nil {
+			return reasonExpired
+		}
+	}
+}
+
+// resumeFromLog is resume once the hub has come to where the client was. It also returns how
+// many bytes the share of the client must have, if it is too small.
+func (h *hub) resumeFromLog(ctx context.Context, s *subscription, own *share) (reason string, lacks int64) {
 	u := h.gateway.hubs.logs.ask(s.session.claimant())
 	defer u.end()
 	if u.wait(ctx) != nil {
-		return reasonExpired
+		return reasonExpired, 0
 	}
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
@@ -98,29 +125,33 @@ func (h *hub) resume(ctx context.Context, s *subscription) string {
 		h.mu.Unlock()
 		switch {
 		case gone:
-			return ""
+			return "", 0
 		case away || epoch != since.Epoch:
-			return reasonReset
+			return reasonReset, 0
 		case since.Offset > newest:
-			return reasonUnknown
+			return reasonUnknown, 0
 		}
 		messages, err := h.gateway.redis.Log(ctx, epoch, h.id, since.Offset, newest)
 		switch {
 		case errors.Is(err, broker.ErrExpired):
-			return reasonExpired
+			return reasonExpired, 0
 		case err != nil:
 			if sleep(ctx, resumeEvery) != nil {
-				return reasonExpired // nobody knows, and the client has waited long enough
+				return reasonExpired, 0 // nobody knows, and the client has waited long enough
 			}
 			continue
 		}
-		missed := make([]*frame, len(messages))
+		missed, bytes := make([]*frame, len(messages)), 0
 		for i := range messages {
 			missed[i] = newEvent(h.id, &messages[i])
+			bytes += len(missed[i].wire)
+		}
+		if !own.grow(int64(bytes)) {
+			return "", int64(bytes)
 		}
 		if h.catchOn(s, epoch, newest, missed) {
 			h.gateway.metrics.resumed[fromLog].Inc()
-			return ""
+			return "", 0
 		}
 	}
 }

@@ -1,10 +1,16 @@
 package wsgateway
 
 import (
+	"bufio"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"testing"
+	"time"
+
+	"github.com/lxzan/gws"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
@@ -198,4 +204,118 @@ func keepState(w *world) []*frame {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.state.frames(event.ID{Epoch: h.epoch, Offset: h.offset}).frames
+}
+
+// waitingStarts counts the clients whose stream has started, and the bytes that wait for one client
+// alone, of what streams start with.
+func (w *world) waitingStarts(stream string) (started, unshared int) {
+	h := w.gateway.hubs.get(stream)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	waits := make(map[*frame]int)
+	for s := range h.clients {
+		if s.begun {
+			started++
+		}
+		s.out.mu.Lock()
+		for _, e := range s.out.queue.entries {
+			if e.frame != nil && e.beginning {
+				waits[e.frame]++
+			}
+		}
+		s.out.mu.Unlock()
+	}
+	for f, clients := range waits {
+		if clients == 1 {
+			unshared += len(f.wire)
+		}
+	}
+	return started, unshared
+}
+
+// However many clients come back to much and take nothing, what was read for each of them is
+// bounded: those for which there is no room get the state, and none has a gap that it is not
+// told of.
+func TestBacklogsOfStuckClientsAreBounded(t *testing.T) {
+	t.Parallel()
+	const clients, events, size, bound = 10, 300, 6_000, 4 << 20 // a client misses 1.8 MB
+	w := newWorld(t, func(w *world, _ *Config) {
+		if w.gateway != nil {
+			w.gateway.hubs.backlogs = newBacklogs(bound)
+		}
+	})
+	for n := int64(1); n <= events; n += 50 {
+		var batch []event.Change
+		for k := range int64(50) {
+			batch = append(batch, w.large("s", n+k, size))
+		}
+		w.publish(batch...)
+	}
+	w.connect("s").connected("new")
+	var sockets [clients]*bufio.Reader
+	for i := range sockets {
+		_, sockets[i] = w.handshake(t, "s?since="+w.id(1))
+	}
+	most, tick := 0, time.NewTicker(5*time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		started, unshared := w.waitingStarts("s")
+		most = max(most, unshared)
+		if started == clients+1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d clients have started", started-1, clients)
+		}
+	}
+	if most == 0 || most > bound+clients*1000 { // connected is each client's own
+		t.Errorf("%d bytes waited for one client each, want %d at most", most, bound)
+	}
+	fromLog, fromState := testutil.ToFloat64(w.gateway.metrics.resumed[fromLog]), testutil.ToFloat64(w.gateway.metrics.resumed[fromState])
+	if fromLog == 0 || fromState == 0 || fromLog+fromState != clients {
+		t.Errorf("%v clients were resumed, %v got the state", fromLog, fromState)
+	}
+	w.moments("s", events+1, events+1)
+	for i, in := range sockets {
+		if err := followsOn(in, w.at.Epoch, 1, events, events+1); err != nil {
+			t.Errorf("client %d: %v", i, err)
+		}
+	}
+	own := w.gateway.hubs.backlogs
+	localtest.Eventually(t, "that all is given back", func() bool {
+		if !own.free.TryAcquire(bound) {
+			return false
+		}
+		own.free.Release(bound)
+		return true
+	})
+}
+
+// followsOn reads a socket until an event. The stream must go on behind since, or start over with
+// the state at head.
+func followsOn(in *bufio.Reader, epoch string, since, head, last uint64) error {
+	at := since
+	for at < last {
+		op, payload, err := readFrame(in)
+		if err != nil {
+			return fmt.Errorf("behind %d: %w", at, err)
+		}
+		var f got
+		if gws.Opcode(op) == gws.OpcodePing {
+			continue
+		}
+		if err := json.Unmarshal(payload, &f); err != nil {
+			return err
+		}
+		switch {
+		case f.Type == "status", f.State, f.Type == "connected" && f.Resumed:
+		case f.Type == "connected" && f.Reason == reasonExpired:
+			at = head
+		case f.ID == fmt.Sprint(epoch, "-", at+1):
+			at++
+		default:
+			return fmt.Errorf("%.200s behind %d", payload, at)
+		}
+	}
+	return nil
 }
