@@ -128,5 +128,8 @@ func (s *session) unsubscribe(streamID string) {
 		return
 	}
 	sub.hub.leave(sub)
+	if sub.late != "" { // nobody changes that any more
+		s.leftLate = true
+	}
 	s.push(encode(unsubscribedFrame{Type: "unsubscribed", StreamID: streamID}))
 }

@@ -553,6 +553,16 @@ func TestStatusForThoseWhoComeBack(t *testing.T) {
 	if f := receive(t, "status", forgotten.status); f.Data.Status != "ok" {
 		t.Errorf("got %s", f.text)
 	}
+	many := w.connectMany()
+	many.subscribe("s", w.id(1))
+	many.resumed(w.id(1))
+	many.events(w.at.Epoch, 2, 2)
+	many.told("s", "ok", "") // it may have been told of this stream, or of all
+	many.told("", "ok", "")
+	many.subscribe("another", w.id(0))
+	many.resumed(w.id(0))
+	many.told("another", "ok", "")
+	many.knows()
 	select {
 	case f := <-fresh.status:
 		t.Errorf("a new client was told %s", f.text)

@@ -134,15 +134,27 @@ func (h *health) reason() string {
 func (h *health) begin(s *session, sub *subscription, frames []*frame) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if sub != nil && sub.late != "" {
+	again := false
+	if sub != nil && !sub.hub.late { // else it is told when the hub is on time
+		again = sub.unsure
 		frames = append(frames, h.ended(sub)...)
 	}
-	if why := s.delay(h.told); why != s.told || !s.greeted.Load() && s.back.Load() {
-		s.told = why
-		frames = append(frames, h.frame(why))
+	if f := h.news(s, again); f != nil {
+		frames = append(frames, f)
 	}
 	s.greeted.Store(true)
 	s.out.begin(frames)
+}
+
+// news returns what tells a client how live updates are, unless it knows; nil: it does. again:
+// it may believe something else. h.mu is held.
+func (h *health) news(s *session, again bool) *frame {
+	why := s.delay(h.told)
+	if why == s.told && (s.sure || !again) {
+		return nil
+	}
+	s.told, s.sure = why, true
+	return h.frame(why)
 }
 
 // late tells a client why a stream is late, once: what it waits for may change each second. Of
@@ -156,7 +168,7 @@ func (h *health) late(sub *subscription, why string) {
 	case sub.late != "": // it knows
 	case !s.many:
 		sub.late, s.late = why, why
-		h.update(s)
+		h.update(s, false)
 	case h.told == "":
 		sub.late = why
 		s.push(statusFrame(sub.hub.id, why))
@@ -167,16 +179,20 @@ func (h *health) late(sub *subscription, why string) {
 func (h *health) onTime(sub *subscription) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	again := sub.unsure
 	for _, f := range h.ended(sub) {
 		sub.session.push(f)
 	}
-	h.update(sub.session)
+	h.update(sub.session, again)
 }
 
-// ended notes that a stream is late no longer, and returns what tells the client of many.
-// h.mu is held.
+// ended notes that a stream is not late, and returns what tells the client of many if it was, or
+// may have been, told otherwise. h.mu is held.
 func (h *health) ended(sub *subscription) []*frame {
-	sub.late = ""
+	if sub.late == "" && !sub.unsure {
+		return nil
+	}
+	sub.late, sub.unsure = "", false
 	if !sub.session.many {
 		sub.session.late = ""
 		return nil
@@ -184,12 +200,11 @@ func (h *health) ended(sub *subscription) []*frame {
 	return []*frame{statusFrame(sub.hub.id, "")}
 }
 
-// update tells a client how live updates are, unless it knows. h.mu is held.
-func (h *health) update(s *session) {
-	if why := s.delay(h.told); why != s.told {
-		s.told = why
+// update is news for a client whose first frames are queued. h.mu is held.
+func (h *health) update(s *session, again bool) {
+	if f := h.news(s, again); f != nil {
 		s.greeted.Store(true)
-		s.push(h.frame(why))
+		s.push(f)
 	}
 }
 
@@ -288,7 +303,7 @@ func (h *health) tell(now time.Time) {
 	h.gateway.wheel.each(func(s *session) {
 		defer h.gateway.metrics.panics.Recover("tell a client of a delay", s.fault)
 		if s.greeted.Load() { // else it is told behind its first frames
-			h.update(s)
+			h.update(s, false)
 		}
 	})
 }

@@ -129,7 +129,7 @@ func (h *hub) delay() string {
 // onTime tells the client that the stream goes on, if it was told otherwise. The hub's lock
 // is held.
 func (s *subscription) onTime() {
-	if s.late != "" {
+	if s.late != "" || s.unsure {
 		s.hub.gateway.health.onTime(s)
 	}
 }

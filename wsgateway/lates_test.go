@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lxzan/gws"
 	"github.com/rs/zerolog"
 
 	"github.com/telemetra/telemetra/broker"
@@ -153,6 +154,112 @@ func TestStreamThatStartsOverForLong(t *testing.T) {
 	many.told("s", "ok", "")
 	one.knows()
 	many.knows()
+}
+
+// hears reads status frames until one has a status of a stream; "": of all.
+func (c *client) hears(stream, status string, knows map[string]string) {
+	c.tb.Helper()
+	for knows[stream] != status {
+		f := receive(c.tb, "status "+status, c.status)
+		knows[f.StreamID] = f.Data.Status
+	}
+}
+
+// However a stream that its client was told is late starts, or starts over: the client is told on the same
+// socket that it is late no longer.
+func TestEachDelayHasAnEnd(t *testing.T) {
+	for _, over := range []bool{false, true} { // whether the stream had started before it was late
+		w := newWorld(t)
+		w.beat(well)
+		w.moments("s", 1, 5)
+		cases := []*struct {
+			name   string
+			many   bool
+			since  string
+			left   bool   // the client unsubscribes while the stream is late, and subscribes anew
+			again  string // since of that
+			client *client
+			knows  map[string]string
+		}{
+			{name: "one, state"},
+			{name: "one, resumed from the ring", since: w.id(5)},
+			{name: "one, resumed from the log", since: w.id(2)},
+			{name: "one, state for an unknown id", since: "other-1"},
+			{name: "many, state", many: true},
+			{name: "many, resumed from the ring", many: true, since: w.id(5)},
+			{name: "many, resumed from the log", many: true, since: w.id(2)},
+			{name: "many, state for an unknown id", many: true, since: "other-1"},
+			{name: "subscribed anew, state", many: true, left: true},
+			{name: "subscribed anew, resumed from the ring", many: true, left: true, again: w.id(5)},
+			{name: "subscribed anew, resumed from the log", many: true, left: true, again: w.id(2)},
+			{name: "resumed, then subscribed anew", many: true, since: w.id(2), left: true},
+		}
+		var turns []*turn // without one the state is not read
+		take := func() {
+			for range maxStates {
+				turns = append(turns, w.gateway.hubs.states.ask())
+			}
+		}
+		if !over {
+			take()
+		}
+		begins := func(c *client) {
+			t.Helper()
+			for f := c.next(); f.Type != "connected"; f = c.next() {
+				if f.Type != "moment" {
+					t.Errorf("got %s", f.text)
+				}
+			}
+		}
+		for _, c := range cases {
+			c.knows = make(map[string]string)
+			if c.many {
+				c.client = w.connectMany()
+				c.client.subscribe("s", c.since)
+			} else {
+				c.client = w.connect("s?since=" + c.since)
+			}
+			if over {
+				begins(c.client)
+			}
+		}
+		if over {
+			take()
+			w.newEpoch()
+		}
+		stream := func(many bool) string {
+			if many {
+				return "s"
+			}
+			return ""
+		}
+		for _, c := range cases {
+			c.client.hears(stream(c.many), "degraded", c.knows)
+			if c.left {
+				c.client.send(gws.OpcodeText, `{"type":"unsubscribe","stream_id":"s"}`)
+			}
+		}
+		for _, u := range turns {
+			u.end()
+		}
+		for _, c := range cases {
+			if c.left {
+				for f := c.client.next(); f.Type != "unsubscribed"; f = c.client.next() {
+					if f.Type == "error" {
+						t.Errorf("%s: got %s", c.name, f.text)
+					}
+				}
+				c.client.subscribe("s", c.again)
+			}
+			begins(c.client)
+			c.client.hears(stream(c.many), "ok", c.knows)
+			for of, status := range c.knows {
+				if status != "ok" {
+					t.Errorf("%s: it stays %s of stream %q", c.name, status, of)
+				}
+			}
+		}
+	}
 }
 
 // The last status that a client gets is the one that holds, in whatever order a stream and

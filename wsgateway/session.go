@@ -32,9 +32,11 @@ type session struct {
 	greeted atomic.Bool // is told how live updates are; set under the health's lock
 	told    string      // why they are delayed, as the client knows; guarded by the health's lock
 	late    string      // why its one stream is; guarded by the health's lock
-	back    atomic.Bool // has been here before, or at another gateway, which may have told it otherwise
+	sure    bool        // was told on this socket how live updates are; guarded by the health's lock
 
 	replaying chan struct{} // has one place: for a stream that starts with a backlog that may be large
+
+	leftLate bool // has left a stream that it was told is late; of the goroutine that reads
 
 	mu      sync.Mutex
 	streams map[string]*subscription
@@ -91,10 +93,10 @@ func (s *session) fault() {
 }
 
 // begin queues the first frames of a stream; sub is nil for a session that has none yet.
-// Behind them the client is told when live updates are delayed, unless it knows; one that has
-// come back, also when they are not, and one that was told that the stream is late, that it is not.
+// Behind them the client is told when live updates are delayed, unless it knows; one that was, or
+// may have been, told so before, also when they are not.
 func (s *session) begin(sub *subscription, frames []*frame) {
-	if s.greeted.Load() && (sub == nil || sub.late == "") {
+	if s.greeted.Load() && (sub == nil || sub.late == "" && !sub.unsure) {
 		s.out.begin(frames)
 		return
 	}
@@ -165,10 +167,7 @@ func (s *session) add(h *hub, since *event.ID) (added *subscription) {
 	if s.gone {
 		return nil
 	}
-	if since != nil {
-		s.back.Store(true)
-	}
-	sub := &subscription{session: s, out: s.out, since: since, hub: h}
+	sub := &subscription{session: s, out: s.out, since: since, hub: h, unsure: since != nil || s.leftLate}
 	s.streams[h.id] = sub
 	return sub
 }

@@ -19,6 +19,9 @@ type subscription struct {
 	// late is why the client was told that the stream is late; "": it was not, or it knows that
 	// it is on time again. What the client of a single stream knows is its session's.
 	late string
+	// unsure: the client may have been told that the stream is late, or all streams are, by another
+	// gateway or of a subscription before. It is told once how both are.
+	unsure bool
 }
 
 // start makes the client one of those of the hub, which expects it.
