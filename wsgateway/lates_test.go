@@ -36,10 +36,10 @@ func (c *client) knows() {
 	}
 }
 
-// eventsOf opens Server-Sent Events and returns the next value of "data:".
+// eventsOf opens Server-Sent Events, as an EventSource does, and returns the next value of "data:".
 func (w *world) eventsOf(stream string) (data func() string) {
 	w.tb.Helper()
-	answer := w.ask("/sse/live/"+stream, nil)
+	answer := w.ask("/sse/live/"+stream, onlyEvents)
 	w.tb.Cleanup(func() { _ = answer.Body.Close() })
 	lines := make(chan string, 100)
 	go func() {
@@ -53,14 +53,17 @@ func (w *world) eventsOf(stream string) (data func() string) {
 	return func() string { w.tb.Helper(); return receive(w.tb, "event", lines) }
 }
 
-// A gateway that was started without Redis says so to who comes, on sockets and to those of
-// Server-Sent Events, and then begins.
+// A gateway that was started without Redis is not ready and yet takes the clients that come, on
+// sockets and with Server-Sent Events: it tells them why nothing comes, and then begins.
 func TestStreamOpenedWithoutRedis(t *testing.T) {
 	w := newWorld(t, func(w *world, _ *Config) { w.proxy.BlackHole() })
 	w.beat(well)
 	const away = "redis is not reachable"
 	one, many, events := w.connect("s"), w.connectMany(), w.eventsOf("s")
 	many.subscribe("s", "")
+	if err := w.gateway.Ready(); err == nil || !strings.HasPrefix(err.Error(), "starting") {
+		t.Errorf("ready: %v", err)
+	}
 	one.told("", "degraded", away)
 	if text := events(); !strings.Contains(text, `"degraded","reason":"`+away) {
 		t.Errorf("got %s", text)
