@@ -75,7 +75,7 @@ type Beat struct {
 // Heartbeat tells gateways that a listener lives and what it lags, and returns
 // what a listener wants to know each second. A Redis that takes no writes still
 // passes it on; only who comes later cannot read it. In a Redis that holds another
-// deployment nothing is written.
+// deployment nothing is written, and a copy of the one that it holds leaves its stamp alone.
 func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 	c.Type, c.At = ControlHeartbeat, time.Now().UnixMilli()
 	text, err := c.encode()
@@ -83,12 +83,16 @@ func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 		return Beat{}, err
 	}
 	if !b.checked.Load() {
-		if err := b.CheckDeployment(ctx); err != nil {
+		if err := b.CheckDeployment(ctx); err != nil && b.Foreign() == nil {
 			return Beat{}, err
 		}
 	}
-	if err := b.Foreign(); err != nil {
-		return Beat{}, err
+	if foreign := b.foreign.Load(); foreign != nil {
+		if foreign.Copy() {
+			b.stamp(ctx, c.Listener)
+			_, _ = b.positionBeside(ctx) // that it cannot be read is no more than the refusal says
+		}
+		return Beat{}, foreign
 	}
 	d, known := b.Deployment()
 	sent := new(redis.IntCmd)
@@ -103,14 +107,11 @@ func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 		damaged = p.Get(ctx, resetKey)
 		return nil
 	})
+	b.stamp(ctx, c.Listener) // whether or not the channel is refused
 	if err := sent.Err(); err != nil {
 		return Beat{}, fmt.Errorf("send heartbeat: %w", err)
 	}
-	if own := b.own.Load(); own != nil {
-		// A Redis that takes no writes refuses it, and opens no epoch either.
-		_ = heardScript.Run(ctx, b.publishing, []string{listenersKey}, c.Listener, own.Origin, heartbeatTTL.Milliseconds()).Err()
-	}
-	p, err := b.Position(ctx)
+	p, err := b.positionBeside(ctx)
 	if err != nil {
 		return Beat{}, err
 	}
@@ -118,6 +119,21 @@ func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 		return Beat{}, err
 	}
 	return Beat{Epoch: p.Epoch, Token: p.Token, Damaged: damaged.Val()}, nil
+}
+
+// positionBeside reads the position, and notes when another Postgres has moved it.
+func (b *Redis) positionBeside(ctx context.Context) (Position, error) {
+	p, err := b.Position(ctx)
+	if own, ok := b.Deployment(); err == nil && ok {
+		b.observed.mu.Lock()
+		defer b.observed.mu.Unlock()
+		if own.sameServer(p.Deployment) {
+			b.observed.held = Position{}
+		} else {
+			b.observed.moved(p)
+		}
+	}
+	return p, err
 }
 
 // LastHeartbeat reads the newest heartbeat; ok is false when no listener has

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,11 +19,23 @@ type Deployment struct {
 	// Origin tells a copy of the database from the original: the system identifier
 	// of its cluster and the OID of the database. A failover keeps both.
 	Origin string
+	// Server is when the server was started. It tells servers of the same origin apart: an
+	// original and a clone of its disk, or a primary and the standby that was promoted.
+	// "": a standby, or not known.
+	Server string
 }
 
 // String names the deployment for people.
 func (d Deployment) String() string {
-	return fmt.Sprintf("%s (%s, cluster %s)", d.ID, d.Name, d.Origin)
+	if d.Server == "" {
+		return fmt.Sprintf("%s (%s, cluster %s)", d.ID, d.Name, d.Origin)
+	}
+	return fmt.Sprintf("%s (%s, cluster %s, started %s)", d.ID, d.Name, d.Origin, d.Server)
+}
+
+// sameServer reports whether both have the same origin and, as far as is known, server.
+func (d Deployment) sameServer(o Deployment) bool {
+	return d.Origin == o.Origin && (d.Server == o.Server || d.Server == "" || o.Server == "")
 }
 
 // ForeignError means that Redis holds the events of another deployment than that of
@@ -32,12 +43,17 @@ func (d Deployment) String() string {
 type ForeignError struct {
 	Redis     string // address/database
 	Held, Own Deployment
-	// Listener is the one of the other Postgres that was heard lately.
+	// Listener is the one of the other Postgres that was heard lately; "": none, as far as
+	// is known.
 	Listener string
 }
 
 func (e *ForeignError) Error() string {
-	if e.Copy() {
+	switch {
+	case e.Copy() && e.Listener == "":
+		return fmt.Sprintf("redis %s holds the events of deployment %s; this process belongs to %s, a copy of that database, whose listener takes over when it has heard none of the original for a while",
+			e.Redis, e.Held, e.Own)
+	case e.Copy():
 		return fmt.Sprintf("redis %s holds the events of deployment %s, whose listener %s was heard lately; this process belongs to %s, a copy of that database",
 			e.Redis, e.Held, e.Listener, e.Own)
 	}
@@ -109,12 +125,9 @@ func (b *Redis) deploymentID(ctx context.Context) (string, error) {
 	return d.ID, nil
 }
 
-// listenersHeard are the origins of listeners, by their ids.
-type listenersHeard map[string]string
-
-// holder reads which deployment Redis holds, and which listeners were heard within
-// Takeover. The error is ErrNoPosition when it holds none.
-func (b *Redis) holder(ctx context.Context) (held Deployment, heard listenersHeard, err error) {
+// holder reads which deployment Redis holds, and the stamps of listeners, as far as they can
+// be read. The error is ErrNoPosition when it holds none.
+func (b *Redis) holder(ctx context.Context) (held Deployment, stamps map[string]stamp, err error) {
 	var position *redis.SliceCmd
 	var listeners *redis.MapStringStringCmd
 	var clock *redis.TimeCmd
@@ -127,15 +140,7 @@ func (b *Redis) holder(ctx context.Context) (held Deployment, heard listenersHea
 	if err != nil {
 		return held, nil, err
 	}
-	heard = make(listenersHeard)
-	for id, text := range listeners.Val() {
-		digits, origin, _ := strings.Cut(text, " ")
-		ms, err := strconv.ParseInt(digits, 10, 64)
-		if err == nil && clock.Val().Sub(time.UnixMilli(ms)) < b.Takeover {
-			heard[id] = origin
-		}
-	}
-	return p.Deployment, heard, nil
+	return p.Deployment, parseStamps(listeners.Val(), clock.Val().UnixMilli()), nil
 }
 
 // mismatches is how often in a row a Postgres that has matched must be seen as another
@@ -143,10 +148,13 @@ func (b *Redis) holder(ctx context.Context) (held Deployment, heard listenersHea
 const mismatches = 3
 
 // CheckDeployment compares the deployment of this process with the one that Redis
-// holds; Foreign keeps the outcome, which is a *ForeignError or nil. A copy of the same
-// deployment is refused as long as a listener of the original is heard.
+// holds; Foreign keeps the outcome, which is a *ForeignError or nil. Only a listener that
+// may replace the original uses the Redis of a copy of its deployment.
 func (b *Redis) CheckDeployment(ctx context.Context) error {
-	held, heard, err := b.holder(ctx)
+	held, stamps, err := b.holder(ctx)
+	if by, ok := b.refusedBy(); ok && errors.Is(err, ErrNoPosition) {
+		held, err = by, nil
+	}
 	if err != nil && !errors.Is(err, ErrNoPosition) {
 		return err
 	}
@@ -154,7 +162,7 @@ func (b *Redis) CheckDeployment(ctx context.Context) error {
 	defer b.checking.Unlock()
 	var foreign *ForeignError
 	if err == nil {
-		foreign = b.compare(held, heard)
+		foreign = b.compare(held, stamps)
 	}
 	b.foreign.Store(foreign)
 	b.checked.Store(true)
@@ -162,25 +170,34 @@ func (b *Redis) CheckDeployment(ctx context.Context) error {
 }
 
 // compare is CheckDeployment of what was read. b.checking is held.
-func (b *Redis) compare(held Deployment, heard listenersHeard) *ForeignError {
+func (b *Redis) compare(held Deployment, stamps map[string]stamp) *ForeignError {
 	if err := b.foreignError(held); err != nil {
 		foreign, _ := errors.AsType[*ForeignError](err)
 		return foreign
 	}
 	own, _ := b.Deployment()
-	if own.Origin == held.Origin {
+	if own.sameServer(held) {
 		b.matched, b.mismatched = true, 0
 		return nil
 	}
-	delete(heard, b.Listener) // has replaced its own Postgres, or is about to
-	for id, origin := range heard {
-		if origin != held.Origin {
-			continue
+	var foreign *ForeignError
+	if b.Listener != "" {
+		foreign = b.notYet(held)
+	} else {
+		// A reader may be connected to another server of the same origin; somebody who looks
+		// from outside is told of it.
+		var now observation
+		now.taken("", time.Now(), stamps)
+		listener := now.heardOf(held, own, b.Takeover)
+		if own.Origin != held.Origin || listener != "" && b.roles.Load() == 0 {
+			foreign = &ForeignError{Redis: b.place(), Held: held, Own: own, Listener: listener}
 		}
-		if b.mismatched++; b.matched && b.mismatched < mismatches {
-			return nil
-		}
-		return &ForeignError{Redis: b.place(), Held: held, Own: own, Listener: id}
 	}
-	return nil
+	if foreign == nil {
+		return nil
+	}
+	if b.mismatched++; b.matched && b.mismatched < mismatches {
+		return nil
+	}
+	return foreign
 }

@@ -12,11 +12,11 @@ const (
 	prefix = "telemetra:{0}:"
 
 	// positionKey: hash of epoch, token, run, published, opened, state, and of the
-	// deployment that it belongs to: deployment, name, origin.
+	// deployment that it belongs to: deployment, name, origin, server.
 	positionKey = PositionKey
 	// heartbeatKey: the newest heartbeat of a listener, as JSON.
 	heartbeatKey = prefix + "heartbeat"
-	// listenersKey: hash of a listener's id to when it was last heard and its origin.
+	// listenersKey: hash of a listener's id to when it was last heard, its origin and its server.
 	listenersKey = prefix + "listeners"
 	// resetKey: the epoch that a gateway found to be damaged.
 	resetKey = prefix + "reset"

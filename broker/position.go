@@ -47,8 +47,8 @@ func (b *Redis) SeePosition(ctx context.Context) (Position, error) {
 	return parsePosition(b.reading.HMGet(ctx, positionKey, positionFields...))
 }
 
-// positionFields are all that a position must have.
-var positionFields = []string{"epoch", "token", "run", "state", "deployment", "name", "origin"}
+// positionFields are all that a position must have, and the server, which it may lack.
+var positionFields = []string{"epoch", "token", "run", "state", "deployment", "name", "origin", "server"}
 
 // parsePosition reads positionFields; the error is ErrNoPosition when one is missing.
 func parsePosition(answer *redis.SliceCmd) (Position, error) {
@@ -62,7 +62,7 @@ func parsePosition(answer *redis.SliceCmd) (Position, error) {
 	fields := make([]string, len(positionFields))
 	for i, v := range values {
 		var ok bool
-		if fields[i], ok = v.(string); !ok {
+		if fields[i], ok = v.(string); !ok && positionFields[i] != "server" {
 			return Position{}, ErrNoPosition
 		}
 	}
@@ -72,7 +72,7 @@ func parsePosition(answer *redis.SliceCmd) (Position, error) {
 	}
 	return Position{
 		Epoch: fields[0], Token: token, run: fields[2], State: []byte(fields[3]),
-		Deployment: Deployment{ID: fields[4], Name: fields[5], Origin: fields[6]},
+		Deployment: Deployment{ID: fields[4], Name: fields[5], Origin: fields[6], Server: fields[7]},
 	}, nil
 }
 
@@ -105,6 +105,9 @@ func (b *Redis) OpenEpoch(ctx context.Context, expect *Position, token uint64, s
 	}
 	next := Position{Epoch: newEpoch(), Token: token, State: state, Deployment: *own}
 	oldEpoch, oldToken := "", ""
+	if err := b.MayReplace(ctx, expect); err != nil {
+		return Position{}, err
+	}
 	if expect != nil {
 		oldEpoch, oldToken = expect.Epoch, strconv.FormatUint(expect.Token, 10)
 	} else if err := b.publishing.Ping(ctx).Err(); err != nil { // a connection, so that the run id is known
@@ -119,7 +122,7 @@ func (b *Redis) OpenEpoch(ctx context.Context, expect *Position, token uint64, s
 		[]string{positionKey, listenersKey, headsKey(oldEpoch), sizesKey(oldEpoch), headsKey(next.Epoch)},
 		oldEpoch, oldToken, next.Epoch, next.Token, next.run, next.State,
 		int(b.Limits.TTL.Seconds()), b.channels(own.ID).control, announcement,
-		own.ID, own.Name, own.Origin, b.Listener, b.Takeover.Milliseconds(),
+		own.ID, own.Name, own.Origin, own.Server, b.Listener, b.Takeover.Milliseconds(), heartbeatTTL.Milliseconds(),
 	).StringSlice()
 	switch {
 	case err != nil:
@@ -129,8 +132,8 @@ func (b *Redis) OpenEpoch(ctx context.Context, expect *Position, token uint64, s
 	case reply[0] == "failed":
 		return Position{}, fmt.Errorf("open epoch: %w", newCommandError(reply[1], reply[2]))
 	case reply[0] == "foreign":
-		held := Deployment{ID: reply[1], Name: reply[2], Origin: reply[3]}
-		return Position{}, &ForeignError{Redis: b.place(), Held: held, Own: *own, Listener: reply[4]}
+		held := Deployment{ID: reply[1], Name: reply[2], Origin: reply[3], Server: reply[4]}
+		return Position{}, &ForeignError{Redis: b.place(), Held: held, Own: *own, Listener: reply[5]}
 	}
 	return Position{}, ErrConflict
 }

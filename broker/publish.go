@@ -23,6 +23,9 @@ const (
 // batch may or may not be published: read the position.
 func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pending, state []byte) (Position, error) {
 	next := Position{Epoch: expect.Epoch, Token: expect.Token + 1, State: state, Deployment: expect.Deployment, run: expect.run}
+	if own := b.own.Load(); own != nil {
+		next.Deployment.Server = own.Server
+	}
 	channels := b.channels(expect.Deployment.ID)
 
 	index := make(map[string]int, len(batch))
@@ -41,12 +44,12 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 		}
 	}
 	run := b.runID()
-	args := make([]any, 0, 12+len(streams)+3*len(batch))
+	args := make([]any, 0, 13+len(streams)+3*len(batch))
 	args = append(args,
 		expect.Epoch, strconv.FormatUint(expect.Token, 10), run,
 		strconv.FormatUint(next.Token, 10), state,
 		b.Limits.Events, b.Limits.Bytes, int(b.Limits.TTL.Seconds()),
-		channels.events, channels.heads, listing, len(streams))
+		channels.events, channels.heads, listing, next.Deployment.Server, len(streams))
 	for _, id := range streams {
 		args = append(args, id)
 	}

@@ -6,7 +6,7 @@
 --        6 most events and 7 most bytes of a log, 8 its time to live in seconds
 --        9 prefix of event channels, 10 channel of heads
 --        11 '1' when an event of the batch is about a stream itself, else '0'
---        12 number of streams n, then n stream ids,
+--        12 server of the listener's Postgres, 13 number of streams n, then n stream ids,
 --        then for each event: index of its stream, head, tail
 -- Reply  {'ok'} | {'conflict'} | {'damaged', why}
 --        | {'failed', command, error}: nothing is published, a write was refused
@@ -19,8 +19,8 @@ local next_token, state = ARGV[4], ARGV[5]
 local max_events, max_bytes, ttl = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local event_prefix, heads_channel = ARGV[9], ARGV[10]
 local listing = ARGV[11] == '1'
-local n = tonumber(ARGV[12])
-local first = 12 + n + 1
+local n = tonumber(ARGV[13])
+local first = 13 + n + 1
 
 local function type_of(key) return redis.call('TYPE', key).ok end
 
@@ -46,8 +46,8 @@ if not list then return {'damaged', 'head of the list is no number'} end
 
 local offset, size, fresh = {}, {}, {}
 for i = 1, n do
-  offset[i] = tonumber(redis.call('HGET', heads, ARGV[12 + i]) or 0)
-  size[i] = tonumber(redis.call('HGET', sizes, ARGV[12 + i]) or 0)
+  offset[i] = tonumber(redis.call('HGET', heads, ARGV[13 + i]) or 0)
+  size[i] = tonumber(redis.call('HGET', sizes, ARGV[13 + i]) or 0)
   if not offset[i] or not size[i] then return {'damaged', 'head is no number'} end
   local log_type = type_of(KEYS[3 + i])
   fresh[i] = log_type == 'none'
@@ -115,7 +115,7 @@ for i = 1, n do
       size[i] = kept
     end
   end
-  moved[ARGV[12 + i]] = offset[i]
+  moved[ARGV[13 + i]] = offset[i]
 end
 -- The head of the list of streams stands where no stream's can: ids are not empty.
 if listing then moved[''] = list + 1 end
@@ -125,13 +125,13 @@ for stream, head in pairs(moved) do
   new_heads[#new_heads + 1] = string.format('%.0f', head)
 end
 for i = 1, n do
-  new_sizes[2 * i - 1], new_sizes[2 * i] = ARGV[12 + i], string.format('%.0f', size[i])
+  new_sizes[2 * i - 1], new_sizes[2 * i] = ARGV[13 + i], string.format('%.0f', size[i])
 end
 if n > 0 then
   call('HSET', sizes, unpack(new_sizes))
   call('HSET', heads, unpack(new_heads))
 end
-call('HSET', position, 'token', next_token, 'state', state,
+call('HSET', position, 'token', next_token, 'state', state, 'server', ARGV[12],
   'published', string.format('%.0f', published + (#ARGV - first + 1) / 3))
 
 if refused then
@@ -139,7 +139,7 @@ if refused then
   for i = 1, n do
     if appended[i] then
       redis.pcall('DEL', KEYS[3 + i])
-      if heads_type == 'hash' then redis.pcall('HSET', heads, ARGV[12 + i], string.format('%.0f', old[i])) end
+      if heads_type == 'hash' then redis.pcall('HSET', heads, ARGV[13 + i], string.format('%.0f', old[i])) end
     end
   end
   if next(appended) and listing and heads_type == 'hash' then redis.pcall('HSET', heads, '', string.format('%.0f', list)) end
@@ -151,7 +151,7 @@ end
 -- From here on the batch is published: a message that does not go out is one that pub/sub
 -- has lost, and gateways find it in the log.
 for i = first, #ARGV, 3 do
-  call('PUBLISH', event_prefix .. ARGV[12 + tonumber(ARGV[i])], messages[(i - first) / 3 + 1])
+  call('PUBLISH', event_prefix .. ARGV[13 + tonumber(ARGV[i])], messages[(i - first) / 3 + 1])
 end
 -- Also of a batch without events: tokens without a gap tell that no message was missed.
 call('PUBLISH', heads_channel, cjson.encode({epoch = epoch, token = next_token, heads = n > 0 and moved or nil}))

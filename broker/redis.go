@@ -38,7 +38,7 @@ const dependencyTimeout = 2 * time.Second
 type Redis struct {
 	// Limits bound the logs; Open sets the defaults.
 	Limits Limits
-	// Takeover is how long a listener of another Postgres must not have been heard, before
+	// Takeover is how long no listener of another Postgres must have been heard, before
 	// the position of the same deployment is taken over; default 10 s.
 	Takeover time.Duration
 	// Listener is the id of the listener of this process; "": there is none.
@@ -62,8 +62,10 @@ type Redis struct {
 	foreign atomic.Pointer[ForeignError]
 	checked atomic.Bool // foreign holds
 
+	observed observation // of other listeners
+
 	checking   sync.Mutex
-	matched    bool // own and the position's had the same origin
+	matched    bool // own and the position's were on the same server
 	mismatched int  // how often they had not since then
 }
 

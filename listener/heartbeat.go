@@ -16,6 +16,8 @@ const (
 	// beatTimeout leaves time to connect: a heartbeat that is given up takes its connection
 	// along, and over a slow network none would ever get through.
 	beatTimeout = 2 * time.Second
+	// leaveTimeout bounds what the end of a listener takes.
+	leaveTimeout = 500 * time.Millisecond
 )
 
 // lookPatience is how long a look may take before it counts as lag.

@@ -128,10 +128,18 @@ func (l *Listener) Run(ctx context.Context) error {
 	g.Go(func() error { return l.beats(gctx) })
 	g.Go(func() error { return l.guard(gctx) })
 	g.Go(func() error { return every(gctx, observeEvery, l.observe) })
+	defer l.leave(ctx)
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return err
 	}
 	return nil
+}
+
+// leave lets another Postgres take over at once: this listener is not to be waited for.
+func (l *Listener) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
+	_ = l.redis.Leave(ctx, l.id) // else its stamp gets old
 }
 
 // Ready tells why the listener cannot publish, or nil. What exactly is wrong with

@@ -35,6 +35,7 @@ type bench struct {
 	conn     *pgx.Conn
 	redis    *redis.Client
 	broker   *broker.Redis
+	takeover time.Duration // 0: the default
 }
 
 func setup(t *testing.T) *bench {
@@ -94,6 +95,9 @@ func (b *bench) listen(databaseURL string) *running {
 	r, err := broker.Open(broker.Config{URL: b.redisURL})
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	if b.takeover > 0 {
+		r.Takeover = b.takeover
 	}
 	l := &running{redis: r, registry: prometheus.NewRegistry()}
 	l.Listener = listener.New(db, r, zerolog.Nop(), l.registry)

@@ -45,12 +45,14 @@ func (l *Listener) adopt(ctx context.Context) error {
 	case err != nil:
 		return &redisError{err}
 	}
+	if err := l.redis.MayReplace(ctx, &p); err != nil {
+		l.current = nil
+		return &redisError{err}
+	}
 	if err := l.remember(ctx); err != nil {
 		return err
 	}
 	switch {
-	case p.Deployment.ID != own.ID: // a *broker.ForeignError
-		return l.checkDeployment(ctx)
 	case p.Deployment.Origin != own.Origin:
 		return l.openEpoch(ctx, &p, resetPostgres, "the position is of "+p.Deployment.Name+", another cluster or database")
 	case p.Token < l.seen:
@@ -67,7 +69,16 @@ func (l *Listener) adopt(ctx context.Context) error {
 		return l.openEpoch(ctx, &p, resetDamaged, err.Error())
 	}
 	l.hold(p, at)
-	return nil
+	if own.Server == "" || p.Deployment.Server == own.Server {
+		return nil
+	}
+	// The position is to tell which server has it, also while there is nothing to publish.
+	err = l.publish(ctx, new(batch), at, func() time.Duration { return 0 })
+	if errors.Is(err, broker.ErrConflict) {
+		l.current = nil
+		return nil
+	}
+	return err
 }
 
 // identify asks Postgres whose rows it has: it may have been replaced.
@@ -122,12 +133,12 @@ func (l *Listener) takeNews() (damaged string) {
 // listener that does the same may win; then its epoch is adopted by the next
 // drain.
 func (l *Listener) openEpoch(ctx context.Context, expect *broker.Position, reason, detail string) error {
-	own, err := l.identify(ctx)
-	if err != nil {
+	if _, err := l.identify(ctx); err != nil {
 		return err
 	}
-	if expect != nil && expect.Deployment.ID != own.ID {
-		return l.checkDeployment(ctx)
+	if err := l.redis.MayReplace(ctx, expect); err != nil { // before Postgres is written to
+		l.current = nil
+		return &redisError{err}
 	}
 	start, token, err := l.startOfEpoch(ctx, expect)
 	if err != nil {

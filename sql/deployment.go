@@ -17,10 +17,15 @@ type Deployment struct {
 	// Origin is the system identifier of the cluster and the OID of the database, by
 	// which a copy is told from the original. A failover keeps both.
 	Origin string
+	// Server is when the server was started, which tells it from a clone of its disk; "" of
+	// a standby.
+	Server string
 }
 
 const deploymentSQL = `
-SELECT d.id, s.system_identifier::text, b.oid::bigint
+SELECT d.id, s.system_identifier::text, b.oid::bigint,
+       CASE WHEN pg_catalog.pg_is_in_recovery() THEN '' ELSE pg_catalog.to_char(
+         pg_catalog.timezone('UTC', pg_catalog.pg_postmaster_start_time()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END
 FROM telemetra.deployment AS d, pg_catalog.pg_control_system() AS s, pg_catalog.pg_database AS b
 WHERE b.datname = pg_catalog.current_database()`
 
@@ -42,7 +47,7 @@ func deployment(ctx context.Context, on querier, at *pgx.ConnConfig) (Deployment
 	d := Deployment{Name: address(&at.Config)}
 	var cluster string
 	var database int64
-	if err := on.QueryRow(ctx, deploymentSQL).Scan(&d.ID, &cluster, &database); err != nil {
+	if err := on.QueryRow(ctx, deploymentSQL).Scan(&d.ID, &cluster, &database, &d.Server); err != nil {
 		return Deployment{}, fmt.Errorf("read the deployment: %w", err)
 	}
 	d.Origin = fmt.Sprintf("%s/%d", cluster, database)
