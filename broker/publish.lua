@@ -69,13 +69,12 @@ local function call(...)
 end
 
 -- A new log has no time to live yet: what it needs to get one, or to go, is tried on the
--- key that is not there.
+-- key that is not there. One that is there lives on before it gets an entry that no head
+-- leads to.
 for i = 1, n do
-  if fresh[i] then
-    call('XADD', KEYS[3 + i], 'NOMKSTREAM', '1-0', 'm', '')
-    call('EXPIRE', KEYS[3 + i], ttl)
-    call('DEL', KEYS[3 + i])
-  end
+  if fresh[i] then call('XADD', KEYS[3 + i], 'NOMKSTREAM', '1-0', 'm', '') end
+  call('EXPIRE', KEYS[3 + i], ttl)
+  if fresh[i] then call('DEL', KEYS[3 + i]) end
 end
 if refused then return refused end
 
@@ -97,7 +96,7 @@ end
 local moved = {}
 for i = 1, n do
   local log = KEYS[3 + i]
-  call('EXPIRE', log, ttl)
+  if fresh[i] then call('EXPIRE', log, ttl) end
   local entries = size[i] > max_bytes and call('XREVRANGE', log, '+', '-')
   if entries and not refused then
     -- The bound counts what was cut by MAXLEN too: see what is really there.

@@ -98,6 +98,25 @@ func TestRefusedBatchLeavesNothing(t *testing.T) {
 	}
 }
 
+// A log that is there gets no entry when it could neither live on nor be taken back.
+func TestRefusedBatchOfALog(t *testing.T) {
+	t.Parallel()
+	rules := usersOf(t)["telemetra-listener"]
+	server := localtest.Redis(t)
+	admin := open(t, server.URL())
+	setUser(t, admin.reading, "l", rules)
+	b := open(t, strings.Replace(server.URL(), "redis://", "redis://l:p@", 1))
+	at := publish(t, b, openEpoch(t, b, nil, 1), moments(t, "s", 3)...)
+	setUser(t, admin.reading, "l", withoutOne(rules, "+expire", "+del"))
+	before := dump(t, admin)
+	if _, err := b.Publish(t.Context(), at, moments(t, "s", 1), []byte("next")); ConditionOf(err) != ConditionUnauthorized {
+		t.Fatalf("%v; want a right to be missing", err)
+	}
+	sameDump(t, admin, before)
+	setUser(t, admin.reading, "l", rules)
+	publish(t, b, at, moments(t, "s", 1)...)
+}
+
 func streamChange(tb testing.TB, id string) event.Pending {
 	tb.Helper()
 	p, err := event.Encode(&event.Change{ID: 2, Row: &event.Stream{StreamID: id}})

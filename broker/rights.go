@@ -48,8 +48,8 @@ type trial struct {
 var dryScript = redis.NewScript("return 1")
 
 // trials are all commands and, in one of them each, all keys and channels. Redis checks
-// them apart from each other.
-func (b *Redis) trials() []trial {
+// them apart from each other. database is the number that the client selects.
+func (b *Redis) trials(database int) []trial {
 	const (
 		none     = "0" // an epoch, stream or process that is not there
 		listener = RoleListener
@@ -126,8 +126,8 @@ func (b *Redis) trials() []trial {
 		key(RoleStatus, "heartbeat", "get", heartbeatKey),
 		key(RoleStatus, "probe", "set", probeKey, "", "XX"),
 	}
-	if b.options.DB != 0 {
-		all = append(all, plain(reads|RoleCache, "select", b.options.DB))
+	if database != 0 {
+		all = append(all, plain(reads|RoleCache, "select", database))
 	}
 	return all
 }
@@ -164,6 +164,10 @@ func tryOut(ctx context.Context, client *redis.Client, trials []trial, roles Rol
 	if err != nil && len(answers) != len(wanted)+1 {
 		return err
 	}
+	if answers[len(wanted)].Err() != nil { // the transaction is still open: the server is to close the connection
+		_ = conn.Do(ctx, "quit").Err() // no user can be refused that
+		_ = conn.Ping(ctx).Err()       // finds that it is closed, so that it does not go back to the pool
+	}
 	rights := new(MissingRightsError)
 	for i, t := range append(wanted, discard) {
 		err := missing(answers[i].Err(), t)
@@ -193,9 +197,11 @@ func missing(err error, t *trial) error {
 	text = strings.ToLower(text)
 	// "… no permissions to run the 'xadd' command", "… to access one of the keys used as
 	// arguments", "No permissions to access a channel"; what names of users may be in front.
-	text = text[strings.LastIndex(text, "permissions to ")+1:]
+	text = text[max(strings.LastIndex(text, "permissions to "), 0):]
 	var right string
 	switch {
+	case strings.Contains(text, "run the 'select' command"):
+		right = `the command "select"` // with it begins a new connection, whatever comes next
 	case strings.Contains(text, " channel") && t.channel != "":
 		right = "channels " + t.channel
 	case strings.Contains(text, " key") && t.key != "":
@@ -217,10 +223,10 @@ func (t *trial) command() string {
 // Rights finds out whether the user may do what roles do: a *MissingRightsError names
 // what it may not.
 func (b *Redis) Rights(ctx context.Context, roles Role) error {
-	return tryOut(ctx, b.probing, b.trials(), roles)
+	return tryOut(ctx, b.probing, b.trials(b.options.DB), roles)
 }
 
 // Rights finds out whether the user may do what a cache does.
 func (c *Cache) Rights(ctx context.Context) error {
-	return tryOut(ctx, c.client, c.broker.trials(), RoleCache)
+	return tryOut(ctx, c.client, c.broker.trials(c.client.Options().DB), RoleCache)
 }

@@ -58,7 +58,7 @@ func TestUsersFileGrantsWhatIsNeeded(t *testing.T) {
 	users := usersOf(t)
 	for name, roles := range userRoles {
 		needed := map[string]bool{"multi": true, "discard": true}
-		for _, trial := range b.trials() {
+		for _, trial := range b.trials(b.options.DB) {
 			if trial.roles&roles != 0 {
 				needed[trial.command()] = true
 			}
@@ -153,11 +153,57 @@ func TestMissingRight(t *testing.T) {
 		"NOPERM No permissions to access a key":                                                 "keys k*",
 		"NOPERM this user has no permissions to access one of the channels used as arguments":   "channels c*",
 		"NOPERM No permissions to access a channel":                                             "channels c*",
+		"NOPERM this user has no permissions to run the 'select' command or its subcommand":     `the command "select"`,
+		"NOPERM User run the 'select' command has no permissions to run the 'xadd' command":     `the command "xadd"`,
 	} {
 		err := missing(refusal(text), &trial{words: []any{"xadd"}, key: "k*", channel: "c*"})
 		if got := "redis does not allow the user " + want; err.Error() != got {
 			t.Errorf("%s: %q, want %q", text, err, got)
 		}
+	}
+}
+
+// A connection of a user without DISCARD does not go back to the pool with a transaction.
+func TestTrialWithoutDiscard(t *testing.T) {
+	t.Parallel()
+	server := localtest.Redis(t)
+	admin := open(t, server.URL()).reading
+	rules := usersOf(t)["telemetra-listener"]
+	setUser(t, admin, "l", withoutOne(rules, "+discard"))
+	b := open(t, strings.Replace(server.URL(), "redis://", "redis://l:p@", 1))
+	for range 3 {
+		if err := b.Rights(t.Context(), RoleListener); err == nil || !strings.Contains(err.Error(), `"discard"`) {
+			t.Errorf("%v does not name discard", err)
+		}
+		if got, err := b.probing.Ping(t.Context()).Result(); got != "PONG" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
+// A new connection selects its database before anything else, and that is what is named.
+func TestMissingSelect(t *testing.T) {
+	t.Parallel()
+	server := localtest.Redis(t)
+	admin := open(t, server.URL()).reading
+	for user, role := range map[string]Role{"telemetra-listener": RoleListener, "telemetra-cache": RoleCache} {
+		setUser(t, admin, user, withoutOne(usersOf(t)[user], "+select"))
+		url := strings.Replace(server.URL(), "redis://", "redis://"+user+":p@", 1)
+		b := open(t, database(url, "1"))
+		if err := b.Rights(t.Context(), role); err == nil || !strings.HasSuffix(err.Error(), ` the command "select"`) {
+			t.Errorf("%s: %v does not name select", user, err)
+		}
+	}
+	// The number that counts is that of the cache.
+	url := strings.Replace(server.URL(), "redis://", "redis://telemetra-cache:p@", 1)
+	b := open(t, database(server.URL(), "3"))
+	cache, err := b.OpenCache(CacheConfig{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cache.Close() }()
+	if err := cache.Rights(t.Context()); err != nil {
+		t.Errorf("a cache in database 0: %v", err)
 	}
 }
 
