@@ -48,18 +48,17 @@ func (p *process) readDeployment(ctx context.Context) error {
 }
 
 // identify asks Postgres again and again, until the context ends. An answer that does not say
-// whose rows it has is logged when it comes first; of one that is away the watch tells.
+// whose rows it has is a warning, and is logged when it comes first; of one that is away the
+// watch tells.
 func (p *process) identify(ctx context.Context) error {
 	ticker := time.NewTicker(identifyInterval)
 	defer ticker.Stop()
-	refused := false
 	for {
 		switch err := p.readDeployment(ctx); {
 		case err == nil:
-			refused = false
-		case sql.IsUnavailable(err) || refused:
+			p.unidentified.Store(false)
+		case sql.IsUnavailable(err) || p.unidentified.Swap(true):
 		default:
-			refused = true
 			p.log.Error().Err(err).Msg("postgres does not say whose rows it has, so they cannot be compared with those of redis")
 		}
 		select {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -94,6 +95,8 @@ type process struct {
 	watch    *sql.Watch
 	told     announcement
 
+	unidentified atomic.Bool // Postgres does not say whose rows it has
+
 	drainFor time.Duration
 	drains   []func(ctx context.Context, period time.Duration)
 	services []service
@@ -166,6 +169,12 @@ func (p *process) open(ctx context.Context, c *processConfig, log zerolog.Logger
 	p.watch = p.db.NewWatch(log, p.registry)
 	p.serve("postgres", p.watch.Run)
 	p.serve("deployment", p.identify)
+	p.http.warn(func() string {
+		if p.unidentified.Load() {
+			return "postgres does not say whose rows it has; the log says why"
+		}
+		return ""
+	})
 	p.serve("announcement", p.announce)
 	p.serve("redis", p.redis.NewWatch(log, p.registry).Run)
 	p.http.warn(func() string {

@@ -50,6 +50,24 @@ func TestReadersNeedOnlyTheirRights(t *testing.T) {
 	if code, _, stderr := command(t, asReader, "gateway", "--port=0"); code != 1 || !strings.Contains(stderr, "permission denied for table deployment") {
 		t.Errorf("without a right: exit code %d, said %s", code, stderr)
 	}
+	const warning = "postgres does not say whose rows it has"
+	for name, p := range map[string]*telemetra{"gateway": gateway, "api": api} {
+		localtest.Eventually(t, "a warning of the "+name, func() bool {
+			_, body := p.get(t, "/readyz")
+			return strings.Contains(body, warning)
+		})
+	}
+	localtest.Eventually(t, "the warning in the status", func() bool {
+		_, out, _ := command(t, map[string]string{"DATABASE_URL": databaseURL, "REDIS_URL": redisURL}, "status", "--once", "--json")
+		return strings.Contains(out, warning)
+	})
+	if _, err := conn.Exec(t.Context(), "GRANT SELECT ON telemetra.deployment TO "+reader); err != nil {
+		t.Fatal(err)
+	}
+	localtest.Eventually(t, "no warning any more", func() bool {
+		_, body := gateway.get(t, "/readyz")
+		return !strings.Contains(body, warning)
+	})
 }
 
 // The rights that the README names are those that are printed.
