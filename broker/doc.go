@@ -30,8 +30,9 @@
 // the position and in the names of channels, as does the number, which pub/sub ignores. A
 // process compares it with that of its Postgres each second, and each time that it
 // reads a position (deployment.go); a listener opens no epoch over another one's position. A copy of
-// the same database, which has the same id and another origin, may take over when no
-// listener of the original has been heard for Redis.Takeover: open.lua decides.
+// the same database, which has the same id and another origin, may take over when its listener
+// has written for all of Redis.Takeover and met none of the original (takeover.go); a clone
+// of a disk, which has the same origin and another server, while it meets none.
 //
 // # Rights
 //

@@ -68,6 +68,8 @@ local function call(...)
   return reply
 end
 
+-- First a write that Redis refuses when it is out of memory: it asks that of the first one alone.
+call('HSET', position, 'server', ARGV[12])
 -- A new log has no time to live yet: what it needs to get one, or to go, is tried on the
 -- key that is not there. One that is there lives on before it gets an entry that no head
 -- leads to.
@@ -130,7 +132,7 @@ if n > 0 then
   call('HSET', sizes, unpack(new_sizes))
   call('HSET', heads, unpack(new_heads))
 end
-call('HSET', position, 'token', next_token, 'state', state, 'server', ARGV[12],
+call('HSET', position, 'token', next_token, 'state', state,
   'published', string.format('%.0f', published + (#ARGV - first + 1) / 3))
 
 if refused then

@@ -48,8 +48,8 @@ func TestOpenEpochCompares(t *testing.T) {
 	before := dump(t, b)
 	for name, expect := range map[string]*Position{
 		"nothing":       nil,
-		"another epoch": {Epoch: "other", Token: p.Token},
-		"an old token":  {Epoch: p.Epoch, Token: p.Token - 1},
+		"another epoch": {Epoch: "other", Token: p.Token, Deployment: p.Deployment},
+		"an old token":  {Epoch: p.Epoch, Token: p.Token - 1, Deployment: p.Deployment},
 	} {
 		if got, err := b.OpenEpoch(t.Context(), expect, 99, nil); !errors.Is(err, ErrConflict) {
 			t.Errorf("expecting %s: got %+v, %v", name, got, err)

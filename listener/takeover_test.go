@@ -1,6 +1,7 @@
 package listener_test
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -103,11 +104,14 @@ func TestCopyAfterAFaultOfRedis(t *testing.T) {
 			if name != "out of memory" { // there production is heard all the time
 				c.proxy.Cut()
 			}
+			ended := time.Now().UnixMilli()
 			fault.end(c)
 			localtest.Eventually(t, "a heartbeat of the copy is taken", func() bool {
 				own, _ := c.copied.redis.Deployment()
 				for _, text := range c.redis.HGetAll(t.Context(), "telemetra:{0}:listeners").Val() {
-					if strings.Contains(text, " "+own.Origin+" ") {
+					digits, place, _ := strings.Cut(text, " ")
+					ms, err := strconv.ParseInt(digits, 10, 64)
+					if err == nil && ms > ended && strings.HasPrefix(place, own.Origin+" ") {
 						return true
 					}
 				}
