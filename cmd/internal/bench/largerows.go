@@ -87,7 +87,7 @@ func (m *LargeRows) measure(ctx context.Context, b *bench) (*Report, error) {
 		Rows: []Row{{fmt.Sprintf("%s moments of %s bytes, %s readers", count(m.Moments), count(m.Size), count(m.Readers)), []Value{
 			{"most resident", resident, "MiB"},
 			{"answers", float64(r.answers.Load()), ""},
-			{"503s", float64(r.refused.Load()), ""},
+			{"refused", float64(r.refused.Load()), ""},
 			{"longest answer", longest, "MiB"},
 			{"states", float64(r.states.Load()), ""},
 		}}},
@@ -231,7 +231,7 @@ func (r *largeReads) read(ctx context.Context, target string) (next string, err 
 		r.answers.Add(1)
 		for old := r.longest.Load(); size > old && !r.longest.CompareAndSwap(old, size); old = r.longest.Load() {
 		}
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		r.refused.Add(1)
 	default:
 		return "", fmt.Errorf("%s answers %s", target, res.Status)
