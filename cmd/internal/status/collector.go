@@ -23,6 +23,8 @@ const (
 	// patience bounds what is asked at the same time, ageing what is asked after that.
 	patience = 1500 * time.Millisecond
 	ageing   = 500 * time.Millisecond
+	// identifyTimeout is the part of patience that Postgres has to say whose rows it has.
+	identifyTimeout = 500 * time.Millisecond
 	// twiceWithin is how long it may take until each process has announced itself twice.
 	twiceWithin = 3 * time.Second
 )
@@ -38,6 +40,7 @@ type Config struct {
 type Sample struct {
 	At       time.Time
 	Postgres Asked[sql.Load]
+	Schema   Asked[sql.Status]
 	Replica  *Asked[sql.Load] // nil: there is none
 
 	RedisAddress string
@@ -162,12 +165,11 @@ func (k *Collector) Sample(ctx context.Context) *Sample {
 		s.Replica = new(Asked[sql.Load])
 		wg.Go(func() { *s.Replica = load(bounded, k.replica) })
 	}
-	wg.Go(func() { // for the next look at Redis: that does not wait for Postgres
-		if d, err := k.postgres.Deployment(bounded); err == nil {
-			k.redis.Identify(broker.Deployment(d))
-		}
+	wg.Go(func() { ask(bounded, &s.Schema, k.postgres.Migration) })
+	wg.Go(func() {
+		k.identify(bounded)
+		ask(bounded, &s.Condition, k.redis.Look)
 	})
-	wg.Go(func() { ask(bounded, &s.Condition, k.redis.Look) })
 	wg.Go(func() { ask(bounded, &s.Facts, k.redis.Inspect) })
 	wg.Go(func() { ask(bounded, &processes, k.redis.Processes) })
 	wg.Go(func() {
@@ -177,10 +179,23 @@ func (k *Collector) Sample(ctx context.Context) *Sample {
 		}
 	})
 	wg.Wait()
+	if s.Condition.Answer == broker.ConditionMisconfigured {
+		processes.Answer = nil // they are another deployment's
+	}
 	s.Processes = Asked[[]Seen]{Answer: k.remember(processes.Answer), Err: processes.Err}
 	s.Moved.Answer, s.Moved.Err = k.traffic.take(time.Now())
 	k.askAges(ctx, s)
 	return s
+}
+
+// identify lets the look at Redis know whose rows Postgres has. It comes before the first
+// look: one that knows of no deployment takes that of Redis for its own.
+func (k *Collector) identify(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
+	defer cancel()
+	if d, err := k.postgres.Deployment(ctx); err == nil {
+		k.redis.Identify(broker.Deployment(d))
+	}
 }
 
 func load(ctx context.Context, i *sql.Inspector) (a Asked[sql.Load]) {

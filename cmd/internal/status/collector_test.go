@@ -41,7 +41,22 @@ type deployment struct {
 	said   float64
 }
 
-func deploy(t *testing.T, redisURL string) *deployment {
+// deploymentOf is whose rows a Postgres has.
+func deploymentOf(t *testing.T, postgresURL string) broker.Deployment {
+	t.Helper()
+	i, err := sql.NewInspector(t.Context(), sql.Config{DatabaseURL: postgresURL, PoolMax: 1, TimeZone: "UTC"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	d, err := i.Deployment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return broker.Deployment(d)
+}
+
+func deploy(t *testing.T, postgresURL, redisURL string) *deployment {
 	t.Helper()
 	d := &deployment{t: t}
 	var err error
@@ -49,7 +64,7 @@ func deploy(t *testing.T, redisURL string) *deployment {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.broker.Close() }) // Redis may be gone
-	d.broker.Identify(broker.Deployment{ID: "d1", Name: "db:5432/telemetra", Origin: "1/1"})
+	d.broker.Identify(deploymentOf(t, postgresURL))
 	if d.at, err = d.broker.OpenEpoch(t.Context(), nil, 1, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -88,10 +103,10 @@ func (d *deployment) publish(stream string, n int) {
 
 func TestCollector(t *testing.T) {
 	t.Parallel()
-	redisURL := localtest.Redis(t).URL()
-	d := deploy(t, redisURL)
+	postgresURL, redisURL := localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL()
+	d := deploy(t, postgresURL, redisURL)
 	d.publish("quiet", 5) // before anybody looks
-	k := collector(t, localtest.Postgres(t, nil), redisURL)
+	k := collector(t, postgresURL, redisURL)
 	wait(t.Context(), k.traffic.heard, localtest.HangTimeout)
 	d.announce()
 	r := NewReport(k.Sample(t.Context()))
@@ -140,10 +155,10 @@ func TestCollector(t *testing.T) {
 // Once waits for a second announcement of each.
 func TestOnce(t *testing.T) {
 	t.Parallel()
-	redisURL := localtest.Redis(t).URL()
-	d := deploy(t, redisURL)
+	postgresURL, redisURL := localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL()
+	d := deploy(t, postgresURL, redisURL)
 	d.announce()
-	k := collector(t, localtest.Postgres(t, nil), redisURL)
+	k := collector(t, postgresURL, redisURL)
 	done := make(chan *Sample, 1)
 	go func() { done <- k.Once(t.Context(), 10*time.Millisecond) }()
 	ticker := time.NewTicker(300 * time.Millisecond)
@@ -164,11 +179,11 @@ func TestOnce(t *testing.T) {
 // What does not answer is named, and everything is there again when it does.
 func TestServersThatAreAway(t *testing.T) {
 	t.Parallel()
-	server := localtest.Redis(t)
-	d := deploy(t, server.URL())
+	server, postgresURL := localtest.Redis(t), localtest.Postgres(t, sql.Migrate)
+	d := deploy(t, postgresURL, server.URL())
 	d.announce()
 	redis := localtest.Proxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(server.Port())))
-	u, err := url.Parse(localtest.Postgres(t, nil))
+	u, err := url.Parse(postgresURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,9 +231,10 @@ func TestServersThatAreAway(t *testing.T) {
 func TestForbiddenCommands(t *testing.T) {
 	t.Parallel()
 	server := localtest.Redis(t, "--user", "looker", "on", ">hunter2", "~*", "&*", "+@all", "-set", "-info", "-pttl")
-	d := deploy(t, server.URL())
+	postgresURL := localtest.Postgres(t, sql.Migrate)
+	d := deploy(t, postgresURL, server.URL())
 	d.publish("busy", 1)
-	k := collector(t, localtest.Postgres(t, nil), strings.Replace(server.URL(), "redis://", "redis://looker:hunter2@", 1))
+	k := collector(t, postgresURL, strings.Replace(server.URL(), "redis://", "redis://looker:hunter2@", 1))
 	var r *Report
 	localtest.Eventually(t, "the processes", func() bool {
 		d.announce() // what is said once is forgotten by a machine that is slow enough
@@ -234,9 +250,76 @@ func TestForbiddenCommands(t *testing.T) {
 	if text := Text(r, View{}); strings.Contains(text, "hunter2") {
 		t.Errorf("a password is told:\n%s", text)
 	}
-	unknown := collector(t, localtest.Postgres(t, nil), strings.Replace(server.URL(), "redis://", "redis://looker:wrong@", 1))
+	unknown := collector(t, postgresURL, strings.Replace(server.URL(), "redis://", "redis://looker:wrong@", 1))
 	if r := NewReport(unknown.Sample(t.Context())); r.State != Down || r.Redis.Condition != broker.ConditionUnauthorized {
 		t.Errorf("with a wrong password: %s %v", r.State, r.Reasons)
+	}
+}
+
+// A Redis that another database with the same deployment id holds is found by the first
+// look already, and its processes are not shown as ours.
+func TestRedisOfACopy(t *testing.T) {
+	t.Parallel()
+	postgresURL, redisURL := localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL()
+	own := deploymentOf(t, postgresURL)
+	b, err := broker.Open(broker.Config{URL: redisURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() }) // the test is over
+	b.Listener = "other"
+	b.Identify(broker.Deployment{ID: own.ID, Name: "other:5432/telemetra", Origin: "1/1"})
+	at, err := b.OpenEpoch(t.Context(), nil, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := collector(t, postgresURL, redisURL)
+	if err := b.Announce(t.Context(), &broker.Process{ID: "l", Host: "h", Listener: &broker.ListenerStatus{}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Heartbeat(t.Context(), broker.Control{Listener: "other", Epoch: at.Epoch}); err != nil {
+		t.Fatal(err)
+	}
+	r := NewReport(k.Sample(t.Context()))
+	if r.State != Down || len(r.Reasons) != 1 || !strings.Contains(r.Reasons[0], "other:5432/telemetra") || !strings.Contains(r.Reasons[0], own.Name) {
+		t.Errorf("%s %q", r.State, r.Reasons)
+	}
+	text := Text(r, View{})
+	if len(r.Listeners) != 0 || r.ProcessesKnown || !strings.Contains(text, "not known: redis holds the events of another deployment") || strings.Contains(text, "none") {
+		t.Errorf("%+v\n%s", r.Listeners, text)
+	}
+}
+
+// A Redis that is full takes no announcements, so nobody is gone.
+func TestRedisThatIsFull(t *testing.T) {
+	t.Parallel()
+	server, postgresURL := localtest.Redis(t), localtest.Postgres(t, sql.Migrate)
+	d := deploy(t, postgresURL, server.URL())
+	d.announce()
+	k := collector(t, postgresURL, server.URL())
+	if _, err := server.Command(t.Context(), "CONFIG", "SET", "maxmemory", "1"); err != nil {
+		t.Fatal(err)
+	}
+	var r *Report
+	localtest.Eventually(t, "announcements that are too old", func() bool {
+		r = NewReport(k.Sample(t.Context()))
+		return r.State == Down && len(r.Gateways) == 1 && r.Gateways[0].Silent > broker.AnnouncedFor.Seconds()
+	})
+	text := Text(r, View{})
+	if r.Gateways[0].Gone || r.ProcessesKnown || strings.Contains(text, "gone ") || strings.Count(text, "  not known\n") != 1 {
+		t.Errorf("%+v\n%s", r.Gateways, text)
+	}
+	if !strings.Contains(text, "\n  not known: redis is out of memory\n") {
+		t.Errorf("the apis are not shown as not known:\n%s", text)
+	}
+}
+
+func TestDatabaseThatIsNotMigrated(t *testing.T) {
+	t.Parallel()
+	k := collector(t, localtest.Postgres(t, nil), localtest.Redis(t).URL())
+	r := NewReport(k.Sample(t.Context()))
+	if text := strings.Join(append(r.Reasons, r.Missing...), "\n"); r.State != Down || !strings.Contains(text, "not migrated; run: telemetra migrate up") || strings.Contains(text, "postgres has not been reached") {
+		t.Errorf("%s %s", r.State, text)
 	}
 }
 

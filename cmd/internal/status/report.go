@@ -27,7 +27,8 @@ type Report struct {
 	Replica  *Replica `json:"replica"` // null without one
 	Redis    Redis    `json:"redis"`
 
-	// ProcessesKnown: the lists that follow have all processes that can be read.
+	// ProcessesKnown: the lists that follow have all processes that can be read. While
+	// Redis takes no announcements they have what was last heard.
 	ProcessesKnown bool `json:"processes_known"`
 
 	Listeners []Listener   `json:"listeners"`
@@ -93,7 +94,7 @@ type Process struct {
 	Address string  `json:"address"`
 	Up      float64 `json:"up_seconds"` // when it last announced itself
 	// Silent is how long ago it last announced itself; Gone: for too long, and not
-	// because it ended as it should.
+	// because it ended as it should, or because Redis takes no announcements.
 	Silent float64 `json:"silent_seconds"`
 	Gone   bool    `json:"gone"`
 	Ready  bool    `json:"ready"`
@@ -102,6 +103,7 @@ type Process struct {
 	Postgres  bool             `json:"postgres_reachable"`
 	Condition broker.Condition `json:"redis_condition"`
 
+	expired  bool // it last announced itself too long ago
 	replaced bool // one that has come since is in its place
 }
 
@@ -179,6 +181,7 @@ func NewReport(s *Sample) *Report {
 	for i := range s.Processes.Answer {
 		p := &s.Processes.Answer[i]
 		common := processOf(p, s.Processes.Answer)
+		common.Gone = common.expired && !r.silenced()
 		if p.Listener != nil {
 			r.Listeners = append(r.Listeners, listenerOf(common, p))
 		}
@@ -189,13 +192,16 @@ func NewReport(s *Sample) *Report {
 			r.APIs = append(r.APIs, apiOf(common, p))
 		}
 	}
-	r.ProcessesKnown = s.Processes.Err == nil || len(s.Processes.Answer) > 0
+	r.ProcessesKnown = !r.silenced() && (s.Processes.Err == nil || len(s.Processes.Answer) > 0)
 	markLast(r.Listeners)
 	r.Total = totalOf(r.Gateways)
 	r.Streams = append(r.Streams, topStreams(s)...)
 	r.State, r.Reasons = judge(r, s)
 	return r
 }
+
+// silenced reports whether no process can announce itself in Redis.
+func (r *Report) silenced() bool { return r.Redis.Condition.Hinders() }
 
 func postgresOf(a *Asked[sql.Load]) Postgres {
 	p := Postgres{Address: clean(a.Address), Reachable: a.Err == nil, Error: cleanError(a.Err)}
@@ -270,7 +276,7 @@ func asOthersSee(all []Seen) (worst broker.Condition) {
 func missing(s *Sample) []string {
 	out := []string{}
 	note := func(what string, err error) {
-		if err != nil && !errors.Is(err, broker.ErrNoPosition) && (broker.IsRefused(err) || s.Condition.Err == nil || forbidden(s.Condition.Err)) {
+		if err != nil && !errors.Is(err, broker.ErrNoPosition) && !errors.Is(err, broker.ErrUnknownDeployment) && (broker.IsRefused(err) || s.Condition.Err == nil || forbidden(s.Condition.Err)) {
 			out = append(out, what+": "+cleanError(err))
 		}
 	}
@@ -290,7 +296,7 @@ func gone(p *Seen) bool { return p.Silent > broker.AnnouncedFor }
 func processOf(p *Seen, all []Seen) Process {
 	return Process{
 		ID: clean(p.ID), Host: clean(p.Host), PID: p.PID, Version: clean(p.Version), Address: clean(p.Address),
-		Up: finite(p.UpFor), Silent: finite(p.Silent.Seconds()), Gone: gone(p),
+		Up: finite(p.UpFor), Silent: finite(p.Silent.Seconds()), expired: gone(p),
 		Ready: p.NotReady == "" && !gone(p), Why: clean(p.NotReady), Postgres: p.Postgres, Condition: broker.Condition(clean(string(p.Redis))),
 		replaced: gone(p) && slices.ContainsFunc(all, func(other Seen) bool { return replaces(&other, p) }),
 	}
@@ -314,7 +320,7 @@ func listenerOf(common Process, p *Seen) Listener {
 	if s.PublishedAt > 0 { // both by the clock of its host
 		l.Published = new(finite(float64(p.At-s.PublishedAt)/1000) + common.Silent)
 	}
-	if p.Before != nil && p.Before.Listener != nil && !common.Gone {
+	if p.Before != nil && p.Before.Listener != nil && !common.expired {
 		d := span(p.Before, &p.Process)
 		l.Events, l.Conflicts = perSecond(p.Before.Listener.Published, s.Published, d), perSecond(p.Before.Listener.Conflicts, s.Conflicts, d)
 	}
@@ -340,7 +346,7 @@ func gatewayOf(common Process, p *Seen) Gateway {
 		Process: common, Streams: s.Streams, Degraded: clean(s.Degraded), Draining: s.Draining,
 		GatewayTotal: GatewayTotal{Connections: s.Connections, SlowCloses: s.TooSlow},
 	}
-	if p.Before != nil && p.Before.Gateway != nil && !common.Gone {
+	if p.Before != nil && p.Before.Gateway != nil && !common.expired {
 		before, d := p.Before.Gateway, span(p.Before, &p.Process)
 		g.Frames, g.Conflated = perSecond(before.Delivered, s.Delivered, d), perSecond(before.Conflated, s.Conflated, d)
 		if d > 0 {
@@ -356,7 +362,7 @@ func totalOf(all []Gateway) (t GatewayTotal) {
 	lags := make([]uint64, len(broker.LagBounds)+1)
 	for i := range all {
 		g := &all[i]
-		if g.Gone {
+		if g.expired {
 			continue
 		}
 		t.Connections += g.Connections
@@ -372,7 +378,7 @@ func totalOf(all []Gateway) (t GatewayTotal) {
 
 func apiOf(common Process, p *Seen) API {
 	a := API{Process: common, Rung: clean(p.API.Rung)}
-	if p.Before == nil || p.Before.API == nil || common.Gone {
+	if p.Before == nil || p.Before.API == nil || common.expired {
 		return a
 	}
 	d, rates := span(p.Before, &p.Process), make(map[string]float64)

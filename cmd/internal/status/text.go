@@ -27,6 +27,9 @@ func Text(r *Report, v View) string {
 		if !r.ProcessesKnown {
 			t.none = "not known"
 		}
+		if r.silenced() {
+			t.none = "not known: " + r.Redis.Condition.String()
+		}
 	}
 	if v.Height > 0 {
 		shorten(tables, v.Height-len(head))
@@ -182,6 +185,8 @@ func common(p *Process, mark string) (first []string, look style) {
 	switch {
 	case p.Gone:
 		return append(first, "gone "+short(p.Silent)), dim
+	case p.expired:
+		return append(first, "not known"), dim
 	case p.Ready:
 		return append(first, "ready"), plain
 	case p.Why == draining:
@@ -208,7 +213,7 @@ func listenersOf(r *Report) *table {
 		if l.Published != nil {
 			published = short(*l.Published) + " ago"
 		}
-		if l.Gone {
+		if l.expired {
 			t.add(look, append(cells, "", "", "", "", "", published)...)
 			continue
 		}
@@ -230,7 +235,7 @@ func gatewaysOf(r *Report) *table {
 	for i := range r.Gateways {
 		g := &r.Gateways[i]
 		cells, look := common(&g.Process, "  ")
-		if g.Gone {
+		if g.expired {
 			t.add(look, cells...)
 			continue
 		}
@@ -255,7 +260,7 @@ func apisOf(r *Report) *table {
 	for i := range r.APIs {
 		a := &r.APIs[i]
 		cells, look := common(&a.Process, "  ")
-		if a.Gone {
+		if a.expired {
 			t.add(look, cells...)
 			continue
 		}

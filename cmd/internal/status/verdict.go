@@ -23,8 +23,8 @@ const (
 const (
 	late       = 5.0 // seconds: reads are not served from caches any more
 	queueFull  = 0.5 // Postgres warns from here on
-	memoryFull = 0.9
-	fewFree    = 10 // one connection in so many is left
+	memoryFull = 0.8 // of maxmemory: writes are refused when all of it is used
+	fewFree    = 10  // one connection in so many is left
 )
 
 // verdict gathers reasons.
@@ -44,20 +44,16 @@ func (v *verdict) isDegraded(format string, args ...any) {
 func judge(r *Report, s *Sample) (State, []string) {
 	var v verdict
 	v.redis(r, s)
-	v.postgres(r, s.Processes.Answer)
+	v.postgres(r, s)
 	switch {
-	case !r.ProcessesKnown && !r.Redis.Condition.Hinders():
+	case r.silenced(): // how the processes were proves nothing
+	case !r.ProcessesKnown:
 		v.isDegraded("the processes cannot be seen: %s", cleanError(s.Processes.Err))
-	case r.ProcessesKnown:
-		// With a Redis that takes no writes nobody can announce himself: how they were is
-		// shown, and proves nothing.
-		silenced := r.Redis.Condition.Hinders()
-		v.listeners(r.Listeners, silenced)
-		v.gateways(r.Gateways, silenced)
+	default:
+		v.listeners(r.Listeners)
+		v.gateways(r.Gateways)
 		v.apis(r.APIs)
-		if !silenced {
-			v.gone(r)
-		}
+		v.gone(r)
 	}
 	switch {
 	case len(v.down) > 0:
@@ -78,12 +74,19 @@ func (v *verdict) redis(r *Report, s *Sample) {
 		v.isDown("Redis has no position: no listener has begun to publish")
 	}
 	if used, most := r.Redis.Used, r.Redis.Most; used != nil && *most > 0 && float64(*used) >= memoryFull*float64(*most) {
-		v.isDegraded("Redis uses %s of the %s that it may", size(*used), size(*most))
+		v.isDegraded("Redis uses %s of the %s that it may (maxmemory); when all of it is used, it takes no writes", size(*used), size(*most))
 	}
 }
 
-func (v *verdict) postgres(r *Report, all []Seen) {
-	v.primary(r, all)
+func (v *verdict) postgres(r *Report, s *Sample) {
+	v.primary(r, s.Processes.Answer)
+	switch m := &s.Schema.Answer; {
+	case s.Schema.Err != nil || m.Version >= m.Latest:
+	case m.Version == 0:
+		v.isDown("the database is not migrated; run: telemetra migrate up")
+	default:
+		v.isDegraded("the database is at migration %d of %d; run: telemetra migrate up", m.Version, m.Latest)
+	}
 	switch p := r.Replica; {
 	case p == nil:
 	case !p.Reachable:
@@ -126,12 +129,12 @@ func (v *verdict) primary(r *Report, all []Seen) {
 	}
 }
 
-func (v *verdict) listeners(all []Listener, silenced bool) {
+func (v *verdict) listeners(all []Listener) {
 	var ready, not reasons
 	least := -1.0 // a twin that publishes nothing may lag
 	for i := range all {
 		switch l := &all[i]; {
-		case l.Gone && !silenced:
+		case l.Gone:
 		case l.Ready:
 			ready.add("", name(l.Host, l.PID))
 			if least < 0 || l.Lag < least {
@@ -142,7 +145,6 @@ func (v *verdict) listeners(all []Listener, silenced bool) {
 		}
 	}
 	switch {
-	case silenced: // nothing can be published
 	case len(ready.all) == 0 && len(not.all) == 0:
 		v.isDown("no listener is running: nothing is published")
 	case len(ready.all) == 0:
@@ -164,7 +166,7 @@ func (v *verdict) listeners(all []Listener, silenced bool) {
 // draining is what a process that hands over says.
 const draining = "draining"
 
-func (v *verdict) gateways(all []Gateway, silenced bool) {
+func (v *verdict) gateways(all []Gateway) {
 	ready := 0
 	var not, told reasons
 	for i := range all {
@@ -181,7 +183,7 @@ func (v *verdict) gateways(all []Gateway, silenced bool) {
 			told.add(g.Degraded, name(g.Host, g.PID))
 		}
 	}
-	if ready == 0 && !silenced {
+	if ready == 0 {
 		v.isDown("no gateway is ready: no client gets events")
 	}
 	for _, n := range not.all {

@@ -33,6 +33,12 @@ func TestVerdict(t *testing.T) {
 			s.process(t, "api-1").Postgres = false
 		}, Degraded, []string{"gateway-1/21, api-1/31 do not reach Postgres"}},
 		"Postgres is a standby": {func(s *Sample) { s.Postgres.Answer.Standby = true }, Down, []string{"Postgres is a standby"}},
+		"the database is not migrated": {func(s *Sample) { s.Schema.Answer.Latest = 3 }, Down, []string{
+			"the database is not migrated; run: telemetra migrate up",
+		}},
+		"a migration is missing": {func(s *Sample) { s.Schema.Answer = sql.Status{Version: 2, Latest: 3} }, Degraded, []string{
+			"the database is at migration 2 of 3; run: telemetra migrate up",
+		}},
 		"the queue is full": {func(s *Sample) { s.Postgres.Answer.QueueUsed = .63 }, Degraded, []string{
 			"the queue of notifications of Postgres is 63 % full",
 		}},
@@ -55,7 +61,9 @@ func TestVerdict(t *testing.T) {
 				s.Processes.Answer[i].Silent = silent
 			}
 		}, Down, []string{"redis is out of memory: OOM"}},
-		"Redis is nearly full": {func(s *Sample) { s.Facts.Answer.Used = 950 << 20 }, Degraded, []string{"Redis uses 950.0 MiB of the 1.0 GiB that it may"}},
+		"Redis is nearly full": {func(s *Sample) { s.Facts.Answer.Used = 850 << 20 }, Degraded, []string{
+			"Redis uses 850.0 MiB of the 1.0 GiB that it may (maxmemory); when all of it is used, it takes no writes",
+		}},
 		"Redis may evict":      {func(s *Sample) { s.Condition.Answer = broker.ConditionEvictsKeys }, OK, nil},
 		"there is no position": {func(s *Sample) { s.Standing.Err = broker.ErrNoPosition }, Down, []string{"Redis has no position: no listener has begun to publish"}},
 		"INFO is forbidden":    {func(s *Sample) { s.Facts.Err = refused }, OK, nil},
