@@ -24,8 +24,16 @@ const (
 const startListener = "start one: telemetra listener (or telemetra serve), with this REDIS_URL; its log says why it cannot run"
 
 // listener looks at the newest heartbeat. The first one of a listener comes before it
-// has looked at the tables, and says so.
+// has looked at the tables, and says so. A Redis that takes no writes, or holds another
+// deployment, says nothing of ours.
 func (d *doctor) listener(ctx context.Context) verdict {
+	const identifyTimeout = 2 * time.Second // of a Postgres that does not answer
+	identifying, cancel := context.WithTimeout(ctx, identifyTimeout)
+	defer cancel()
+	_, _ = d.identify(identifying) // the check of Postgres tells the error
+	if c, err := d.redis.Look(ctx); c.Hinders() && c != broker.ConditionUnauthorized {
+		return unknown(fmt.Sprintf("not known, because no process can announce itself: %v", err))
+	}
 	return twice(ctx, d.settles, func(ctx context.Context) (v verdict, again bool) {
 		c, heard, err := d.redis.LastHeartbeat(ctx)
 		if err != nil {

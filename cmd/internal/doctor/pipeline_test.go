@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/sql"
 )
@@ -59,6 +60,28 @@ func TestPositionOfARedisThatWasRestarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	want{"position", Warning, "restarted or replaced", "opens a new epoch"}.of(t, look(t, c))
+}
+
+// Of a listener that cannot be heard nobody says that it should be started.
+func TestListenerThatCannotBeHeard(t *testing.T) {
+	t.Parallel()
+	c := configOf(localtest.Postgres(t, sql.Migrate), localtest.Redis(t, "--maxmemory", "500kb").URL())
+	results := look(t, c)
+	want{"listener", Unknown, "OOM", ""}.of(t, results)
+	want{"redis memory", Failed, "of maxmemory", "redis-cli CONFIG SET maxmemory"}.of(t, results)
+
+	c = configOf(localtest.Postgres(t, sql.Migrate), localtest.Redis(t).URL())
+	withRedis(t, c, func(ctx context.Context, b *broker.Redis) error {
+		b.Identify(broker.Deployment{ID: "other", Name: "db:5432/telemetra", Origin: "1/1"})
+		if _, err := b.OpenEpoch(ctx, nil, 1, nil); err != nil {
+			return err
+		}
+		_, err := b.Heartbeat(ctx, broker.Control{Listener: "other"})
+		return err
+	})
+	results = look(t, c)
+	want{"listener", Unknown, "holds the events of deployment other", ""}.of(t, results)
+	want{"deployment", Failed, "misconfigured", "DEL telemetra"}.of(t, results)
 }
 
 func TestListenerIsGivenTimeToTellOfAnEpoch(t *testing.T) {

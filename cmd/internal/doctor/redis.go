@@ -10,6 +10,7 @@ import (
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
+	"github.com/telemetra/telemetra/sql"
 )
 
 func (d *doctor) reachRedis(ctx context.Context) verdict {
@@ -32,7 +33,7 @@ func redisFault(err error, setting string) (found, remedy string) {
 		"READONLY":   {"Redis is a replica and takes no writes", "point " + setting + " at the primary"},
 		"MISCONF":    {"Redis takes no writes because it cannot save them", "make room on its disk or correct its rights, then run: redis-cli BGSAVE"},
 		"BUSY":       {"Redis is held up by a script", "run: redis-cli SCRIPT KILL"},
-		"OOM":        {"Redis takes no writes because its memory is full", "raise maxmemory"},
+		"OOM":        {"Redis takes no writes because its memory is full", "raise maxmemory: redis-cli CONFIG SET maxmemory <bytes>, and in redis.conf"},
 		"MAXCLIENTS": {"Redis has as many clients as it takes", "raise maxclients, or end clients that nobody needs"},
 		"MOVED":      {"Redis is a node of a cluster and has not our keys", "point " + setting + " at a server without cluster"},
 	}
@@ -87,19 +88,27 @@ func (d *doctor) apiRole() broker.Role {
 	return broker.RoleAPI
 }
 
+// identify lets the looks at Redis know whose rows Postgres has.
+func (d *doctor) identify(ctx context.Context) (sql.Deployment, error) {
+	own, err := d.postgres.Deployment(ctx)
+	if err == nil {
+		d.redis.Identify(broker.Deployment(own))
+	}
+	return own, err
+}
+
 // redisDeployment compares whose events Redis holds with whose rows Postgres has.
 func (d *doctor) redisDeployment(ctx context.Context) verdict {
-	own, err := d.postgres.Deployment(ctx)
+	own, err := d.identify(ctx)
 	if err != nil {
 		return unanswered(err)
 	}
-	d.redis.Identify(broker.Deployment(own))
 	err = d.redis.CheckDeployment(ctx)
 	if foreign, ok := errors.AsType[*broker.ForeignError](err); ok {
 		remedy := "correct REDIS_URL or DATABASE_URL (or the POSTGRES_ variables), or give each deployment a database number of its own; if the other one is gone for good: redis-cli -n " +
 			strconv.Itoa(d.redis.Database()) + " DEL " + broker.PositionKey
 		if foreign.Copy() {
-			remedy = "give the copy a Redis, or a database number, of its own; if the original is gone for good, end its listeners and wait"
+			remedy = "give one of the two databases a Redis, or a database number, of its own, and a copy an id of its own (deploy/RUNBOOK.md, A copy of production); or end its listeners for good: the other one takes over 10 s later"
 		}
 		return failed("misconfigured: "+foreign.Error(), remedy)
 	}
@@ -171,7 +180,7 @@ func judgeMemory(f broker.Facts) verdict {
 	if f.Used == 0 {
 		return unknown("Redis does not tell how much memory it uses")
 	}
-	limit, name, raise := f.Most, "maxmemory", "raise maxmemory, or give the cache a Redis of its own with CACHE_REDIS_URL"
+	limit, name, raise := f.Most, "maxmemory", "raise maxmemory (run: redis-cli CONFIG SET maxmemory <bytes>, and set it in redis.conf), or give the cache a Redis of its own with CACHE_REDIS_URL"
 	if limit == 0 {
 		limit, name, raise = f.System, "the machine's memory", "give the machine more memory, or the cache a Redis of its own with CACHE_REDIS_URL"
 	}
