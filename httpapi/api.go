@@ -29,8 +29,8 @@ import (
 // Config says how reads are answered.
 type Config struct {
 	Title      string             `name:"api-title" env:"API_TITLE" default:"Telemetra" help:"Name of the API in its documentation."`
-	TTLMetrics int                `name:"cache-ttl-metrics" env:"CACHE_TTL_METRICS" default:"60" help:"Seconds for which an answer with metrics or moments may be served again while no event says otherwise."`
-	TTLStreams int                `name:"cache-ttl-streams" env:"CACHE_TTL_STREAMS" default:"300" help:"Seconds for which an answer with a stream may be served again while no event says otherwise; the list of streams for 5 at most."`
+	TTLMetrics int                `name:"cache-ttl-metrics" env:"CACHE_TTL_METRICS" default:"60" unit:"seconds" help:"Whole seconds for which an answer with metrics or moments may be served again while no event says otherwise."`
+	TTLStreams int                `name:"cache-ttl-streams" env:"CACHE_TTL_STREAMS" default:"300" unit:"seconds" help:"Whole seconds for which an answer with a stream may be served again while no event says otherwise; the list of streams for 5 at most."`
 	Cache      broker.CacheConfig `embed:""`
 }
 

@@ -22,7 +22,7 @@ import (
 // Config says how a gateway treats its clients.
 type Config struct {
 	Limits           access.LimitConfig `embed:""`
-	HeartbeatSeconds int                `name:"ws-heartbeat-interval" env:"WS_HEARTBEAT_INTERVAL" default:"30" help:"Seconds between pings, and comments of Server-Sent Events; a client that gives no sign for two intervals is dropped."`
+	HeartbeatSeconds int                `name:"ws-heartbeat-interval" env:"WS_HEARTBEAT_INTERVAL" default:"30" unit:"seconds" help:"Whole seconds between pings, and comments of Server-Sent Events; a client that gives no sign for two intervals is dropped."`
 }
 
 // Validate names the setting that cannot work, its value, and what is allowed.

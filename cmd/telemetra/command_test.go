@@ -36,10 +36,17 @@ func command(t *testing.T, env map[string]string, args ...string) (code int, std
 func TestWrongSettingsAreNamed(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, value, want string }{
-		{"PORT", "abc", `PORT="abc"`},
+		{"PORT", "abc", `PORT is "abc"; allowed are whole numbers`},
+		{"PORT", "", `PORT is ""; allowed are whole numbers`},
+		{"DRAIN_PERIOD", "15s", `DRAIN_PERIOD is "15s"; allowed are whole seconds, without a unit`},
+		{"DEBUG", "on", `DEBUG is "on"; allowed are true, false, yes, no, 1 and 0`},
+		{"WS_MAX_FRAMES", "x", `WS_MAX_FRAMES is "x"; allowed are numbers`},
+		{"WS_MAX_FRAMES", "NaN", `WS_MAX_FRAMES is "NaN"; allowed are numbers`},
+		{"DB_POOL_MIN_SIZE", "x", `DB_POOL_MIN_SIZE is "x"; allowed are whole numbers`},
+		{"DB_POOL_MIN_SIZE", "9999999999", `DB_POOL_MIN_SIZE is "9999999999"; allowed are whole numbers, of at most 32 bits`},
 		{"PORT", "70000", "PORT is 70000; allowed are 0 to 65535"},
 		{"POSTGRES_PORT", "0", "POSTGRES_PORT is 0; allowed are 1 to 65535"},
-		{"POSTGRES_SSLMODE", "maybe", `"verify-full" but got "maybe"`},
+		{"POSTGRES_SSLMODE", "maybe", `POSTGRES_SSLMODE is "maybe"; allowed are disable, allow, prefer,`},
 		{"DB_POOL_MAX_SIZE", "0", "DB_POOL_MAX_SIZE is 0; allowed are 1 to 10000"},
 		{"DB_POOL_MIN_SIZE", "30", "DB_POOL_MIN_SIZE is 30; allowed are 0 to DB_POOL_MAX_SIZE (20)"},
 		{"SOURCE_TIMEZONE", "Mars/Olympus", `SOURCE_TIMEZONE is "Mars/Olympus"; allowed are names of the time zone database`},
@@ -123,6 +130,23 @@ func TestConfigMasksSecrets(t *testing.T) {
 		if !strings.Contains(strings.Join(lines, " "), want) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}
+	}
+}
+
+// What does not count is not printed as if it did.
+func TestConfigPrintsWhatCounts(t *testing.T) {
+	t.Parallel()
+	_, out, _ := command(t, map[string]string{"DATABASE_URL": "postgres://db/d", "POSTGRES_HOST": "other", "REDIS_URL": "redis://r:6379/3"}, "config")
+	for _, want := range []string{"DATABASE_URL postgres://db/d", "REDIS_URL redis://r:6379/3", "CACHE_REDIS_URL redis://r:6379/3"} {
+		if !strings.Contains(strings.Join(strings.Fields(out), " ")+" ", " "+want+" ") {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "POSTGRES_") {
+		t.Errorf("parts of the URL are printed beside it:\n%s", out)
+	}
+	if _, out, _ := command(t, nil, "config"); !strings.Contains(out, "POSTGRES_HOST ") {
+		t.Errorf("without a URL its parts count:\n%s", out)
 	}
 }
 

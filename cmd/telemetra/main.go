@@ -61,7 +61,7 @@ type output struct{ io.Writer }
 
 // newParser reads command lines into c, and runs its commands.
 func newParser(ctx context.Context, c *cli, stdout, stderr io.Writer, exit func(code int)) (*kong.Kong, error) {
-	return kong.New(c,
+	return kong.New(c, append(badValues{}.options(),
 		kong.Name("telemetra"),
 		kong.Description("Pushes committed rows to live dashboards."),
 		kong.UsageOnError(),
@@ -69,7 +69,7 @@ func newParser(ctx context.Context, c *cli, stdout, stderr io.Writer, exit func(
 		kong.Exit(exit),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(output{stdout}),
-	)
+	)...)
 }
 
 // run is main without the process around it.

@@ -70,7 +70,7 @@ func (c *logConfig) logger() (zerolog.Logger, error) {
 type processConfig struct {
 	Log      logConfig     `embed:""`
 	HTTP     httpConfig    `embed:""`
-	Drain    int           `name:"drain-period" env:"DRAIN_PERIOD" default:"15" help:"Seconds over which clients are handed to other processes before this one ends; a second signal ends it at once."`
+	Drain    int           `name:"drain-period" env:"DRAIN_PERIOD" default:"15" unit:"seconds" help:"Whole seconds, without a unit, over which clients are handed to other processes before this one ends; a second signal ends it at once."`
 	Postgres sql.Config    `embed:""`
 	Redis    broker.Config `embed:""`
 }

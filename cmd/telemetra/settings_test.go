@@ -42,7 +42,7 @@ func oddValues(flag *kong.Flag) []string {
 	case flag.Name == "host": // else it depends on the machine
 		return []string{"http://127.0.0.1", "127.0.0.1:80", "[::1]", "127.0.0.1"}
 	case flag.Target.Kind() != reflect.String:
-		return []string{"", "-1", "99999999"}
+		return []string{"", "-1", "99999999", "x", "15s", "9999999999999999999"}
 	case flag.Tag.Has("secret"):
 		return []string{"", "x", "http://me:hunter2@[::1", "https://me:hunter2@example.com/"}
 	}
@@ -199,6 +199,26 @@ func TestAllWrongSettingsAreNamed(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
+	t.Run("values that are none", func(t *testing.T) {
+		t.Setenv("DRAIN_PERIOD", "15s")
+		t.Setenv("POSTGRES_SSLMODE", "maybe")
+		t.Setenv("WS_MAX_FRAMES", "x")
+		code, _, text := here(t, "serve")
+		for _, want := range []string{`DRAIN_PERIOD is "15s"; allowed are whole seconds`, `POSTGRES_SSLMODE is "maybe"`, `WS_MAX_FRAMES is "x"`} {
+			if code != 2 || strings.Count(text, want) != 1 {
+				t.Errorf("exit code %d, want %q in %q", code, want, text)
+			}
+		}
+		if code, _, said := here(t, "config"); code != 2 || said != text {
+			t.Errorf("config: exit code %d, said %q", code, said)
+		}
+		if code, _, said := here(t, "version"); code != 0 {
+			t.Errorf("a command that has none of them: exit code %d, said %q", code, said)
+		}
+		if code, _, said := here(t, "status", "--interval=x"); code != 2 || !strings.Contains(said, `--interval is "x"; allowed are durations`) {
+			t.Errorf("a flag without a variable: exit code %d, said %q", code, said)
+		}
+	})
 	code, _, want := here(t, "config")
 	for _, name := range []string{"LOG_LEVEL is", "AUTH_ISSUER is", `"AUTH_JWT_SECRT" is`, "AUTH_JWT_SECRET has", "PORT is", "CORS_ORIGINS has", "TRUSTED_PROXIES has", "TLS_CERT and TLS_KEY must"} {
 		if code != 2 || strings.Count(want, name) != 1 {
