@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/alecthomas/kong"
@@ -24,24 +25,32 @@ func (c *configCmd) Run(out output, given *kong.Context) error {
 		}
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	if err := printSettings(w, reflect.ValueOf(c.serveCmd)); err != nil {
+	force := c.serveCmd
+	if force.API.Cache.URL == "" {
+		force.API.Cache.URL = force.Process.Redis.URL
+	}
+	if err := printSettings(w, reflect.ValueOf(force), force.Process.Postgres.DatabaseURL != ""); err != nil {
 		return err
 	}
 	return w.Flush()
 }
 
 // printSettings walks the structs of settings; the variable's name and what is
-// secret stand in the tags of their fields.
-func printSettings(w *tabwriter.Writer, v reflect.Value) error {
+// secret stand in the tags of their fields. With a URL of the database its parts do not
+// count, and are left out.
+func printSettings(w *tabwriter.Writer, v reflect.Value, byURL bool) error {
 	for field, value := range v.Fields() {
 		if name, ok := field.Tag.Lookup("env"); ok {
+			if byURL && strings.HasPrefix(name, "POSTGRES_") {
+				continue
+			}
 			if _, err := fmt.Fprintf(w, "%s\t%s\n", name, masked(field.Tag.Get("secret"), fmt.Sprint(value.Interface()))); err != nil {
 				return err
 			}
 			continue
 		}
 		if value.Kind() == reflect.Struct {
-			if err := printSettings(w, value); err != nil {
+			if err := printSettings(w, value, byURL); err != nil {
 				return err
 			}
 		}
