@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lxzan/gws"
+	"github.com/rs/zerolog"
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
@@ -248,6 +249,44 @@ func TestStreamsOfAnAddressLeaveRoom(t *testing.T) {
 	w.refuses(many, "e", http.StatusTooManyRequests, "streams_per_ip")
 	w.from("10.0.0.3").connect("e").connected("new")
 	w.from("10.0.0.4").refuses(other, "f", http.StatusServiceUnavailable, "streams")
+}
+
+// logLines is a log, a line a time; it leaves out what nobody reads.
+type logLines chan string
+
+func (l logLines) Write(line []byte) (int, error) {
+	select {
+	case l <- string(line):
+	default:
+	}
+	return len(line), nil
+}
+
+// Whose streams are refused on an open socket stands in the log, once for a socket.
+func TestRefusedStreamsAreLogged(t *testing.T) {
+	log := make(logLines, 100)
+	w := newWorld(t, behindProxy, func(w *world, c *Config) {
+		c.Limits.Streams = 1
+		if w.gateway != nil {
+			w.gateway.log = zerolog.New(log)
+		}
+	})
+	many := w.from("10.0.0.7").connectMany()
+	many.subscribe("a", "")
+	many.connected("new")
+	for _, id := range []string{"b", "c"} {
+		many.subscribe(id, "")
+		many.next()
+	}
+	var found []string
+	for len(log) > 0 {
+		if line := <-log; strings.Contains(line, "are refused") {
+			found = append(found, line)
+		}
+	}
+	if len(found) != 1 || !strings.Contains(found[0], `"remote":"10.0.0.7/32"`) || !strings.Contains(found[0], `"refused":"streams"`) {
+		t.Errorf("the log has %q", found)
+	}
 }
 
 // A handshake that comes to nothing leaves no stream behind that somebody is about to join.

@@ -27,6 +27,7 @@ type session struct {
 	frames  *rate.Limiter // of what the client sends; nil: no limit
 	many    bool          // the client says which streams it follows
 	address netip.Prefix  // that it comes from
+	limited atomic.Bool   // a stream was refused, and the log has it
 
 	handed  atomic.Bool // is ended by us
 	greeted atomic.Bool // is told how live updates are; set under the health's lock
@@ -125,6 +126,9 @@ func (s *session) follow(streamID string, since *event.ID) *complaint {
 	}
 	h, refusal := s.gateway.hubs.acquire(streamID, s.address)
 	if refusal != nil {
+		if !s.limited.Swap(true) { // once for a socket: it may go on asking
+			s.gateway.log.Warn().Stringer("remote", s.address).Str("refused", refusal.Reason).Msg("streams of a socket are refused")
+		}
 		return &complaint{codeManyStreams, fmt.Sprintf("%s; try again in %.0f s", refusal.Detail, refusal.RetryAfter.Seconds())}
 	}
 	sub := s.add(h, since)
