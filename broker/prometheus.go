@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"math"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/redis/go-redis/v9"
@@ -8,6 +10,7 @@ import (
 
 type metrics struct {
 	conditions *prometheus.GaugeVec
+	memory     prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, b *Redis) *metrics {
@@ -30,6 +33,10 @@ func newMetrics(reg prometheus.Registerer, b *Redis) *metrics {
 	m := &metrics{conditions: f.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "telemetra_redis_condition", Help: "How Redis is for this process: 1 for the condition that holds, 0 for all others.",
 	}, []string{"condition"})}
+	m.memory = f.NewGauge(prometheus.GaugeOpts{
+		Name: "telemetra_redis_memory_used_ratio", Help: "Share of its maxmemory that Redis uses, as last seen; 0 without a limit, NaN when it was not seen yet.",
+	})
+	m.memory.Set(math.NaN())
 	m.hold("") // all are there from the start
 	return m
 }

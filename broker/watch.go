@@ -101,6 +101,7 @@ func (w *Watch) look(ctx context.Context) {
 	c := now.Condition
 	if err == nil {
 		w.redis.halfFull.Store(memory.halfFull())
+		w.metrics.memory.Set(memory.usedRatio())
 	}
 	w.metrics.hold(c)
 	switch {
@@ -132,7 +133,15 @@ func (m *memory) mayEvict() bool {
 	return m.most > 0 && m.policy != "" && m.policy != "noeviction"
 }
 
-func (m *memory) halfFull() bool { return m.most > 0 && m.used > m.most/2 }
+func (m *memory) halfFull() bool { return m.usedRatio() > 0.5 }
+
+// usedRatio is the share of maxmemory that is used; 0 without a limit.
+func (m *memory) usedRatio() float64 {
+	if m.most == 0 {
+		return 0
+	}
+	return float64(m.used) / float64(m.most)
+}
 
 // look finds out how Redis is.
 func (b *Redis) look(ctx context.Context) (memory, State, error) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/rs/zerolog"
 
 	"github.com/telemetra/telemetra/deploy/local/localtest"
@@ -50,7 +51,22 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// The metric of the memory keeps what was seen last.
+	used := func(from, to float64) {
+		t.Helper()
+		var m dto.Metric
+		if err := w.metrics.memory.Write(&m); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.GetGauge().GetValue(); !(from <= got && got <= to) {
+			t.Errorf("%v of maxmemory is used, want %v to %v", got, from, to)
+		}
+	}
 	look(ConditionOK)
+	used(0, 0)
+	set("maxmemory", "64mb")
+	look(ConditionOK)
+	used(0.005, 0.5)
 	set("maxmemory", "1")
 	look(ConditionOutOfMemory, "redis is out of memory")
 	set("maxmemory", "0")
