@@ -101,7 +101,7 @@ func TestHealthcheckGivesUp(t *testing.T) {
 		want string
 	}{
 		{[]string{"--path=/health"}, 1, "/health: 503: draining"},
-		{[]string{"--path=/metrics"}, 2, `must be one of "/readyz","/health"`},
+		{[]string{"--path=/metrics"}, 2, `--path is "/metrics"; allowed are /readyz, /health`},
 		{[]string{"--timeout=0s"}, 1, "--timeout is 0s; allowed is more than 0"},
 		{[]string{"--port=0"}, 1, "PORT is 0; allowed are 1 to 65535"},
 	} {
