@@ -2,6 +2,8 @@ package broker
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -53,12 +55,47 @@ var damages = map[string]func(p Position) [][]any{
 	"log is ahead by a hair": func(p Position) [][]any { return [][]any{{"XADD", logKey(p.Epoch, "b"), "3-0", "m", "x"}} },
 }
 
+// notCounts are texts that are no count of ours, though Lua or Go may read them as a number.
+var notCounts = []string{
+	"inf", "-inf", "nan", "1.5", "-1", "-0", "+7", "1e3", "", "0x10", " 7", "7 ", "7\n", "7\x00", "007", "7_0", "x",
+	"9007199254740992000", "9223372036854775807", "18446744073709551616", strings.Repeat("9", 400),
+}
+
+// numbers are the fields that a batch for "a" and "b" reads as numbers.
+var numbers = map[string]func(p Position) (key, field string){
+	"head":         func(p Position) (key, field string) { return headsKey(p.Epoch), "b" },
+	"head of list": func(p Position) (key, field string) { return headsKey(p.Epoch), ListHead },
+	"size":         func(p Position) (key, field string) { return sizesKey(p.Epoch), "b" },
+	"published":    func(Position) (key, field string) { return positionKey, "published" },
+	"token":        func(Position) (key, field string) { return positionKey, "token" },
+}
+
+// allDamages are damages, and each of notCounts in each of numbers.
+func allDamages() map[string]func(p Position) [][]any {
+	all := maps.Clone(damages)
+	for name, place := range numbers {
+		for _, text := range notCounts {
+			all[fmt.Sprintf("%s is %.30q", name, text)] = func(p Position) [][]any {
+				key, field := place(p)
+				return [][]any{{"HSET", key, field, text}}
+			}
+		}
+		if name != "token" { // which has more digits
+			all[name+" is 2^53"] = func(p Position) [][]any {
+				key, field := place(p)
+				return [][]any{{"HSET", key, field, "9007199254740992"}}
+			}
+		}
+	}
+	return all
+}
+
 // Every damage is told, nothing is written into it, and a new epoch heals it.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	b := open(t, localtest.Redis(t).URL())
 	ctx := t.Context()
-	for name, commands := range damages {
+	for name, commands := range allDamages() {
 		t.Run(name, func(t *testing.T) {
 			if err := b.reading.FlushAll(ctx).Err(); err != nil {
 				t.Fatal(err)

@@ -35,7 +35,7 @@ func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string,
 	}
 	epoch, ok := position[0].(string)
 	digits, _ := position[1].(string)
-	if token, err = parseToken(digits); !ok || err != nil {
+	if token, err = parseCount(digits, maxTokenDigits); !ok || err != nil {
 		return "", 0, nil, ErrNoPosition
 	}
 	if id, ok := position[2].(string); ok { // else the listener finds that it is missing
@@ -61,8 +61,8 @@ func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string,
 		if !ok {
 			continue
 		}
-		if heads[i], err = strconv.ParseUint(digits, 10, 64); err != nil {
-			return "", 0, nil, &DamagedError{Epoch: epoch, Reason: "head is no number"}
+		if heads[i], err = parseCount(digits, maxCountDigits); err != nil {
+			return "", 0, nil, &DamagedError{Epoch: epoch, Reason: "head is no count"}
 		}
 	}
 	return epoch, token, heads, nil

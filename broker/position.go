@@ -66,7 +66,7 @@ func parsePosition(answer *redis.SliceCmd) (Position, error) {
 			return Position{}, ErrNoPosition
 		}
 	}
-	token, err := parseToken(fields[1])
+	token, err := parseCount(fields[1], maxTokenDigits)
 	if err != nil {
 		return Position{}, ErrNoPosition
 	}
@@ -76,17 +76,22 @@ func parsePosition(answer *redis.SliceCmd) (Position, error) {
 	}, nil
 }
 
-// tokenDigits bounds a token, here and in open.lua: one a microsecond takes centuries to
-// get there. What is larger was not counted, and could not be counted on.
-const tokenDigits = 16
+// The bounds of numbers in our keys. A larger one was not counted: at one a microsecond, an
+// offset would take three years to get there and a token centuries.
+const (
+	maxTokenDigits = 16 // here and in open.lua
+	maxCountDigits = 14 // of heads; here and in publish.lua
+)
 
-var errTokenTooLarge = errors.New("the token is too large")
+var errNoCount = errors.New("not a count")
 
-func parseToken(digits string) (uint64, error) {
-	if len(digits) > tokenDigits {
-		return 0, errTokenTooLarge
+// parseCount reads a number as our scripts write it: without sign, space or leading zero.
+func parseCount(digits string, maxDigits int) (uint64, error) {
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || len(digits) > maxDigits || len(digits) > 1 && digits[0] == '0' {
+		return 0, errNoCount
 	}
-	return strconv.ParseUint(digits, 10, 64)
+	return n, nil
 }
 
 // SameProcess tells whether the Redis that answers now is the process in which

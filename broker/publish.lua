@@ -24,6 +24,14 @@ local first = 13 + n + 1
 
 local function type_of(key) return redis.call('TYPE', key).ok end
 
+-- Reads a number as this script writes it; a missing one is 0, and nil means damage. Lua also
+-- reads 'inf', '1e3' and ' 7' as numbers. Up to 14 digits (maxCountDigits) all is exact,
+-- in doubles and in the JSON of cjson.
+local function count(text)
+  if not text then return 0 end
+  if #text <= 14 and (text == '0' or string.match(text, '^[1-9]%d*$')) then return tonumber(text) end
+end
+
 -- The offset above which XADD takes an entry. It outlives the entry itself.
 local function last_id(log)
   local info = redis.call('XINFO', 'STREAM', log)
@@ -36,19 +44,21 @@ if type_of(position) ~= 'hash' then return {'conflict'} end
 local there = redis.call('HMGET', position, 'epoch', 'token', 'run', 'published')
 if there[1] ~= epoch or there[2] ~= token or there[3] ~= run then return {'conflict'} end
 
-local published = tonumber(there[4]) or 0
+local published = count(there[4])
+if not published then return {'damaged', 'number of published events is no count'} end
 local heads_type, sizes_type = type_of(heads), type_of(sizes)
 if heads_type ~= 'hash' and (heads_type ~= 'none' or published > 0) then return {'damaged', 'heads are ' .. heads_type} end
 if sizes_type ~= 'hash' and sizes_type ~= 'none' then return {'damaged', 'sizes are ' .. sizes_type} end
 
-local list = tonumber(redis.call('HGET', heads, '') or 0)
-if not list then return {'damaged', 'head of the list is no number'} end
+local list = count(redis.call('HGET', heads, ''))
+if not list then return {'damaged', 'head of the list is no count'} end
 
 local offset, size, fresh = {}, {}, {}
 for i = 1, n do
-  offset[i] = tonumber(redis.call('HGET', heads, ARGV[13 + i]) or 0)
-  size[i] = tonumber(redis.call('HGET', sizes, ARGV[13 + i]) or 0)
-  if not offset[i] or not size[i] then return {'damaged', 'head is no number'} end
+  offset[i] = count(redis.call('HGET', heads, ARGV[13 + i]))
+  size[i] = count(redis.call('HGET', sizes, ARGV[13 + i]))
+  if not offset[i] then return {'damaged', 'head is no count'} end
+  if not size[i] then return {'damaged', 'size is no count'} end
   local log_type = type_of(KEYS[3 + i])
   fresh[i] = log_type == 'none'
   if log_type == 'stream' then

@@ -614,6 +614,44 @@ func TestGatewayCanEndADamagedEpoch(t *testing.T) {
 	b.await("a row in it", 1)
 }
 
+// A number in our keys that is none ends its epoch at once, also that of a stream that nobody
+// follows: all streams go on in one new epoch.
+func TestDamagedNumberStartsAnEpoch(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.exec(`INSERT INTO streams (stream_id) VALUES ('unfollowed')`)
+	l := b.listen("")
+	b.ready(l)
+	write := func() {
+		b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp)
+			SELECT gen_random_uuid()::text, s, now() FROM unnest(ARRAY['s', 'unfollowed']) s`)
+	}
+	opened := 0.0
+	for _, place := range [][2]string{{"heads:", "unfollowed"}, {"heads:", ""}, {"sizes:", "unfollowed"}, {"position", "published"}} {
+		for _, text := range []string{"inf", "9007199254740992", "9223372036854775807", "nan", "1.5", "-1", "1e3", "", "0x10", " 7"} {
+			epoch, _, err := b.broker.Heads(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := "telemetra:{0}:" + place[0]
+			if place[0] != "position" {
+				key += epoch
+			}
+			if err := b.redis.HSet(t.Context(), key, place[1], text).Err(); err != nil {
+				t.Fatal(err)
+			}
+			write()
+			localtest.Eventually(t, fmt.Sprintf("both streams after %s %q is %q", place[0], place[1], text), func() bool {
+				now, heads, err := b.broker.Heads(t.Context(), "s", "unfollowed")
+				return err == nil && now != epoch && heads[0] > 0 && heads[1] > 0
+			})
+			if opened++; l.epochs(t, "keys_damaged") != opened {
+				t.Fatalf("%s %q is %q: %v epochs were opened, want %v", place[0], place[1], text, l.epochs(t, "keys_damaged"), opened)
+			}
+		}
+	}
+}
+
 // lockTable keeps everybody from a table until unlock is called.
 func (b *bench) lockTable(table string) (unlock func()) {
 	b.t.Helper()
