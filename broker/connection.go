@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/telemetra/telemetra/broker/event"
 )
 
 // connection is one connection of a subscriber.
@@ -184,7 +186,7 @@ func (c *connection) subscribed(m *redis.Subscription) {
 
 func (c *connection) moved(text string) {
 	var m Moved
-	if c.heads == nil || json.Unmarshal([]byte(text), &m) != nil {
+	if c.heads == nil || json.Unmarshal([]byte(text), &m) != nil || !event.ValidEpoch(m.Epoch) {
 		return // somebody else's message on our channel
 	}
 	c.heads.Moved(m)

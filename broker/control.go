@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/telemetra/telemetra/broker/event"
 )
 
 // ControlType tells the messages of the control channel apart.
@@ -52,10 +54,15 @@ func (c *Control) encode() (string, error) {
 	return string(b), nil
 }
 
+var errBadControl = errors.New("read control message: not an epoch of ours")
+
 func parseControl(text string) (Control, error) {
 	var c Control
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return c, fmt.Errorf("read control message: %w", err)
+	}
+	if c.Epoch != "" && !event.ValidEpoch(c.Epoch) { // "": of a listener that has none yet
+		return c, errBadControl
 	}
 	return c, nil
 }

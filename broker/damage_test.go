@@ -70,9 +70,17 @@ var numbers = map[string]func(p Position) (key, field string){
 	"token":        func(Position) (key, field string) { return positionKey, "token" },
 }
 
-// allDamages are damages, and each of notCounts in each of numbers.
+// notEpochs are texts that no epoch has as its name; the first would be no JSON.
+var notEpochs = []string{"a b/c\n", `a"b`, "a-1", "A", "", "é", "a\x00", "\xff", strings.Repeat("a", 33)}
+
+// allDamages are damages, each of notCounts in each of numbers, and each of notEpochs.
 func allDamages() map[string]func(p Position) [][]any {
 	all := maps.Clone(damages)
+	for _, text := range notEpochs {
+		all[fmt.Sprintf("epoch is %q", text)] = func(Position) [][]any {
+			return [][]any{{"HSET", positionKey, "epoch", text}}
+		}
+	}
 	for name, place := range numbers {
 		for _, text := range notCounts {
 			all[fmt.Sprintf("%s is %.30q", name, text)] = func(p Position) [][]any {
@@ -108,6 +116,9 @@ func TestDamage(t *testing.T) {
 				}
 			}
 			before := dump(t, b)
+			if epoch, _, err := b.Heads(ctx); err == nil && !event.ValidEpoch(epoch) {
+				t.Errorf("heads are of the epoch %q", epoch)
+			}
 			there, err := b.Position(ctx)
 			expect := &there
 			switch {

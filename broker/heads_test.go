@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -113,4 +114,46 @@ func TestCache(t *testing.T) {
 	if err := (&CacheConfig{URL: "http://secret@x"}).Validate(); err == nil || !strings.Contains(err.Error(), "CACHE_REDIS_URL") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("a wrong URL: %v", err)
 	}
+}
+
+// Messages with an epoch that is none reach no follower: clients would be sent it.
+func TestForeignEpochsAreNotTold(t *testing.T) {
+	t.Parallel()
+	b, p := start(t)
+	ctx := t.Context()
+	h := &headsHeard{heard: &heard{acked: make(map[string]int), received: make(map[string][]string)}}
+	run(t, b.NewSubscriber(h))
+	localtest.Eventually(t, "connected", h.look(func() bool { return h.ups == 1 }))
+	for _, epoch := range append(notEpochs, p.Epoch) {
+		for _, c := range []Control{{Type: ControlEpoch, Epoch: epoch}, {Type: ControlHeartbeat, Epoch: epoch, Listener: "l"}} {
+			text, err := c.encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.reading.Publish(ctx, testChannels.control, text).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := json.Marshal(Moved{Epoch: epoch, Token: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.reading.Publish(ctx, testChannels.heads, text).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	localtest.Eventually(t, "the messages of the epoch that is one", h.look(func() bool {
+		return len(h.moved) > 0 && h.moved[len(h.moved)-1].Epoch == p.Epoch
+	}))
+	h.look(func() bool {
+		for _, c := range h.control {
+			if c.Epoch != p.Epoch && c.Epoch != "" {
+				t.Errorf("told %+v", c)
+			}
+		}
+		if len(h.moved) != 1 {
+			t.Errorf("told %+v", h.moved)
+		}
+		return true
+	})()
 }

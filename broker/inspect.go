@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/telemetra/telemetra/broker/event"
 )
 
 // Facts are what a Redis tells of itself.
@@ -103,7 +105,7 @@ func (b *Redis) Standing(ctx context.Context) (Standing, error) {
 		texts[i], _ = v.(string) // "" when it is missing
 	}
 	s := Standing{Epoch: texts[0], Age: -1}
-	if s.Epoch == "" {
+	if !event.ValidEpoch(s.Epoch) {
 		return Standing{}, ErrNoPosition
 	}
 	if opened := number(texts[1]); opened > 0 {

@@ -33,9 +33,9 @@ func (b *Redis) HeadsAt(ctx context.Context, streamIDs ...string) (epoch string,
 	case err != nil:
 		return "", 0, nil, fmt.Errorf("read epoch: %w", err)
 	}
-	epoch, ok := position[0].(string)
+	epoch, _ = position[0].(string)
 	digits, _ := position[1].(string)
-	if token, err = parseCount(digits, maxTokenDigits); !ok || err != nil {
+	if token, err = parseCount(digits, maxTokenDigits); err != nil || !event.ValidEpoch(epoch) {
 		return "", 0, nil, ErrNoPosition
 	}
 	if id, ok := position[2].(string); ok { // else the listener finds that it is missing

@@ -18,8 +18,9 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if kind == 'hash' then
   local there = redis.call('HMGET', position, 'epoch', 'token', 'run', 'state', 'deployment', 'name', 'origin', 'server')
-  local digits = there[2] or ''
-  local whole = #digits <= 16 and (digits == '0' or string.match(digits, '^[1-9]%d*$'))
+  local name, digits = there[1] or '', there[2] or ''
+  local whole = #name <= 32 and string.match(name, '^[a-z0-9]+$') -- event.ValidEpoch
+    and #digits <= 16 and (digits == '0' or string.match(digits, '^[1-9]%d*$'))
   for i = 1, 7 do whole = whole and there[i] end
   if whole then
     epoch, token = there[1], there[2]

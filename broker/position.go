@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/telemetra/telemetra/broker/event"
 )
 
 // Position is where the publication stands. State is the listener's own; the
@@ -50,7 +52,8 @@ func (b *Redis) SeePosition(ctx context.Context) (Position, error) {
 // positionFields are all that a position must have, and the server, which it may lack.
 var positionFields = []string{"epoch", "token", "run", "state", "deployment", "name", "origin", "server"}
 
-// parsePosition reads positionFields; the error is ErrNoPosition when one is missing.
+// parsePosition reads positionFields; the error is ErrNoPosition when one is missing, or when
+// epoch or token have another form than ours: clients are sent both.
 func parsePosition(answer *redis.SliceCmd) (Position, error) {
 	values, err := answer.Result()
 	switch {
@@ -67,7 +70,7 @@ func parsePosition(answer *redis.SliceCmd) (Position, error) {
 		}
 	}
 	token, err := parseCount(fields[1], maxTokenDigits)
-	if err != nil {
+	if err != nil || !event.ValidEpoch(fields[0]) {
 		return Position{}, ErrNoPosition
 	}
 	return Position{

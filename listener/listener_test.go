@@ -652,6 +652,32 @@ func TestDamagedNumberStartsAnEpoch(t *testing.T) {
 	}
 }
 
+// An epoch or a token in another form than ours is replaced, whether or not rows come.
+func TestDamagedPositionStartsAnEpoch(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	l := b.listen("")
+	b.ready(l)
+	opened := 0.0
+	for field, texts := range map[string][]string{
+		"epoch": {"a b/c\n", `a"b`, "A", "", strings.Repeat("a", 33)},
+		"token": {"inf", "-1", "1e3", "", "0x10", " 7", "007", "9223372036854775807"},
+	} {
+		for _, text := range texts {
+			if err := b.redis.HSet(t.Context(), "telemetra:{0}:position", field, text).Err(); err != nil {
+				t.Fatal(err)
+			}
+			if opened++; int(opened)%2 == 0 {
+				b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) VALUES (gen_random_uuid()::text, 's', now())`)
+			}
+			localtest.Eventually(t, fmt.Sprintf("a new epoch after %s is %q", field, text), func() bool {
+				_, err := b.broker.Position(t.Context())
+				return err == nil && l.epochs(t, "position_missing") == opened
+			})
+		}
+	}
+}
+
 // lockTable keeps everybody from a table until unlock is called.
 func (b *bench) lockTable(table string) (unlock func()) {
 	b.t.Helper()
