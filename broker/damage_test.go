@@ -181,6 +181,36 @@ func TestBrokenOffScriptIsFound(t *testing.T) { // not beside others: they share
 	publish(t, b, p, moments(t, "a", 1)...)
 }
 
+// What the script does not look for is damage all the same when Redis refuses a command for it.
+func TestRefusedContentIsDamage(t *testing.T) { // not beside others: they share the script
+	whole := publishScript
+	for name, check := range map[string]string{
+		"log is ahead of its head": "last_id(KEYS[3 + i]) > offset[i]",
+		"log is a string":          "log_type ~= 'none'",
+		"heads are a string":       "heads_type ~= 'hash' and (heads_type ~= 'none' or published > 0)",
+		"sizes are a string":       "sizes_type ~= 'hash' and sizes_type ~= 'none'",
+	} {
+		mutant := strings.Replace(publishSource, check, "false", 1)
+		if mutant == publishSource {
+			t.Fatal("publish.lua reads in another way; change the mutant")
+		}
+		b, p := start(t)
+		p = publish(t, b, p, append(moments(t, "a", 5), moments(t, "b", 2)...)...)
+		for _, command := range damages[name](p) {
+			if err := b.reading.Do(t.Context(), command...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		publishScript = redis.NewScript(mutant)
+		_, err := b.Publish(t.Context(), p, append(moments(t, "a", 1), moments(t, "b", 1)...), nil)
+		publishScript = whole
+		if _, ok := errors.AsType[*DamagedError](err); !ok {
+			t.Errorf("%s: %v, want a *DamagedError", name, err)
+		}
+		publish(t, b, openEpoch(t, b, &p, p.Token+1), moments(t, "b", 1)...)
+	}
+}
+
 func TestRestartedRedisIsAnotherProcess(t *testing.T) {
 	t.Parallel()
 	server := localtest.Redis(t, "--appendonly", "yes", "--appendfsync", "always")

@@ -3,8 +3,11 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/telemetra/telemetra/broker/event"
 )
@@ -58,7 +61,12 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 	}
 
 	reply, err := publishScript.Run(ctx, b.publishing, keys, args...).StringSlice()
+	if err == nil && reply[0] == "failed" {
+		err = newCommandError(reply[1], reply[2])
+	}
 	switch {
+	case refusesContent(err):
+		return Position{}, &DamagedError{Epoch: expect.Epoch, Reason: err.Error()}
 	case err != nil:
 		return Position{}, fmt.Errorf("publish %d events: %w", len(batch), err)
 	case b.runID() != run:
@@ -69,13 +77,21 @@ func (b *Redis) Publish(ctx context.Context, expect Position, batch []event.Pend
 		return next, nil
 	case reply[0] == "damaged":
 		return Position{}, &DamagedError{Epoch: expect.Epoch, Reason: reply[1]}
-	case reply[0] == "failed":
-		return Position{}, fmt.Errorf("publish %d events: %w", len(batch), newCommandError(reply[1], reply[2]))
 	case reply[0] == "mute":
 		return next, &MutedError{newCommandError(reply[1], reply[2])}
 	default:
 		return Position{}, ErrConflict
 	}
+}
+
+// contentErrors are the answers to a command that does not fit what its key holds, by how
+// they begin: the next try gets the same one. A command that Redis does not know is none of
+// them, as a new epoch would not heal that.
+var contentErrors = []string{"WRONGTYPE", "The ID specified in XADD", "The stream has exhausted"}
+
+// refusesContent reports whether an error is one of contentErrors.
+func refusesContent(err error) bool {
+	return slices.ContainsFunc(contentErrors, func(beginning string) bool { return redis.HasErrorPrefix(err, beginning) })
 }
 
 // MutedError means that a batch is published, and Redis has refused to send messages of
