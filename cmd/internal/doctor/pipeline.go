@@ -61,7 +61,11 @@ func judgeListener(c broker.Control, age time.Duration) verdict {
 	case c.Reason == starting:
 		return warning(c.Listener+" starts", "wait, and run: telemetra doctor")
 	case c.Reason != "":
-		return failed(c.Listener+" cannot publish: "+c.Reason, "mend what it names, as seen from the machine of the listener; its log says more")
+		why := c.Reason
+		if c.Redis.Hinders() {
+			why = broker.State{Condition: c.Redis, Detail: c.Detail}.String()
+		}
+		return failed(c.Listener+" cannot publish: "+why, "mend that, as seen from the machine of the listener; its log says more")
 	case lag >= late:
 		return warning(fmt.Sprintf("%s is %s late", c.Listener, short(lag)),
 			"if the lag does not shrink, look for a lock on a captured table: SELECT * FROM pg_locks WHERE NOT granted")

@@ -178,8 +178,19 @@ func TestListener(t *testing.T) {
 	t.Parallel()
 	c := configOf(unreachablePostgres, localtest.Redis(t).URL())
 	want{"listener", Failed, "none has been heard", "telemetra listener"}.of(t, look(t, c))
-	beat(t, c, broker.Control{Listener: "l", Reason: "postgres: connection refused"})
-	want{"listener", Failed, "l cannot publish: postgres: connection refused", "its log"}.of(t, look(t, c))
+	for _, test := range []struct {
+		control broker.Control
+		found   string
+	}{
+		{broker.Control{Reason: "postgres"}, "l cannot publish: postgres"},
+		{broker.Control{Reason: "redis"}, "l cannot publish: redis"},
+		{broker.Control{Reason: "redis", Redis: broker.ConditionOutOfMemory}, "l cannot publish: redis is out of memory"},
+		{broker.Control{Reason: "redis", Redis: broker.ConditionUnauthorized, Detail: `the user needs "+xadd"`}, `l cannot publish: the user needs "+xadd"`},
+	} {
+		test.control.Listener = "l"
+		beat(t, c, test.control)
+		want{"listener", Failed, test.found, "its log"}.of(t, look(t, c))
+	}
 	beat(t, c, broker.Control{Listener: "l", LagSeconds: 7.5})
 	want{"listener", Warning, "l is 7.5s late", "pg_locks"}.of(t, look(t, c))
 	beat(t, c, broker.Control{Listener: "l", Reason: "starting"})
