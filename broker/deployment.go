@@ -51,10 +51,10 @@ type ForeignError struct {
 func (e *ForeignError) Error() string {
 	switch {
 	case e.Copy() && e.Listener == "":
-		return fmt.Sprintf("redis %s holds the events of deployment %s; this process belongs to %s, a copy of that database, whose listener takes over when it has heard none of the original for a while",
+		return fmt.Sprintf("redis %s holds the events of deployment %s; this process belongs to %s, another database with the same deployment id, whose listener takes over when it has heard none of the original for a while",
 			e.Redis, e.Held, e.Own)
 	case e.Copy():
-		return fmt.Sprintf("redis %s holds the events of deployment %s, whose listener %s was heard lately; this process belongs to %s, a copy of that database",
+		return fmt.Sprintf("redis %s holds the events of deployment %s, whose listener %s was heard lately; this process belongs to %s, another database with the same deployment id",
 			e.Redis, e.Held, e.Listener, e.Own)
 	}
 	return fmt.Sprintf("redis %s holds the events of deployment %s; this process belongs to deployment %s; give each a database number of its own in REDIS_URL, or, if the first is gone, delete the key %s",

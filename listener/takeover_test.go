@@ -49,7 +49,7 @@ func (c *copyBench) refused() {
 	c.t.Helper()
 	localtest.Eventually(c.t, "the copy is refused", func() bool {
 		err := c.copied.Ready()
-		return err != nil && strings.Contains(err.Error(), "a copy of that database")
+		return err != nil && strings.Contains(err.Error(), "another database with the same deployment id")
 	})
 }
 
