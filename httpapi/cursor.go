@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -92,7 +93,8 @@ func (p *position) within() (w Within) {
 // sumSize is how many bytes of a checksum stand before a position.
 const sumSize = 9
 
-// strictBase64 has one text for each sequence of bytes.
+// strictBase64 has one text for each sequence of bytes, apart from line breaks, which it
+// skips wherever they stand.
 var strictBase64 = base64.RawURLEncoding.Strict()
 
 // encode makes a cursor of the list with a path. Its checksum is no secret: who makes a
@@ -144,7 +146,7 @@ var errBadCursor = errors.New("no cursor of this list, or one that was altered; 
 // parseCursor reads a cursor of the list with a path.
 func parseCursor(path, cursor string) (*position, error) {
 	b, err := strictBase64.DecodeString(cursor)
-	if err != nil || len(b) < sumSize || !bytes.Equal(b[:sumSize], checksum(path, b[sumSize:])) {
+	if err != nil || strings.ContainsAny(cursor, "\r\n") || len(b) < sumSize || !bytes.Equal(b[:sumSize], checksum(path, b[sumSize:])) {
 		return nil, errBadCursor
 	}
 	var p position

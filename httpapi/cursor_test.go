@@ -120,6 +120,11 @@ func TestAlteredCursorsAreFaults(t *testing.T) {
 		refused(fmt.Sprintf("cut after %d", i), moments+"?cursor="+cursor[:i])
 	}
 	refused("longer", good+"A")
+	for _, at := range []int{0, 1, len(cursor)} {
+		for _, lineBreak := range []string{"%0a", "%0d", "%0d%0a"} {
+			refused(fmt.Sprintf("%s after %d", lineBreak, at), moments+"?cursor="+cursor[:at]+lineBreak+cursor[at:])
+		}
+	}
 	refused("of another stream", "/api/v1/streams/other/moments?cursor="+cursor)
 	refused("of another list", metricsPath+"?cursor="+cursor)
 	refused("of the list of streams", "/api/v1/streams?cursor="+cursor)
@@ -224,6 +229,7 @@ func TestPositionsAreExact(t *testing.T) {
 func FuzzParseCursor(f *testing.F) {
 	p := position{Limit: 1, ID: []byte("a")}
 	f.Add(p.encode("/x"), []byte(`{"l":1}`))
+	f.Add(p.encode("/x")+"\n", []byte{})
 	f.Add("", []byte(`{"t":9223372036854775807,"x":-1,"l":-1,"s":-9223372036854775808}`))
 	f.Fuzz(func(t *testing.T, cursor string, text []byte) {
 		if _, err := parseCursor("/x", cursor); err == nil && strictBase64.EncodeToString(must(strictBase64.DecodeString(cursor))) != cursor {
