@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -96,7 +97,7 @@ func prepareConnect(c *pgx.ConnConfig) {
 // validateApart asks for target_session_attrs, which calls a function by its name alone.
 // The setting is the transaction's: a pooler may give the session to others.
 func validateApart(ctx context.Context, conn *pgconn.PgConn, validate pgconn.ValidateConnectFunc) error {
-	if err := conn.Exec(ctx, `BEGIN; SET LOCAL search_path = pg_catalog, pg_temp`).Close(); err != nil {
+	if _, err := begin(ctx, conn, `SET LOCAL search_path = pg_catalog, pg_temp`); err != nil {
 		return err
 	}
 	if err := validate(ctx, conn); err != nil {
@@ -140,11 +141,45 @@ func (s *session) setUp(ctx context.Context, conn *pgconn.PgConn) error {
 
 // apply sets the settings, in one round trip, and reports whether the condition held.
 func (s *session) apply(ctx context.Context, conn *pgconn.PgConn, condition string) (applied bool, err error) {
-	results, err := conn.Exec(ctx, s.statement()+condition).ReadAll()
+	results, err := begin(ctx, conn, s.statement()+condition, `COMMIT`)
 	if err != nil {
 		return false, fmt.Errorf("set up session: %w", err)
 	}
-	return len(results) > 0 && len(results[0].Rows) > 0, nil
+	return len(results[0].Rows) > 0, nil
+}
+
+// begin executes statements in a new transaction, in one round trip. Timeouts that the
+// role, the database or the connection string give a session that is not set up yet apply
+// to nothing but the opening, which is tried again: any work may exceed them. They are the
+// transaction's, because a pooler may give the session to other clients.
+func begin(ctx context.Context, conn *pgconn.PgConn, statements ...string) ([]*pgconn.Result, error) {
+	const maxAttempts = 20
+	opening := []string{`BEGIN ISOLATION LEVEL READ COMMITTED`, `SET LOCAL statement_timeout = 0`}
+	version, _, _ := strings.Cut(conn.ParameterStatus("server_version"), ".")
+	if major, err := strconv.Atoi(version); err == nil && major >= 17 {
+		opening = append(opening, `SET LOCAL transaction_timeout = 0`)
+	}
+	for attempt := 1; ; attempt++ {
+		var batch pgconn.Batch
+		for _, statement := range slices.Concat(opening, statements) {
+			batch.ExecParams(statement, nil, nil, nil, nil)
+		}
+		results, err := conn.ExecBatch(ctx, &batch).ReadAll()
+		if err == nil {
+			return results[len(opening):], nil
+		}
+		switch ErrorCode(err) {
+		case "57014", "25P02": // cancelled, as perhaps the ROLLBACK of the attempt before
+		default:
+			return nil, err
+		}
+		if attempt == maxAttempts {
+			return nil, err
+		}
+		if conn.TxStatus() != 'I' {
+			_ = conn.Exec(ctx, `ROLLBACK`).Close() // else the next attempt fails
+		}
+	}
 }
 
 func (s *session) statement() string {
@@ -166,13 +201,11 @@ func setConfig(name, value string) string {
 	return `pg_catalog.set_config('` + name + `', '` + strings.ReplaceAll(value, `'`, `''`) + `', false)`
 }
 
-const backendSQL = `SELECT pg_catalog.pg_backend_pid()`
-
 // isTransactionPooler finds a pooler that hands out a server connection for a
 // transaction only: while the first client is idle, a second one that opens a
 // transaction is given the same backend.
 func isTransactionPooler(ctx context.Context, conn *pgconn.PgConn, config *pgconn.Config) (bool, error) {
-	first, err := backend(ctx, conn, backendSQL)
+	first, err := backend(ctx, conn, `COMMIT`)
 	if err != nil {
 		return false, fmt.Errorf("ask for the backend: %w", err)
 	}
@@ -184,23 +217,21 @@ func isTransactionPooler(ctx context.Context, conn *pgconn.PgConn, config *pgcon
 		return false, fmt.Errorf("connect a second time: %w", err)
 	}
 	defer func() { _ = other.Close(ctx) }() // a probe's connection
-	second, err := backend(ctx, other, `BEGIN; `+backendSQL)
+	second, err := backend(ctx, other)
 	if err = errors.Join(err, other.Exec(ctx, `ROLLBACK`).Close()); err != nil {
 		return false, fmt.Errorf("ask for the second backend: %w", err)
 	}
 	return first == second, nil
 }
 
-// backend returns the process id that a statement selects.
-func backend(ctx context.Context, conn *pgconn.PgConn, statement string) (string, error) {
-	results, err := conn.Exec(ctx, statement).ReadAll()
+// backend returns the process id of the backend that a new transaction is given.
+func backend(ctx context.Context, conn *pgconn.PgConn, end ...string) (string, error) {
+	results, err := begin(ctx, conn, append([]string{`SELECT pg_catalog.pg_backend_pid()`}, end...)...)
 	if err != nil {
 		return "", err
 	}
-	for _, r := range results {
-		if len(r.Rows) == 1 && len(r.Rows[0]) == 1 {
-			return string(r.Rows[0][0]), nil
-		}
+	if len(results[0].Rows) != 1 {
+		return "", errors.New("no process id")
 	}
-	return "", errors.New("no process id")
+	return string(results[0].Rows[0][0]), nil
 }

@@ -105,6 +105,40 @@ func TestSessionsHaveOurSettings(t *testing.T) {
 	}
 }
 
+// Whatever timeout a session begins with, no statement of ours is cancelled by it.
+func TestTimeoutsOfTheRoleAreOff(t *testing.T) {
+	t.Parallel()
+	url := localtest.Postgres(t, Migrate)
+	makeRole(t, url, "hasty")
+	admin := connect(t, url)
+	exec(t, admin, `ALTER ROLE hasty SUPERUSER`)
+	exec(t, admin, `ALTER ROLE hasty SET statement_timeout = '1ms'`)
+	exec(t, admin, `ALTER ROLE hasty SET lock_timeout = '1ms'`)
+	url = strings.Replace(url, "postgres@", "hasty@", 1)
+	for what, url := range map[string]string{
+		"role":           url,
+		"parameter":      url + "&statement_timeout=1",
+		"attributes":     url + "&target_session_attrs=read-write",
+		"session pooler": localtest.SessionPooler(t, url),
+	} {
+		for range 10 {
+			conn, err := Connect(t.Context(), url)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if _, err := conn.Exec(t.Context(), `SELECT pg_sleep(0.01)`); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			if err := conn.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := open(t, config(url)).Check(t.Context()); err != nil {
+			t.Errorf("%s: check: %v", what, err)
+		}
+	}
+}
+
 // A pooler in transaction mode gives the session to others, who want their own settings.
 func TestTransactionPoolerIsLeftAsItIs(t *testing.T) {
 	t.Parallel()
