@@ -89,7 +89,9 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 		log: log,
 		ladder: &ladder{
 			panics: panics,
-			db:     db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
+			// Each read that is refused says the same.
+			log: log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second}),
+			db:  db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
 			large:   semaphore.NewWeighted(maxLargeAnswers),
 			written: newBudget(maxWritten, maxWaiting), largeWritten: newBudget(maxLargeAnswers, 0),
 			writeTimeout: writeTimeout, wholeTimeout: wholeTimeout,
@@ -308,6 +310,8 @@ func (a *API) answer(ctx context.Context, q *read) (*huma.StreamResponse, error)
 			refuse(w, http.StatusServiceUnavailable, errSlow)
 		case errors.Is(err, errUnavailable):
 			refuse(w, http.StatusServiceUnavailable, errUnavailable)
+		case errors.Is(err, errRefused) && sql.MayHeal(err):
+			refuse(w, http.StatusServiceUnavailable, errRefused)
 		case errors.Is(err, errCrowded):
 			refuse(w, http.StatusServiceUnavailable, errCrowded)
 		case q.continues && sql.IsImpossibleValue(err): // a cursor that was made by hand

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/telemetra/telemetra/broker"
@@ -91,6 +92,8 @@ var (
 	errUnavailable = errors.New("the database cannot be reached, and no earlier answer is kept")
 	// errSlow means that Postgres is there and has not answered in time.
 	errSlow = errors.New("the database has not answered in time, and no earlier answer is kept")
+	// errRefused means that Postgres refuses this question, and may answer others.
+	errRefused = errors.New("the database refuses the read, which the server's log explains, and no earlier answer is kept")
 	// errCrowded means that large answers fill the memory that they may.
 	errCrowded = errors.New("too many large answers are under way; ask again, or for less")
 )
@@ -104,6 +107,7 @@ type ladder struct {
 	memory  *memory
 	metrics *metrics
 	panics  *contain.Panics
+	log     zerolog.Logger // of what Postgres refuses
 
 	// shape is the part of keys in Redis that tells versions of the answers apart.
 	shape string
@@ -142,7 +146,7 @@ func (l *ladder) quick(uri string) *document {
 func (l *ladder) find(ctx context.Context, q *read) (d *document, from rung, done func(), err error) {
 	d, from, done, err = l.look(ctx, q)
 	switch {
-	case errors.Is(err, errUnavailable), errors.Is(err, errSlow), errors.Is(err, errCrowded):
+	case errors.Is(err, errUnavailable), errors.Is(err, errSlow), errors.Is(err, errRefused), errors.Is(err, errCrowded):
 		l.metrics.unavailable.Inc()
 	case err == nil:
 		l.metrics.answers[from].Inc()
@@ -257,7 +261,7 @@ func (l *ladder) climb(ctx context.Context, q *read, large *large) (*document, r
 		}
 		return d, miss, nil
 	}
-	if !errors.Is(err, errUnavailable) && !errors.Is(err, errSlow) {
+	if !errors.Is(err, errUnavailable) && !errors.Is(err, errSlow) && !errors.Is(err, errRefused) {
 		return nil, miss, err
 	}
 	if !looked {
@@ -273,8 +277,9 @@ func (l *ladder) climb(ctx context.Context, q *read, large *large) (*document, r
 	return kept, stale, nil
 }
 
-// ask puts a question to Postgres. The error is errUnavailable when Postgres is
-// away, errSlow when this question has got no answer in time.
+// ask puts a question to Postgres. The error is errUnavailable when Postgres is away or
+// admits no session, errSlow when this question has got no answer in time, errRefused when
+// Postgres refuses it for what is no fault of the client.
 func (l *ladder) ask(ctx context.Context, q *read, at event.ID, large *large) (*document, error) {
 	if !l.postgres.allow() {
 		return nil, errUnavailable
@@ -283,6 +288,11 @@ func (l *ladder) ask(ctx context.Context, q *read, at event.ID, large *large) (*
 	defer cancel()
 	readAt := time.Now()
 	a, err := q.ask(ctx, l.db.Reader(l.place(ctx, at)), large)
+	_, noSession := errors.AsType[*sql.NoSessionError](err)
+	refused := sql.IsRefusal(err) && !(q.continues && sql.IsImpossibleValue(err)) // which is a cursor's fault
+	if refused {
+		l.log.Error().Err(err).Str("read", q.key).Msg("postgres refuses a read")
+	}
 	switch {
 	case err == nil, errors.Is(err, errCrowded):
 		l.postgres.done(false)
@@ -293,9 +303,12 @@ func (l *ladder) ask(ctx context.Context, q *read, at event.ID, large *large) (*
 		// The question may be to blame, or a Postgres that swallows all of them.
 		l.suspect()
 		return nil, errors.Join(errSlow, err)
-	case sql.IsUnavailable(err):
+	case noSession, sql.IsUnavailable(err):
 		l.postgres.done(true)
 		return nil, errors.Join(errUnavailable, err)
+	case refused:
+		l.postgres.done(false)
+		return nil, errors.Join(errRefused, err)
 	default:
 		l.postgres.done(false)
 		return nil, err

@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"runtime"
 	"strconv"
 	"strings"
@@ -11,6 +13,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
 
 	"github.com/telemetra/telemetra/broker"
 	"github.com/telemetra/telemetra/broker/event"
@@ -279,6 +284,116 @@ func TestLadder(t *testing.T) {
 	localtest.Eventually(t, "heads are told", func() bool { return a.ladder.heads.tellable(time.Now()) })
 	a.eventually(metricsPath, 200, "hit", `"chat_count":1,`)
 	localtest.Eventually(t, "health", func() bool { return strings.Contains(a.get("/api/v1/health").body, `"status":"ok"`) })
+}
+
+// Whatever Postgres refuses a read for, an earlier answer is served; without one the read is
+// 503, or 500 when waiting cannot heal it.
+func TestRefusedReadsAreStale(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	a := w.serve()
+	var code atomic.Value
+	question := func(limit int) *read {
+		return &read{key: "x" + strconv.Itoa(limit), stream: "s", list: &list{}, ask: func(context.Context, *sql.Reader, *large) (answer, error) {
+			if code := code.Load().(string); code != "" {
+				return answer{}, fmt.Errorf("read: %w", &pgconn.PgError{Code: code})
+			}
+			return answer{status: 200, body: []byte("[]")}, nil
+		}}
+	}
+	code.Store("")
+	if _, from, done, err := a.ladder.find(t.Context(), question(0)); err != nil || from != miss {
+		t.Fatal(from, err)
+	} else {
+		done()
+	}
+	for _, c := range []struct {
+		code    string
+		mayHeal bool
+	}{
+		{"42501", true}, {"42P01", true}, {"42703", true}, {"42883", true}, {"28000", true}, {"28P01", true}, {"3D000", true}, {"55000", true},
+		{"57P03", true}, {"57P01", true}, {"53300", true}, {"08006", true}, {"58030", true}, {"XX001", true}, {"57014", true}, {"25006", true},
+		{"22003", false}, {"22P02", false}, {"42601", false},
+	} {
+		code.Store(c.code)
+		a.ladder.postgres.done(false)
+		d, from, done, err := a.ladder.find(t.Context(), question(0))
+		if done(); err != nil || from != stale || d == nil {
+			t.Errorf("%s: rung %d, %v; want stale", c.code, from, err)
+		}
+		a.ladder.postgres.done(false)
+		_, _, done, err = a.ladder.find(t.Context(), question(1))
+		if done(); err == nil || sql.MayHeal(err) != c.mayHeal {
+			t.Errorf("%s: got %v, want an error that may heal: %t", c.code, err, c.mayHeal)
+		}
+	}
+}
+
+// A role that loses a right, or its login, costs no read that is kept, and is back by itself.
+func TestRefusedRole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	withStream(w)
+	w.window(1)
+	u, err := url.Parse(w.databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	database := strings.Trim(u.Path, "/")
+	role := "reads_" + database
+	w.exec(`CREATE ROLE ` + role + ` LOGIN BYPASSRLS`)
+	w.exec(`GRANT USAGE ON SCHEMA telemetra, public TO ` + role)
+	w.exec(`GRANT SELECT ON ALL TABLES IN SCHEMA telemetra, public TO ` + role)
+	var log lines
+	w.log = zerolog.New(&log)
+	a := w.serve(func(_ *Config, d *sql.Config, _ *broker.Config) {
+		d.DatabaseURL = strings.Replace(d.DatabaseURL, "postgres@", role+"@", 1)
+	})
+	a.expect(metricsPath, 200, "miss", `"chat_count":1,`)
+	other := metricsPath + "?limit=101"
+	for _, c := range []struct{ what, take, give, code string }{
+		{"a right", `REVOKE SELECT ON chat_summary_minute FROM ` + role, `GRANT SELECT ON chat_summary_minute TO ` + role, "42501"},
+		{"the table", `ALTER TABLE chat_summary_minute RENAME TO elsewhere`, `ALTER TABLE elsewhere RENAME TO chat_summary_minute`, "42P01"},
+		{"the login", `ALTER ROLE ` + role + ` NOLOGIN`, `ALTER ROLE ` + role + ` LOGIN`, "28000"},
+	} {
+		w.exec(c.take)
+		w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1`, role)
+		w.publish(&event.Metric{StreamID: "s"}) // nothing that is kept holds
+		localtest.Eventually(t, "stale without "+c.what, func() bool { r := a.get(metricsPath); return r.status == 200 && r.cache() == "stale" })
+		localtest.Eventually(t, "503 without "+c.what, func() bool {
+			r := a.get(other)
+			if r.status != 503 || r.header.Get("Retry-After") == "" {
+				t.Errorf("without %s: %d %s", c.what, r.status, r.body)
+				return true
+			}
+			return strings.Contains(log.String(), c.code)
+		})
+		w.exec(c.give)
+		localtest.Eventually(t, c.what+" is back", func() bool { r := a.get(metricsPath); return r.cache() == "miss" || r.cache() == "hit" })
+	}
+	a.stop()
+	w.exec(`DROP OWNED BY ` + role)
+	w.exec(`DROP ROLE ` + role)
+}
+
+// lines is a log.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // A dependency that swallows everything delays no request beyond two seconds,

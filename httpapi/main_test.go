@@ -38,7 +38,8 @@ type world struct {
 	redisURL    string
 	conn        *pgx.Conn
 	broker      *broker.Redis
-	auth        access.TokenConfig // of the APIs that are started from now on
+	auth        access.TokenConfig // of the APIs that are started from now on, as log
+	log         zerolog.Logger
 
 	mu      sync.Mutex
 	at      broker.Position
@@ -53,7 +54,7 @@ func newWorld(tb testing.TB) *world {
 
 func newWorldOn(tb testing.TB, databaseURL, redisURL string) *world {
 	tb.Helper()
-	w := &world{tb: tb, databaseURL: databaseURL, redisURL: redisURL}
+	w := &world{tb: tb, databaseURL: databaseURL, redisURL: redisURL, log: zerolog.Nop()}
 	ctx := context.WithoutCancel(tb.Context())
 	var err error
 	if w.conn, err = pgx.Connect(ctx, databaseURL); err != nil {
@@ -175,7 +176,7 @@ func (w *world) start(change ...func(*Config, *sql.Config, *broker.Config)) *ser
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	a, err := New(c, "v1", db, redis, tokens, zerolog.Nop(), prometheus.NewRegistry())
+	a, err := New(c, "v1", db, redis, tokens, w.log, prometheus.NewRegistry())
 	if err != nil {
 		w.tb.Fatal(err)
 	}

@@ -244,3 +244,23 @@ func IsUnavailable(err error) bool {
 	}
 	return false
 }
+
+// NoSessionError is why a read was given no session: Postgres cannot be reached, or it
+// refuses the role or the database.
+type NoSessionError struct{ cause error }
+
+func (e *NoSessionError) Error() string { return e.cause.Error() }
+
+// Unwrap returns the cause.
+func (e *NoSessionError) Unwrap() error { return e.cause }
+
+// IsRefusal reports whether Postgres serves and refuses a statement or a role.
+func IsRefusal(err error) bool { return ErrorCode(err) != "" && !IsUnavailable(err) }
+
+// MayHeal reports whether the same statement may be answered later, when somebody has mended
+// what Postgres refuses it for. The values that a statement computes with and its own text
+// stay as they are.
+func MayHeal(err error) bool {
+	code := ErrorCode(err)
+	return !strings.HasPrefix(code, "22") && code != "42601"
+}

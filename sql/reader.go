@@ -53,7 +53,7 @@ func (r *Reader) run(ctx context.Context, read func(ctx context.Context, on *pgx
 	}
 	conn, err := r.db.Pool.Acquire(ctx)
 	if err != nil {
-		return err
+		return &NoSessionError{err}
 	}
 	defer conn.Release()
 	return read(ctx, conn.Conn())
