@@ -62,6 +62,8 @@ type API struct {
 	panics  *contain.Panics
 	probed  atomic.Bool // whether Postgres answers has been asked once
 
+	dependencies []*dependency
+
 	lastHealth lastHealth
 }
 
@@ -98,6 +100,12 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 			suspected: make(chan struct{}, 1),
 		},
 	}
+	if c.Cache.URL != "" { // else it is the Redis of the events, which has a watch
+		a.dependencies = append(a.dependencies, &dependency{name: "the redis of the cache (CACHE_REDIS_URL)", ping: cache.Ping})
+	}
+	if db.HasReplica() {
+		a.dependencies = append(a.dependencies, &dependency{name: "the replica (DATABASE_REPLICA_URL)", ping: db.PingReplica})
+	}
 	reg.MustRegister(rungCollector{a})
 	return a, nil
 }
@@ -107,6 +115,9 @@ func (a *API) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.redis.NewSubscriber(a.ladder.heads).Run(ctx) })
 	g.Go(func() error { return a.probe(ctx) })
+	for _, d := range a.dependencies {
+		g.Go(func() error { return d.watch(ctx, a.log) })
+	}
 	return g.Wait()
 }
 

@@ -120,6 +120,16 @@ func (r *replica) run(ctx context.Context, place LSN, read func(ctx context.Cont
 	return err
 }
 
+// PingReplica asks the replica for a sign.
+func (db *DB) PingReplica(ctx context.Context) error {
+	conn, _, err := db.replica.connect(ctx)
+	if err != nil {
+		return err
+	}
+	conn.Release()
+	return nil
+}
+
 // connect returns a connection and the place up to which its server has replayed the log;
 // 0: the server is no standby.
 func (r *replica) connect(ctx context.Context) (*pgxpool.Conn, LSN, error) {

@@ -42,6 +42,9 @@ func (p *process) addAPI(c httpapi.Config) error {
 	p.serve("api", a.Run)
 	p.told.api = a.Status
 	p.http.ready("api", a.Ready)
+	for _, warning := range a.Warnings() {
+		p.http.warn(warning)
+	}
 	// It answers until the load balancer has looked at /readyz and sends nobody more.
 	p.onDrain(func(ctx context.Context, _ time.Duration) { <-ctx.Done() })
 	return a.Register(p.http.Router)

@@ -31,3 +31,19 @@ func TestReadyWithoutRedis(t *testing.T) {
 	answers(listener, http.StatusServiceUnavailable, "cannot publish because redis is not reachable")
 	answers(serve, http.StatusOK, "listener: cannot publish because redis is not reachable")
 }
+
+// A cache or a replica that cannot be reached costs no readiness, and is a warning.
+func TestReadyWithoutCacheAndReplica(t *testing.T) {
+	t.Parallel()
+	const nowhere = "127.0.0.1:1"
+	databaseURL, redis := localtest.Postgres(t, sql.Migrate), localtest.Redis(t)
+	api := startTelemetra(t, databaseURL, redis.URL(), "api", "CACHE_REDIS_URL=redis://"+nowhere, "DATABASE_REPLICA_URL=postgres://u@"+nowhere+"/d")
+	localtest.Eventually(t, "warnings", func() bool {
+		status, body := api.get(t, "/readyz")
+		if status != http.StatusOK || !strings.Contains(body, "(CACHE_REDIS_URL) does not answer") || !strings.Contains(body, "(DATABASE_REPLICA_URL) does not answer") {
+			return false
+		}
+		_, out, _ := command(t, map[string]string{"DATABASE_URL": databaseURL, "REDIS_URL": redis.URL()}, "status", "--once", "--json")
+		return strings.Contains(out, "(CACHE_REDIS_URL) does not answer")
+	})
+}
