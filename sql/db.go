@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,23 +81,56 @@ func (c *Config) Validate() error {
 	if _, err := time.LoadLocation(c.TimeZone); err != nil || c.TimeZone == "" || c.TimeZone == "Local" {
 		return fmt.Errorf("SOURCE_TIMEZONE is %q; allowed are names of the time zone database, for instance UTC or Europe/Berlin", c.TimeZone)
 	}
-	if _, err := pgx.ParseConfig(c.URL()); err != nil {
-		return fmt.Errorf("DATABASE_URL: %w", redact(err))
+	if _, err := parseURL(c.URL()); err != nil {
+		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	if _, err := pgx.ParseConfig(c.ReplicaURL); err != nil {
-		return fmt.Errorf("DATABASE_REPLICA_URL: %w", redact(err))
+	if _, err := parseURL(c.ReplicaURL); err != nil {
+		return fmt.Errorf("DATABASE_REPLICA_URL: %w", err)
 	}
 	return nil
 }
 
+const urlForms = "not a connection string; allowed is postgres://user:password@host:port/database?sslmode=… or key=value pairs"
+
 // redact keeps what pgconn says of a connection string and drops the string
 // itself, which may hold a password that its own masking does not recognize.
 func redact(err error) error {
-	const what = "not a connection string; allowed is postgres://user:password@host:port/database?sslmode=… or key=value pairs"
-	if cause := errors.Unwrap(err); cause != nil {
-		return fmt.Errorf(what+": %w", cause)
+	cause := errors.Unwrap(err)
+	if cause == nil {
+		return errors.New(urlForms)
 	}
-	return errors.New(what)
+	if text := cause.Error(); strings.HasPrefix(text, "missing") || strings.HasPrefix(text, "extra") { // it shows a part, maybe of a password
+		cause = errors.New("a keyword has no = behind it, or several; a value with a blank stands in single quotes")
+	}
+	return fmt.Errorf(urlForms+": %w", cause)
+}
+
+// keyword is what a parameter of a connection string may be called.
+var keyword = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
+
+// parseURL refuses connection strings that are no such, and those that pgconn reads as another
+// than is meant: a URL in quotes is a list with one odd keyword to it, and a / or @ in
+// a password makes the rest of it a host or a database.
+func parseURL(text string) (*pgx.ConnConfig, error) {
+	c, err := pgx.ParseConfig(text)
+	if err != nil {
+		return nil, redact(err)
+	}
+	for name := range c.RuntimeParams {
+		if !keyword.MatchString(name) {
+			return nil, errors.New(urlForms + ", without quotes or blanks around it")
+		}
+	}
+	rest, isURL := strings.CutPrefix(strings.Replace(text, "postgresql://", "postgres://", 1), "postgres://")
+	if !isURL {
+		return c, nil
+	}
+	authority, path, _ := strings.Cut(rest, "/")
+	path, _, _ = strings.Cut(path, "?")
+	if strings.Count(authority, "@") > 1 || !strings.Contains(authority, "@") && strings.Contains(path, "@") {
+		return nil, errors.New(urlForms + "; write each / ? # @ % of user, password and database percent-encoded (%2F %3F %23 %40 %25)")
+	}
+	return c, nil
 }
 
 // DB is the pool of a process and the sessions that it keeps beside it.

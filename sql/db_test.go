@@ -50,6 +50,15 @@ func TestConfigIsValidated(t *testing.T) {
 		{"hash in the password", func(c *Config) { c.DatabaseURL = "postgres://u:hunter2#@db/d" }, nil},
 		{"percent in the password", func(c *Config) { c.DatabaseURL = "postgres://u:%hunter2@db/d" }, []string{"DATABASE_URL", "postgres://user:password@host:port/database"}},
 		{"TLS mode in the URL", func(c *Config) { c.DatabaseURL = "postgres://u:hunter2@db/d?sslmode=maybe" }, []string{"DATABASE_URL", "sslmode"}},
+		{"URL in quotes", func(c *Config) { c.DatabaseURL = `"postgres://u:hunter2@db/d?sslmode=disable"` }, []string{"DATABASE_URL", "without quotes or blanks"}},
+		{"blank before the URL", func(c *Config) { c.DatabaseURL = " postgres://u:hunter2@db/d?sslmode=disable" }, []string{"DATABASE_URL", "without quotes or blanks"}},
+		{"another scheme", func(c *Config) { c.DatabaseURL = "postgre://u:hunter2@db/d?sslmode=disable" }, []string{"DATABASE_URL", "postgres://user:password@host:port/database"}},
+		{"replica in quotes", func(c *Config) { c.ReplicaURL = `'postgres://u:hunter2@db/d?sslmode=disable'` }, []string{"DATABASE_REPLICA_URL", "without quotes or blanks"}},
+		{"password that begins as a port", func(c *Config) { c.DatabaseURL = "postgres://u:12/hunter2@db/d" }, []string{"DATABASE_URL", "percent-encoded"}},
+		{"at sign in the password", func(c *Config) { c.DatabaseURL = "postgresql://u:x@hunter2@db/d" }, []string{"DATABASE_URL", "percent-encoded"}},
+		{"blank in the password of a list", func(c *Config) { c.DatabaseURL = "password=a hunter2 host=db" }, []string{"DATABASE_URL", "single quotes"}},
+		{"user with an at sign in the query", func(c *Config) { c.DatabaseURL = "postgres://db/d?user=u@tenant" }, nil},
+		{"parameters of the server", func(c *Config) { c.DatabaseURL = "postgres://db/d?search_path=a&my.setting=1" }, nil},
 		{"quote that does not end", func(c *Config) { c.DatabaseURL = "host=db password='hunter2" }, []string{"DATABASE_URL"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -130,9 +130,9 @@ func migrationNames() ([]string, error) {
 }
 
 func (m *Migrator) connect(ctx context.Context) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(m.URL)
+	config, err := parseURL(m.URL)
 	if err != nil {
-		return nil, redact(err)
+		return nil, err
 	}
 	makeOurs(config, "UTC")
 	config.RuntimeParams["application_name"] = "telemetra migrate"

@@ -45,9 +45,9 @@ var sessionSettings = []setting{
 
 // Connect opens a session with our settings, to a server that may be of any kind.
 func Connect(ctx context.Context, url string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(url)
+	config, err := parseURL(url)
 	if err != nil {
-		return nil, redact(err)
+		return nil, err
 	}
 	makeOurs(config, "UTC")
 	return openSession(ctx, config)

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -72,28 +73,59 @@ func settingNames(v reflect.Value) (names []string) {
 
 const mask = "xxxxx"
 
-// passwordIn finds the password of a key=value connection string.
-var passwordIn = regexp.MustCompile(`(?i)(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)`)
+// shown are the parameters of connection strings that are no secrets.
+var shown = []string{
+	"application_name", "connect_timeout", "database", "db", "dbname", "host", "passfile", "port",
+	"sslcert", "sslkey", "sslmode", "sslrootcert", "target_session_attrs", "user",
+}
 
-// masked hides what a setting's tag calls secret: all of it, or the password of
-// a URL.
+// pair is one of a key=value connection string, as libpq reads it.
+var pair = regexp.MustCompile(`(?s)^([a-zA-Z_][a-zA-Z0-9_.]*)[ \t\n\r\v\f]*=[ \t\n\r\v\f]*('(?:[^'\\]|\\.)*'|(?:[^' \t\n\r\v\f\\]|\\.)(?:[^ \t\n\r\v\f\\]|\\.)*|$)[ \t\n\r\v\f]*`)
+
+// masked hides what a setting's tag calls secret: all of it, or what of an address is not
+// known to be none.
 func masked(secret, value string) string {
 	switch {
 	case value == "" || secret == "":
 		return value
 	case secret == "all":
 		return mask
+	case strings.Contains(value, "://"):
+		return maskedURL(value)
 	}
+	var out []string
+	for rest := value; rest != ""; {
+		m := pair.FindStringSubmatch(rest)
+		if m == nil {
+			return mask
+		}
+		if !slices.Contains(shown, m[1]) {
+			m[2] = mask
+		}
+		out, rest = append(out, m[1]+"="+m[2]), rest[len(m[0]):]
+	}
+	return strings.Join(out, " ")
+}
+
+// maskedURL masks all of a URL that has an odd part, which may be one of a password that is
+// not percent-encoded. What stands alone before an @ is a user only of Postgres.
+func maskedURL(value string) string {
 	u, err := url.Parse(value)
-	if err != nil || u.Scheme == "" {
-		return passwordIn.ReplaceAllString(value, "${1}"+mask)
+	if err != nil || u.Host+u.Path == "" || u.Opaque+u.Fragment != "" || strings.Count(value, "@") > 1 || u.User == nil && strings.Contains(value, "@") {
+		return mask
 	}
+	postgres := strings.HasPrefix(u.Scheme, "postgres")
 	if _, ok := u.User.Password(); ok {
 		u.User = url.UserPassword(u.User.Username(), mask)
+	} else if u.User != nil && !postgres {
+		u.User = url.User(mask)
 	}
-	q := u.Query()
-	for _, key := range []string{"password", "sslpassword"} {
-		if q.Has(key) {
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return mask
+	}
+	for key := range q {
+		if !slices.Contains(shown, key) || !postgres && key != "db" {
 			q.Set(key, mask)
 		}
 	}
