@@ -14,52 +14,61 @@ const (
 
 // Admit looks for a token in the header Authorization.
 func (t *Tokens) Admit(r *http.Request) (*Grant, *Refusal) {
-	token, _ := headerToken(r)
-	return t.admit(r, token, needsHeader)
+	return t.admit(r, headerTokens(r), needsHeader)
 }
 
 // AdmitSocket looks for a token also where a browser can put it when it opens a
-// socket: behind the subprotocol "bearer", and in the query. The first that is there
-// counts: header, subprotocol, query.
+// socket: behind the subprotocol "bearer", and in the query.
 func (t *Tokens) AdmitSocket(r *http.Request) (*Grant, *Refusal) {
-	token, ok := headerToken(r)
-	if !ok {
-		token, ok = protocolToken(r)
-	}
-	if !ok {
-		token = r.URL.Query().Get("token")
-	}
-	return t.admit(r, token, needsAny)
+	query := slices.DeleteFunc(r.URL.Query()["token"], func(token string) bool { return token == "" })
+	return t.admit(r, slices.Concat(headerTokens(r), protocolTokens(r), query), needsAny)
 }
 
-func (t *Tokens) admit(r *http.Request, token, how string) (*Grant, *Refusal) {
-	if t.Required() && token == "" {
+// several is told to a client that gives different tokens: which one counts depends on who
+// reads.
+const several = "the request has several tokens that differ"
+
+// admit looks at the token that is given, once or more.
+func (t *Tokens) admit(r *http.Request, tokens []string, how string) (*Grant, *Refusal) {
+	tokens = slices.Compact(tokens)
+	switch {
+	case !t.Required():
+		return t.Verify(r.Context(), "")
+	case len(tokens) > 1:
+		return nil, invalid(reasonTokenMalformed, several)
+	case len(tokens) == 0 || tokens[0] == "":
 		return nil, unauthorized(how)
 	}
-	return t.Verify(r.Context(), token)
+	return t.Verify(r.Context(), tokens[0])
 }
 
-func headerToken(r *http.Request) (token string, ok bool) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "bearer") {
-		return "", false
+// headerTokens are those of all lines of the header; a proxy may look at another than the
+// first. One of another scheme is none, unless it stands beside a token.
+func headerTokens(r *http.Request) (tokens []string) {
+	lines := r.Header.Values("Authorization")
+	for _, line := range lines {
+		scheme, token, _ := strings.Cut(line, " ")
+		if strings.EqualFold(scheme, "bearer") {
+			tokens = append(tokens, strings.TrimSpace(token))
+		} else if len(lines) > 1 {
+			tokens = append(tokens, line)
+		}
 	}
-	return strings.TrimSpace(token), true
+	return tokens
 }
 
 // Bearer is the subprotocol whose next neighbour is a token.
 const Bearer = "bearer"
 
-func protocolToken(r *http.Request) (token string, ok bool) {
-	offered := protocols(r)
-	i := slices.Index(offered, Bearer)
-	if i < 0 {
-		return "", false
+// protocolTokens are those behind each subprotocol "bearer".
+func protocolTokens(r *http.Request) (tokens []string) {
+	offered := append(protocols(r), "")
+	for i, name := range offered[:len(offered)-1] {
+		if name == Bearer {
+			tokens = append(tokens, offered[i+1])
+		}
 	}
-	if i+1 < len(offered) {
-		token = offered[i+1]
-	}
-	return token, true
+	return tokens
 }
 
 // OffersBearer tells whether the subprotocol "bearer" is offered. A browser closes a

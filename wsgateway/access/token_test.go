@@ -567,25 +567,31 @@ func TestWhereTheTokenIs(t *testing.T) {
 		{"another scheme", "Basic " + h, nil, "", "token_missing", "token_missing"},
 		{"another scheme before a query", "Basic " + h, nil, q, "token_missing", "query"},
 		{"no scheme", h, nil, "", "token_missing", "token_missing"},
-		{"empty", "Bearer", nil, q, "token_missing", "token_missing"},
+		{"empty", "Bearer", nil, q, "token_missing", "token_malformed"},
 		{"protocol", "", []string{"bearer, " + p}, "", "token_missing", "protocol"},
 		{"protocol among others", "", []string{"v1.telemetra,bearer," + p + ", v2"}, "", "token_missing", "protocol"},
 		{"protocol over lines", "", []string{"v1", "bearer", p, "v2"}, "", "token_missing", "protocol"},
 		{"protocol over lines, empty parts", "", []string{"v1,", ", bearer,", " , " + p}, "", "token_missing", "protocol"},
 		{"protocol of another case", "", []string{"Bearer, " + p}, "", "token_missing", "token_missing"},
-		{"protocol without a token", "", []string{"v1, bearer"}, q, "token_missing", "token_missing"},
+		{"protocol without a token", "", []string{"v1, bearer"}, q, "token_missing", "token_malformed"},
 		{"protocol with another behind", "", []string{"bearer, v1, " + p}, "", "token_missing", "token_malformed"},
 		{"token without protocol", "", []string{p}, "", "token_missing", "token_missing"},
 		{"query", "", nil, q, "token_missing", "query"},
 		{"query and other protocols", "", []string{"v1"}, q, "token_missing", "query"},
-		{"all", "Bearer " + h, []string{"bearer, " + p}, q, "header", "header"},
-		{"protocol and query", "", []string{"bearer, " + p}, q, "token_missing", "protocol"},
+		{"different ones", "Bearer " + h, []string{"bearer, " + p}, q, "header", "token_malformed"},
+		{"the same everywhere", "Bearer " + h, []string{"bearer, " + h}, h, "header", "header"},
+		{"two of the header", "Bearer " + h + "\nBearer " + p, nil, "", "token_malformed", "token_malformed"},
+		{"another scheme beside one", "Bearer " + h + "\nBasic " + p, nil, "", "token_malformed", "token_malformed"},
+		{"the header twice", "Bearer " + h + "\nBearer " + h, nil, "", "header", "header"},
+		{"two of the query", "", nil, q + "&token=" + p, "token_missing", "token_malformed"},
+		{"two of the protocol", "", []string{"bearer, " + p, "bearer, " + h}, "", "token_missing", "token_malformed"},
+		{"protocol and query", "", []string{"bearer, " + p}, q, "token_missing", "token_malformed"},
 		{"a bad header is not passed over", "Bearer x", []string{"bearer, " + p}, q, "token_malformed", "token_malformed"},
 		{"a bad protocol is not passed over", "", []string{"bearer, x"}, q, "token_missing", "token_malformed"},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/?a=b&token="+c.query, http.NoBody)
-		if c.authorization != "" {
-			r.Header.Set("Authorization", c.authorization)
+		for line := range strings.Lines(c.authorization) {
+			r.Header.Add("Authorization", strings.TrimSpace(line))
 		}
 		for _, line := range c.protocols {
 			r.Header.Add("Sec-WebSocket-Protocol", line)
