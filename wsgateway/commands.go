@@ -1,8 +1,10 @@
 package wsgateway
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/telemetra/telemetra/broker/event"
@@ -87,6 +89,10 @@ func (s *session) changeStreams(in *clientFrame) {
 		s.push(errorFrame("", codeBadStreamID, `"stream_id" must be a string`))
 		return
 	}
+	if hasHalfPair(in.StreamID, id) {
+		s.push(errorFrame("", codeBadStreamID, `"stream_id" has half of a surrogate pair`))
+		return
+	}
 	if err := event.CheckStreamID(id); err != nil {
 		s.push(errorFrame(id, codeBadStreamID, err.Error()))
 		return
@@ -103,6 +109,17 @@ func (s *session) changeStreams(in *clientFrame) {
 	if c := s.follow(id, since); c != nil {
 		s.push(errorFrame(id, c.code, c.message))
 	}
+}
+
+// hasHalfPair reports whether a string of JSON has half of a surrogate pair: text has it as
+// U+FFFD, which does not stand in raw, neither as such nor escaped.
+func hasHalfPair(raw []byte, text string) bool {
+	n := strings.Count(text, "\uFFFD")
+	if n == 0 {
+		return false
+	}
+	raw = bytes.ToLower(bytes.ReplaceAll(raw, []byte(`\\`), nil)) // what follows them is no escape
+	return n > bytes.Count(raw, []byte("\uFFFD"))+bytes.Count(raw, []byte(`\ufffd`))
 }
 
 // sinceOf reads the id of a subscribe frame; none is fine.

@@ -280,3 +280,21 @@ func FuzzClientFrames(f *testing.F) {
 		}
 	})
 }
+
+// JSON can write half of a surrogate pair, which is no text: another stream must not answer.
+func TestStreamIDOfHalfAPair(t *testing.T) {
+	t.Parallel()
+	c := newWorld(t).connectMany()
+	for _, id := range []string{`\ud800`, `a\udc00`, `\ufffd\ud800`, `\ud800\ud800`} {
+		c.send(gws.OpcodeText, `{"type":"subscribe","stream_id":"`+id+`"}`)
+		if f := c.next(); !strings.Contains(f.text, `"bad_stream_id"`) {
+			t.Errorf("%s: got %s", id, f.text)
+		}
+	}
+	for _, id := range []string{`\ud83d\ude00`, `\ufffd`, `\uFFFDa`} {
+		c.send(gws.OpcodeText, `{"type":"subscribe","stream_id":"`+id+`"}`)
+		if f := c.next(); f.Type != "connected" {
+			t.Errorf("%s: got %s", id, f.text)
+		}
+	}
+}
