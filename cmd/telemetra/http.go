@@ -13,7 +13,9 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
@@ -134,7 +136,8 @@ func newHTTPServer(ctx context.Context, c *httpConfig, log zerolog.Logger, regis
 		Handler:           s.Router,
 		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: stdlog.New(debugWriter{log}, "", 0),
+		ConnState: router.NewConnections(openFiles(), registry).Changed,
+		ErrorLog:  stdlog.New(&serverLog{log: log.With().Str("component", "http").Logger()}, "", 0),
 	}
 	s.Router.GET("/health", s.serveHealth)
 	s.Router.GET("/readyz", s.serveReady)
@@ -142,11 +145,38 @@ func newHTTPServer(ctx context.Context, c *httpConfig, log zerolog.Logger, regis
 	return s, nil
 }
 
-// debugWriter logs what net/http has to say: broken handshakes, mostly.
-type debugWriter struct{ log zerolog.Logger }
+// openFiles is how many files the process may have open.
+func openFiles() uint64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		const usual = 1024
+		return usual
+	}
+	return uint64(limit.Cur)
+}
 
-func (d debugWriter) Write(line []byte) (int, error) {
-	d.log.Debug().Str("component", "http").Msg(strings.TrimSpace(string(line)))
+// serverLog logs what net/http has to say: broken handshakes, mostly, and that no connection
+// can be accepted, which is for operators, once in a while.
+type serverLog struct {
+	log zerolog.Logger
+
+	mu   sync.Mutex
+	last time.Time // when operators were told
+}
+
+// Write is called for each line.
+func (s *serverLog) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	level := zerolog.DebugLevel
+	if strings.Contains(text, "Accept error") {
+		const again = 10 * time.Second
+		s.mu.Lock()
+		if time.Since(s.last) > again {
+			s.last, level = time.Now(), zerolog.WarnLevel
+		}
+		s.mu.Unlock()
+	}
+	s.log.WithLevel(level).Msg(text)
 	return len(line), nil
 }
 
