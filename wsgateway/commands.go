@@ -3,7 +3,9 @@ package wsgateway
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -12,20 +14,65 @@ import (
 
 // clientFrame is what a client may send. What a type does not need is not looked at.
 type clientFrame struct {
-	Type      string          `json:"type"`
-	Timestamp json.RawMessage `json:"timestamp"` // of a ping
-	StreamID  json.RawMessage `json:"stream_id"` // of subscribe and unsubscribe
-	Since     json.RawMessage `json:"since"`     // of subscribe
-	Token     json.RawMessage `json:"token"`     // of auth
+	Type      string
+	Timestamp json.RawMessage // of a ping
+	StreamID  json.RawMessage // of subscribe and unsubscribe
+	Since     json.RawMessage // of subscribe
+	Token     json.RawMessage // of auth
+}
+
+var errBadFrame = errors.New(`a frame must be a JSON object with a "type"; each member may come once, with its name in lower case`)
+
+// parseClientFrame is stricter than encoding/json, which takes names in any case and of a member
+// that comes twice the last: what stands before the gateway may read it otherwise.
+func parseClientFrame(text []byte) (*clientFrame, error) {
+	var (
+		f     clientFrame
+		kind  json.RawMessage
+		known = map[string]*json.RawMessage{"type": &kind, "timestamp": &f.Timestamp, "stream_id": &f.StreamID, "since": &f.Since, "token": &f.Token}
+		d     = json.NewDecoder(bytes.NewReader(text))
+	)
+	if begin, err := d.Token(); err != nil || begin != json.Delim('{') {
+		return nil, errBadFrame
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, errBadFrame
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, errBadFrame
+		}
+		text, _ := name.(string)
+		member := known[text]
+		switch {
+		case member == nil && known[strings.ToLower(text)] == nil:
+		case member == nil, *member != nil:
+			return nil, errBadFrame
+		default:
+			*member = value
+		}
+	}
+	if _, err := d.Token(); err != nil { // the end of the object
+		return nil, errBadFrame
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errBadFrame
+	}
+	if json.Unmarshal(kind, &f.Type) != nil || f.Type == "" {
+		return nil, errBadFrame
+	}
+	return &f, nil
 }
 
 // handleCommand does what a text frame of the client asks for. Frames of one client come one
 // after the other. An error ends the connection.
 func (s *session) handleCommand(text []byte) error {
-	var in clientFrame
-	if err := json.Unmarshal(text, &in); err != nil || in.Type == "" {
-		s.push(errorFrame("", codeBadFrame, `a frame must be a JSON object with a "type"`))
-		return nil //nolint:nilerr // the client is told, and the connection goes on
+	in, err := parseClientFrame(text)
+	if err != nil {
+		s.push(errorFrame("", codeBadFrame, err.Error()))
+		return nil
 	}
 	switch in.Type {
 	case "ping":
@@ -36,7 +83,7 @@ func (s *session) handleCommand(text []byte) error {
 		}
 		s.push(s.authenticate(in.Token))
 	case "subscribe", "unsubscribe":
-		s.changeStreams(&in)
+		s.changeStreams(in)
 	default:
 		s.push(errorFrame("", codeUnknownType, `the "type" is unknown; allowed are "ping", "auth", "subscribe" and "unsubscribe"`))
 	}

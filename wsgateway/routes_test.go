@@ -133,9 +133,11 @@ func TestClientFrames(t *testing.T) {
 			t.Errorf("ping with %s: %s", stamp, f.text)
 		}
 	}
-	c.send(gws.OpcodeText, `{"type":"ping"}`)
-	if f := c.next(); f.text != `{"type":"pong"}` {
-		t.Errorf("ping without a timestamp: %s", f.text)
+	for _, text := range []string{`{"type":"ping"}`, ` {"of":[{"type":1}],"type":"ping","of":2,"Of":3} `} {
+		c.send(gws.OpcodeText, text)
+		if f := c.next(); f.text != `{"type":"pong"}` {
+			t.Errorf("%s: %s", text, f.text)
+		}
 	}
 	for _, bad := range []struct{ text, code string }{
 		{"", codeBadFrame},
@@ -145,6 +147,12 @@ func TestClientFrames(t *testing.T) {
 		{`null`, codeBadFrame},
 		{`{"type":7}`, codeBadFrame},
 		{`{"type":"ping"`, codeBadFrame},
+		{`{"type":"ping"}}`, codeBadFrame},
+		{`{"type":"ping"} {"type":"ping"}`, codeBadFrame},
+		{`{"Type":"ping"}`, codeBadFrame},
+		{`{"type":"ping","TYPE":"ping"}`, codeBadFrame},
+		{`{"type":"ping","type":"ping"}`, codeBadFrame},
+		{`{"type":"ping","timestamp":1,"timestamp":null}`, codeBadFrame},
 		{`{"type":"dance"}`, codeUnknownType},
 	} {
 		c.send(gws.OpcodeText, bad.text)
