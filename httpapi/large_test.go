@@ -38,10 +38,20 @@ func (s *served) patiently(path string) (r reply) {
 	return r
 }
 
+// Tests of large answers run one after the other: each of them takes what a machine has.
+func TestLargeAnswers(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]func(*testing.T){
+		"continue": testLargeAnswersContinue, "are bounded": testLargeAnswersAreBounded, "in parallel": testLargeAnswersInParallel,
+		"of one address": testLargeAnswersOfOneAddressAreBounded, "wait for room": testLargeAnswersWaitForRoom, "are dropped": testClientsThatDoNotReadAreDropped,
+	} {
+		t.Run(name, f)
+	}
+}
+
 // No answer is above 8 MiB; the cursor leads to the rest, and every row comes once and
 // whole.
-func TestLargeAnswersContinue(t *testing.T) {
-	t.Parallel()
+func testLargeAnswersContinue(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 10, 3_000_000)
@@ -78,8 +88,7 @@ func TestLargeAnswersContinue(t *testing.T) {
 
 // Large answers have a budget of bytes: beyond it there is a 503, for large answers
 // alone, until those who take none of it are gone.
-func TestLargeAnswersAreBounded(t *testing.T) {
-	t.Parallel()
+func testLargeAnswersAreBounded(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	const streams = 4
@@ -157,8 +166,7 @@ func TestLargeAnswersAreBounded(t *testing.T) {
 }
 
 // Many who ask for large answers at the same time get them, or are told to come back.
-func TestLargeAnswersInParallel(t *testing.T) {
-	t.Parallel()
+func testLargeAnswersInParallel(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 8, 3_900_000)

@@ -12,14 +12,14 @@ import (
 // A listener that publishes is ready, however much waits: the backlog is a warning, and the
 // lag that gateways hear of grows until it is published.
 func TestListenerIsReadyDuringABacklog(t *testing.T) {
-	const rows = 100_000
+	const rows = 20_000
 	b := setup(t)
 	first := b.listen("")
 	b.ready(first)
 	first.stop()
 	b.exec(`INSERT INTO moments (moment_id, stream_id, timestamp) SELECT n::text, 's', now() FROM generate_series(1, $1::int) AS n`, rows)
 
-	// 500 batches, each of which takes a fifth of a second.
+	// 100 batches, each of which takes a fifth of a second.
 	proxy := localtest.Proxy(t, strings.TrimSuffix(strings.TrimPrefix(b.redisURL, "redis://"), "/0"))
 	proxy.Delay(100 * time.Millisecond)
 	b.redisURL = fmt.Sprintf("redis://%s/0", proxy.Addr())

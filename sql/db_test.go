@@ -225,28 +225,45 @@ func TestOldServerIsRefused(t *testing.T) {
 		b.Send(&pgproto3.DataRow{Values: data})
 		b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
 	}
+	answer := func(b *pgproto3.Backend, query string) {
+		switch {
+		case strings.Contains(query, "server_version_num"):
+			row(b, []uint32{pgtype.Int4OID, pgtype.TextOID, pgtype.BoolOID, pgtype.BoolOID}, "120000", "12.0 (old)", "f", "f")
+		case strings.Contains(query, "pg_backend_pid"):
+			row(b, []uint32{pgtype.Int4OID}, "77")
+		case strings.Contains(query, "set_config"):
+			row(b, []uint32{pgtype.TextOID, pgtype.TextOID, pgtype.TextOID}, "off", "off", "UTC")
+		default:
+			row(b, []uint32{pgtype.Int4OID}, "1")
+		}
+	}
 	addr := localtest.Serve(t, func(client net.Conn) {
 		b, err := localtest.Welcome(client, 77)
+		var parsed string
 		for err == nil {
 			var m pgproto3.FrontendMessage
 			if m, err = b.Receive(); err != nil {
 				return
 			}
-			query, ok := m.(*pgproto3.Query)
-			switch {
-			case !ok:
-				return
-			case strings.Contains(query.String, "server_version_num"):
-				row(b, []uint32{pgtype.Int4OID, pgtype.TextOID, pgtype.BoolOID, pgtype.BoolOID}, "120000", "12.0 (old)", "f", "f")
-			case strings.Contains(query.String, "pg_backend_pid"):
-				row(b, []uint32{pgtype.Int4OID}, "77")
-			case strings.Contains(query.String, "set_config"):
-				row(b, []uint32{pgtype.TextOID, pgtype.TextOID, pgtype.TextOID}, "off", "off", "UTC")
+			switch m := m.(type) {
+			case *pgproto3.Parse:
+				parsed = m.Query
+				b.Send(&pgproto3.ParseComplete{})
+			case *pgproto3.Bind:
+				b.Send(&pgproto3.BindComplete{})
+			case *pgproto3.Describe:
+			case *pgproto3.Execute:
+				answer(b, parsed)
+			case *pgproto3.Sync:
+				b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+				err = b.Flush()
+			case *pgproto3.Query:
+				answer(b, m.String)
+				b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+				err = b.Flush()
 			default:
-				row(b, []uint32{pgtype.Int4OID}, "1")
+				return
 			}
-			b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
-			err = b.Flush()
 		}
 	})
 	refused(t, "postgres://u@"+addr+"/d?sslmode=disable&default_query_exec_mode=simple_protocol", "12.0 (old)", "13 or newer")
