@@ -38,7 +38,7 @@ demo: bootstrap build ## See it: the whole pipeline on this machine, with simula
 test: bootstrap-tests ## Prove it: every test, against real Postgres and Redis servers
 	@$(if $(RACE),,echo 'make: cgo is off (no C compiler?), testing without the race detector' >&2)
 	@( cd deploy/check && nice -n 3 go test -count=1 ./... ) & documents=$$!; \
-	  go test $(RACE) -count=1 -p $(TEST_P) -parallel 4 -timeout 14m $(PACKAGES) -args -test.bench=. -test.benchtime=1x; product=$$?; \
+	  go test $(RACE) -count=1 -p $(TEST_P) -parallel 4 -timeout 40m $(PACKAGES) -args -test.bench=. -test.benchtime=1x; product=$$?; \
 	  wait $$documents && exit $$product
 
 test-faults: bootstrap-tests ## Each fault three times, and that the soak finds what it should
