@@ -37,7 +37,7 @@ demo: bootstrap build ## See it: the whole pipeline on this machine, with simula
 # runs one package at a time when it is asked for benchmarks. The tests of documents compile while the others wait.
 test: bootstrap-tests ## Prove it: every test, against real Postgres and Redis servers
 	@$(if $(RACE),,echo 'make: cgo is off (no C compiler?), testing without the race detector' >&2)
-	@( cd deploy/check && nice -n 3 go test -count=1 ./... ) & documents=$$!; \
+	@( cd deploy/check && go test -count=1 -timeout 40m ./... ) & documents=$$!; \
 	  go test $(RACE) -count=1 -p $(TEST_P) -parallel 4 -timeout 40m $(PACKAGES) -args -test.bench=. -test.benchtime=1x; product=$$?; \
 	  wait $$documents && exit $$product
 

@@ -79,12 +79,16 @@ type Beat struct {
 	Damaged string
 }
 
+// reasonPostgres is the Reason of a listener that does not reach Postgres.
+const reasonPostgres = "postgres"
+
 // Heartbeat tells gateways that a listener lives and what it lags, and returns
 // what a listener wants to know each second. A Redis that takes no writes still
 // passes it on; only who comes later cannot read it. In a Redis that holds another
 // deployment nothing is written, and a copy of the one that it holds leaves its stamp alone.
 func (b *Redis) Heartbeat(ctx context.Context, c Control) (Beat, error) {
 	c.Type, c.At = ControlHeartbeat, time.Now().UnixMilli()
+	b.observed.notePostgres(c.Reason == reasonPostgres)
 	text, err := c.encode()
 	if err != nil {
 		return Beat{}, err

@@ -454,6 +454,39 @@ func TestCloneOfAServer(t *testing.T) {
 	}
 }
 
+// A listener that reaches Redis and not its Postgres, which another server has replaced, keeps the
+// listener there off for no longer than one that has ended.
+func TestListenerThatHasLostItsPostgres(t *testing.T) {
+	t.Parallel()
+	url := localtest.Redis(t).URL()
+	old, promoted := testDeployment, testDeployment
+	old.Server, promoted.Server = "t1", "t2"
+	l1, l2 := of(t, url, old), of(t, url, promoted)
+	l1.Listener, l2.Listener = "l1", "l2"
+	p := openEpoch(t, l1, nil, 1)
+	beats(t, l1, "l1")
+	isForeign(t, "beside a listener that reaches Postgres", l2.MayReplace(t.Context(), &p), p.Deployment, promoted)
+	lost := func() {
+		t.Helper()
+		if _, err := l1.Heartbeat(t.Context(), Control{Listener: "l1", Reason: reasonPostgres}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost()
+	_, _ = l2.Heartbeat(t.Context(), Control{Listener: "l2"})
+	isForeign(t, "that has just lost it", l2.MayReplace(t.Context(), &p), p.Deployment, promoted)
+	l1.observed.postgresAway = l1.observed.postgresAway.Add(-l1.Takeover)
+	passes(l2, l2.Takeover)
+	lost()
+	_, _ = l2.Heartbeat(t.Context(), Control{Listener: "l2"})
+	if err := l2.MayReplace(t.Context(), &p); err != nil {
+		t.Errorf("that has lost it for long: %v", err)
+	}
+	if _, err := l2.OpenEpoch(t.Context(), &p, p.Token+1, nil); err != nil {
+		t.Errorf("open an epoch: %v", err)
+	}
+}
+
 // A process that does not reach Postgres learns from Redis what to follow; with neither it
 // says so, and follows when it knows.
 func TestUnknownDeployment(t *testing.T) {

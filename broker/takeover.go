@@ -47,6 +47,8 @@ type observation struct {
 	held Position
 	// refusedBy has the Postgres for which this listener was refused; nil: it is not.
 	refusedBy *Deployment
+	// postgresAway is since when this listener does not reach Postgres; zero: it does.
+	postgresAway time.Time
 }
 
 // sighting is the newest stamp of a listener, or the newest position.
@@ -152,12 +154,13 @@ func (b *Redis) notYet(held Deployment) *ForeignError {
 	if own.ID != held.ID {
 		return foreign
 	}
-	if own.sameServer(held) {
-		return nil
-	}
 	o := &b.observed
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if own.sameServer(held) {
+		o.refusedBy = nil
+		return nil
+	}
 	if !o.fresh() {
 		if own.Origin != held.Origin {
 			o.refusedBy = &held
@@ -208,6 +211,29 @@ func (b *Redis) refusedBy() (held Deployment, ok bool) {
 	return held, false
 }
 
+// server is what a listener has in its stamp. One that has not reached Postgres for a while may
+// have outlived it, and must not keep the listener of a promoted standby off.
+func (o *observation) server(own *Deployment, takeover time.Duration) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.postgresAway.IsZero() && time.Since(o.postgresAway) >= takeover {
+		return ""
+	}
+	return own.Server
+}
+
+// notePostgres notes whether this listener reaches Postgres.
+func (o *observation) notePostgres(away bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case !away:
+		o.postgresAway = time.Time{}
+	case o.postgresAway.IsZero():
+		o.postgresAway = time.Now()
+	}
+}
+
 // stamp leaves the stamp of a listener and learns those of the others.
 func (b *Redis) stamp(ctx context.Context, listener string) {
 	own := b.own.Load()
@@ -215,7 +241,7 @@ func (b *Redis) stamp(ctx context.Context, listener string) {
 		return
 	}
 	answer, err := heardScript.Run(ctx, b.publishing, []string{listenersKey},
-		listener, own.Origin, own.Server, heartbeatTTL.Milliseconds()).StringSlice()
+		listener, own.Origin, b.observed.server(own, b.Takeover), heartbeatTTL.Milliseconds()).StringSlice()
 	o := &b.observed
 	o.mu.Lock()
 	defer o.mu.Unlock()

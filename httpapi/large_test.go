@@ -57,7 +57,7 @@ func testLargeAnswersContinue(t *testing.T) {
 	withLargeMoments(w, "s", 10, 3_000_000)
 	w.exec(`INSERT INTO moments (moment_id, stream_id, "timestamp", metadata) VALUES ('too large', 's', '2026-01-01 00:00:02.5Z', to_jsonb(repeat('x', 5000000)))`)
 	a := w.serve()
-	for _, query := range []string{"", "?limit=3", "?limit=200", "?since=2026-01-01T00:00:00Z", "?limit=1"} {
+	for _, query := range []string{"?limit=200&since=2026-01-01T00:00:00Z", "?limit=1"} {
 		var got []string
 		for path, pages := momentsPath+query, 0; path != ""; pages++ {
 			r := a.patiently(path)

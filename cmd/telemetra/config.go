@@ -82,6 +82,9 @@ var shown = []string{
 // pair is one of a key=value connection string, as libpq reads it.
 var pair = regexp.MustCompile(`(?s)^([a-zA-Z_][a-zA-Z0-9_.]*)[ \t\n\r\v\f]*=[ \t\n\r\v\f]*('(?:[^'\\]|\\.)*'|(?:[^' \t\n\r\v\f\\]|\\.)(?:[^ \t\n\r\v\f\\]|\\.)*|$)[ \t\n\r\v\f]*`)
 
+// address is how a URL begins; in a key=value list "://" may stand anywhere.
+var address = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*://`)
+
 // masked hides what a setting's tag calls secret: all of it, or what of an address is not
 // known to be none.
 func masked(secret, value string) string {
@@ -90,7 +93,7 @@ func masked(secret, value string) string {
 		return value
 	case secret == "all":
 		return mask
-	case strings.Contains(value, "://"):
+	case address.MatchString(value):
 		return maskedURL(value)
 	}
 	var out []string

@@ -26,12 +26,18 @@ type Connections struct {
 type place struct {
 	list    *waiting
 	address netip.Prefix
-	element *list.Element // in the list of the address; the value is the net.Conn
+	element *list.Element // in the list of the address; the value is a waiter
+}
+
+type waiter struct {
+	conn net.Conn
+	nth  uint64 // of all that have waited
 }
 
 type waiting struct {
 	max       int
 	n         int
+	total     uint64                      // that have waited
 	byAddress map[netip.Prefix]*list.List // each: those first that have waited for longest
 }
 
@@ -81,18 +87,29 @@ func (c *Connections) wait(conn net.Conn, w *waiting) (tooMany net.Conn) {
 		l = list.New()
 		w.byAddress[address] = l
 	}
-	c.in[conn] = place{w, address, l.PushBack(conn)}
+	w.total++
+	c.in[conn] = place{w, address, l.PushBack(waiter{conn, w.total})}
 	if w.n++; w.n <= w.max {
 		return nil
 	}
+	// With many addresses some of them, which the map chooses at random, will do.
+	const maxCompared = 64
+	compared, longest := 0, first(l)
 	for _, other := range w.byAddress {
-		if other.Len() > l.Len() {
-			l = other
+		if f := first(other); other.Len() > l.Len() || other.Len() == l.Len() && f.nth < longest.nth {
+			l, longest = other, f
+		}
+		if compared++; compared == maxCompared {
+			break
 		}
 	}
-	longest, _ := l.Front().Value.(net.Conn) // nothing else is in the list
-	c.leave(longest)
-	return longest
+	c.leave(longest.conn)
+	return longest.conn
+}
+
+func first(l *list.List) waiter {
+	w, _ := l.Front().Value.(waiter) // nothing else is in the list, which is never empty
+	return w
 }
 
 // leave removes a connection. c.mu is held.
