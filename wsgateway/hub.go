@@ -543,6 +543,7 @@ func (h *hub) join(s *subscription) {
 	if s.gone {
 		return
 	}
+	s.stopWaiting = nil
 	h.clients[s] = struct{}{}
 	if h.turn != nil {
 		h.turn.claim(s.session.claimant())
@@ -553,11 +554,14 @@ func (h *hub) join(s *subscription) {
 	h.admit(s) // a hub that repairs has a state too, and the tail follows for everybody
 }
 
-// leave removes a client, and ends its use of the hub: from here on nothing more is queued
-// for it.
+// leave removes a client, and ends its use of the hub and its wait to start: from here on nothing
+// more is queued for it.
 func (h *hub) leave(s *subscription) {
 	h.mu.Lock()
 	s.gone = true
+	if s.stopWaiting != nil {
+		s.stopWaiting()
+	}
 	delete(h.clients, s)
 	h.mu.Unlock()
 	h.gateway.hubs.release(h)

@@ -8,7 +8,9 @@ import (
 
 	"github.com/lxzan/gws"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/telemetra/telemetra/broker/event"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
@@ -197,4 +199,51 @@ func TestWaitingResumesEndWithTheSocket(t *testing.T) {
 	localtest.Eventually(t, "that it waits", waiting(1))
 	_ = c.conn.Close()
 	localtest.Eventually(t, "that it has given up", waiting(0))
+}
+
+// A stream that is left while it waits to start waits no longer: a client that subscribes and
+// leaves again and again has no more goroutines than streams.
+func TestStreamsThatAreLeftWaitNoLonger(t *testing.T) {
+	for name, begin := range map[string]func(*session){
+		"to be asked for": func(s *session) {
+			if c := s.follow("s", nil); c != nil {
+				t.Error(c.message)
+			}
+		},
+		"for the log": func(s *session) {
+			h, refusal := s.gateway.hubs.acquire("s", s.address)
+			if refusal != nil {
+				t.Error(refusal.Detail)
+			}
+			h.phase, h.epoch, h.offset = live, "e", 10
+			s.join(h, &event.ID{Epoch: "e", Offset: 5})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := net.Pipe()
+				s := anyone(t, alone(t), near)
+				if h, refusal := s.gateway.hubs.acquire("s", s.address); refusal == nil {
+					s.gateway.hubs.release(h) // it stays, and was not opened
+				}
+				s.gateway.hubs.ctx, s.gateway.hubs.group = t.Context(), new(errgroup.Group)
+				s.fill()
+				for range 10 {
+					begin(s)
+					synctest.Wait()
+					if len(s.replaying) == 0 {
+						t.Fatal("the stream does not wait")
+					}
+					s.unsubscribe("s")
+					synctest.Wait()
+					if len(s.replaying) > 0 {
+						t.Fatal("a stream that was left waits on")
+					}
+				}
+				s.out.kill()
+				s.gateway.sessions.Wait()
+				_ = far.Close()
+			})
+		})
+	}
 }

@@ -70,15 +70,16 @@ func (h *hub) resumeLater(s *subscription) {
 // replay starts the stream of a client that has to wait for it, unless the client leaves
 // meanwhile. If it reports true the caller owes a release of the session.
 func (h *hub) replay(s *subscription, own *share) bool {
-	ctx, cancel := context.WithCancel(h.gateway.hubs.ctx)
-	defer cancel()
-	defer context.AfterFunc(s.out.life, cancel)()
+	ctx, stop := s.wait(h.gateway.hubs.ctx)
+	defer stop()
+	defer context.AfterFunc(s.out.life, stop)()
 	if s.session.reserve(ctx) != nil { // before the turn, which others wait for, too
 		return false
 	}
 	reason := h.resume(ctx, s, own)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	s.stopWaiting = nil
 	switch {
 	case s.gone, reason == "", ctx.Err() != nil:
 	case h.phase == loading:

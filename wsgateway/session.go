@@ -142,7 +142,9 @@ func (s *session) follow(streamID string, since *event.ID) *complaint {
 	}
 	s.gateway.sessions.Go(func() {
 		defer s.gateway.metrics.panics.Recover("start a stream", s.fault)
-		if s.reserve(s.out.life) != nil {
+		ctx, stop := sub.wait(s.out.life)
+		defer stop()
+		if s.reserve(ctx) != nil {
 			return
 		}
 		defer s.release()

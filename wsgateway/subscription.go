@@ -1,6 +1,7 @@
 package wsgateway
 
 import (
+	"context"
 	"time"
 
 	"github.com/telemetra/telemetra/broker/event"
@@ -16,12 +17,27 @@ type subscription struct {
 	begun    bool // has got connected
 	stateful bool // has got the state
 	gone     bool // is over: nothing more may be queued for it
-	// late is why the client was told that the stream is late; "": it was not, or it knows that
-	// it is on time again. What the client of a single stream knows is its session's.
-	late string
 	// unsure: the client may have been told that the stream is late, or all streams are, by another
 	// gateway or of a subscription before. It is told once how both are.
 	unsure bool
+	// late is why the client was told that the stream is late; "": it was not, or it knows that
+	// it is on time again. What the client of a single stream knows is its session's.
+	late string
+
+	stopWaiting context.CancelFunc // ends the wait to start; nil: it does not wait
+}
+
+// wait returns the context of a wait to start, which also ends when the client leaves the stream:
+// a client that leaves and subscribes again and again has no more goroutines than streams. The
+// caller ends it.
+func (s *subscription) wait(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithCancel(ctx)
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	if s.stopWaiting = stop; s.gone {
+		stop()
+	}
+	return ctx, stop
 }
 
 // start makes the client one of those of the hub, which expects it.
