@@ -57,7 +57,7 @@ func (h *hub) resumeLater(s *subscription) {
 	hs := h.gateway.hubs
 	hs.group.Go(func() error {
 		defer h.gateway.metrics.panics.Recover("resume a client", s.session.fault)
-		own := share{of: hs.backlogs}
+		own := share{of: hs.backlogs, address: s.session.address}
 		defer own.end()
 		if h.replay(s, &own) {
 			defer s.session.release()
