@@ -196,24 +196,24 @@ func TestNewStreamsOfAnAddressAreLimited(t *testing.T) {
 // A gateway that follows as many streams as it may takes no other, until one goes: of those
 // that only linger the one that has for longest.
 func TestStreamsOfAGatewayAreLimited(t *testing.T) {
-	w := newWorld(t, func(_ *world, c *Config) { c.Limits.Streams = 2 })
-	many := w.connectMany()
-	for _, id := range []string{"a", "b"} {
-		many.subscribe(id, "")
-		many.connected("new")
-	}
+	w := newWorld(t, behindProxy, func(_ *world, c *Config) { c.Limits.Streams = 2 })
+	other, many := w.from("10.0.0.1").connectMany(), w.from("10.0.0.2").connectMany()
+	other.subscribe("b", "")
+	other.connected("new")
+	many.subscribe("a", "")
+	many.connected("new")
 	w.refuses(many, "c", http.StatusServiceUnavailable, "streams")
-	for _, id := range []string{"b", "a"} {
-		many.send(gws.OpcodeText, `{"type":"unsubscribe","stream_id":"`+id+`"}`)
-		many.next()
-	}
+	other.send(gws.OpcodeText, `{"type":"unsubscribe","stream_id":"b"}`)
+	other.next()
+	many.send(gws.OpcodeText, `{"type":"unsubscribe","stream_id":"a"}`)
+	many.next()
 	many.subscribe("c", "")
 	many.connected("new")
 	if w.gateway.hubs.get("b") != nil || w.gateway.hubs.get("a") == nil {
 		t.Error("not the stream is gone that nobody has watched for longest")
 	}
-	many.subscribe("a", "")
-	many.connected("new")
+	other.subscribe("a", "")
+	other.connected("new")
 	w.refuses(many, "b", http.StatusServiceUnavailable, "streams")
 	w.moments("c", 1, 1)
 	many.events(w.at.Epoch, 1, 1)
@@ -225,7 +225,7 @@ func TestStreamsOfAGatewayAreLimited(t *testing.T) {
 // One address cannot follow so many streams that none are left to the others. It may begin
 // another when it leaves one, and a stream that it has left lately counts when it comes back to it.
 func TestStreamsOfAnAddressLeaveRoom(t *testing.T) {
-	w := newWorld(t, behindProxy, func(_ *world, c *Config) { c.Limits.Streams = 5 })
+	w := newWorld(t, behindProxy, func(_ *world, c *Config) { c.Limits.Streams = 6 })
 	many := w.from("10.0.0.1").connectMany()
 	leave := func(stream string) {
 		many.send(gws.OpcodeText, `{"type":"unsubscribe","stream_id":"`+stream+`"}`)
@@ -248,7 +248,8 @@ func TestStreamsOfAnAddressLeaveRoom(t *testing.T) {
 	leave("b")
 	w.refuses(many, "e", http.StatusTooManyRequests, "streams_per_ip")
 	w.from("10.0.0.3").connect("e").connected("new")
-	w.from("10.0.0.4").refuses(other, "f", http.StatusServiceUnavailable, "streams")
+	w.from("10.0.0.4").connect("f").connected("new")
+	w.from("10.0.0.5").refuses(other, "g", http.StatusServiceUnavailable, "streams")
 }
 
 // logLines is a log, a line a time; it leaves out what nobody reads.
@@ -293,7 +294,7 @@ func TestRefusedStreamsAreLogged(t *testing.T) {
 func TestHandshakeThatFailsLeavesNoStream(t *testing.T) {
 	w := newWorld(t)
 	h := w.gateway.hubs
-	if _, refusal := h.acquire("s", access.Network(netip.MustParseAddr("127.0.0.1"))); refusal != nil {
+	if _, refusal := h.acquire("s", access.Site(netip.MustParseAddr("127.0.0.1"))); refusal != nil {
 		t.Fatal(refusal.Detail)
 	}
 	h.sweep(time.Now())

@@ -81,7 +81,7 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, streamID string, 
 		release()
 	}()
 	grant, refusal := g.authorize(r, streamID)
-	address := access.Network(from)
+	address := access.Site(from)
 	if refusal == nil && streamID != "" {
 		h, refusal = g.hubs.acquire(streamID, address)
 	}

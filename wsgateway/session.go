@@ -26,7 +26,7 @@ type session struct {
 	heard   atomic.Int64  // when the client last sent anything, in Unix nanoseconds
 	frames  *rate.Limiter // of what the client sends; nil: no limit
 	many    bool          // the client says which streams it follows
-	address netip.Prefix  // that it comes from
+	address netip.Prefix  // that it comes from, as access.Site counts
 	limited atomic.Bool   // a stream was refused, and the log has it
 
 	handed  atomic.Bool // is ended by us

@@ -18,8 +18,8 @@ type LimitConfig struct {
 	ConnectionsPerIP int     `name:"ws-max-connections-per-ip" env:"WS_MAX_CONNECTIONS_PER_IP" default:"1000" help:"Most sockets of one address (of one /64 network with IPv6); 0: no limit."`
 	HandshakesPerIP  float64 `name:"ws-max-handshakes-per-ip" env:"WS_MAX_HANDSHAKES_PER_IP" default:"100" help:"Most handshakes a second of one address, ten seconds' worth at a time; 0: no limit."`
 	Subscriptions    int     `name:"ws-max-subscriptions" env:"WS_MAX_SUBSCRIPTIONS" default:"100" help:"Most streams that one socket of /ws/live may follow; 0: no limit."`
-	Streams          int     `name:"ws-max-streams" env:"WS_MAX_STREAMS" default:"20000" help:"Most streams that clients of this process follow at a time, of which one address may begin as many as it leaves to the others; 0: no limit."`
-	NewStreamsPerIP  float64 `name:"ws-max-new-streams-per-ip" env:"WS_MAX_NEW_STREAMS_PER_IP" default:"200" help:"Most streams a second that one address may begin and nobody else follows, ten seconds' worth at a time; 0: no limit."`
+	Streams          int     `name:"ws-max-streams" env:"WS_MAX_STREAMS" default:"20000" help:"Most streams that clients of this process follow at a time, of which one address (one /56 network with IPv6) begins 38 % at most, and fewer the fewer are free; 0: no limit."`
+	NewStreamsPerIP  float64 `name:"ws-max-new-streams-per-ip" env:"WS_MAX_NEW_STREAMS_PER_IP" default:"200" help:"Most streams a second that one address (one /56 network with IPv6) may begin and nobody else follows, ten seconds' worth at a time; 0: no limit."`
 	FramesPerSecond  float64 `name:"ws-max-frames" env:"WS_MAX_FRAMES" default:"20" help:"Most frames a second that a client may send, ten seconds' worth and a subscribe frame for each stream at a time; each ping, pong and fragment is one, an auth frame counts as ten; 0: no limit."`
 }
 
@@ -110,16 +110,24 @@ func (r *rates) allow(from netip.Prefix) bool {
 func (l *Limiter) StreamsFull(n int) bool { return l.config.Streams > 0 && n >= l.config.Streams }
 
 // ReserveStream returns why an address that holds so many of the streams that are followed may
-// not hold another, or nil. It may hold as many as it leaves to the others, so one address gets
-// half of all, two get a third each, and there is always room for one that has none.
+// not begin another, or nil. While the part p of all is free, an address may begin one if it holds
+// p² of all at most: alone it gets 38 % of all, beside another that does the same a quarter. One that
+// holds none may begin one until none is free, which takes 266 addresses if all are 20,000.
 func (l *Limiter) ReserveStream(from netip.Prefix, held, followed int) *Refusal {
 	switch {
 	case l.StreamsFull(followed):
 		return &Refusal{Status: http.StatusServiceUnavailable, Reason: reasonStreams, Detail: "this gateway follows as many streams as it may", RetryAfter: streamsRetryAfter}
-	case l.config.Streams > 0 && from.IsValid() && held > l.config.Streams-followed:
+	case l.config.Streams > 0 && from.IsValid() && !l.fair(held, followed):
 		return &Refusal{Status: http.StatusTooManyRequests, Reason: reasonStreamsPerIP, Detail: "this address follows as many streams as it may", RetryAfter: streamsRetryAfter}
 	}
 	return nil
+}
+
+// fair reports whether an address that holds so many streams may begin another.
+func (l *Limiter) fair(held, followed int) bool {
+	all := float64(l.config.Streams)
+	free := all - float64(followed)
+	return float64(held)*all <= free*free
 }
 
 // AdmitStream counts a new stream that an address begins, or returns why it may not.
@@ -176,13 +184,19 @@ func (l *Limiter) Frames() *rate.Limiter {
 }
 
 // Network is what counts as one address: whoever has an IPv6 address has a /64.
-func Network(addr netip.Addr) netip.Prefix {
+func Network(addr netip.Addr) netip.Prefix { return network(addr, 64) }
+
+// Site is what counts as one address where the addresses share what there is: a home may have
+// 256 networks with IPv6, a /56.
+func Site(addr netip.Addr) netip.Prefix { return network(addr, 56) }
+
+func network(addr netip.Addr, bitsOf6 int) netip.Prefix {
 	if !addr.IsValid() {
 		return netip.Prefix{}
 	}
 	bits := addr.BitLen()
 	if addr.Is6() {
-		bits = 64
+		bits = bitsOf6
 	}
 	p, err := addr.Prefix(bits)
 	if err != nil {

@@ -66,6 +66,55 @@ func TestLimits(t *testing.T) {
 	})
 }
 
+// However many streams some addresses begin, there are some left for one that has none, and for
+// one that has few until most are taken.
+func TestStreamsAreLeftToAddressesWithFew(t *testing.T) {
+	const all = 20_000
+	l, err := access.NewLimiter(access.LimitConfig{Streams: all})
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := access.Site(from("10.0.0.1:1"))
+	may := func(held, followed int) bool { return l.ReserveStream(site, held, followed) == nil }
+	followed := 0
+	for n := 1; n <= 256; n++ { // one after the other takes what it gets
+		held := 0
+		for ; may(held, followed); held++ {
+			followed++
+		}
+		if n == 1 && held != 7640 {
+			t.Errorf("one address gets %d streams", held)
+		}
+		if few := all / 200; n <= 15 && !may(few, followed) {
+			t.Errorf("beside %d addresses one that has %d streams gets no other", n, few)
+		}
+		if !may(0, followed) {
+			t.Fatalf("%d addresses leave none", n)
+		}
+	}
+	for range all - followed {
+		if !may(0, followed) {
+			t.Fatalf("none for an address that has none, of %d", all-followed)
+		}
+		followed++
+	}
+	if may(0, followed) {
+		t.Error("there are more streams than there may be")
+	}
+}
+
+// A home that has 256 networks is one address where streams are counted.
+func TestSite(t *testing.T) {
+	for addr, want := range map[string]string{
+		"[2001:db8:0:1ff:1::]:1": "2001:db8:0:100::/56", "[2001:db8:0:100::]:1": "2001:db8:0:100::/56", "[2001:db8:0:200::]:1": "2001:db8:0:200::/56",
+		"192.0.2.7:1": "192.0.2.7/32", "@": "invalid Prefix",
+	} {
+		if got := access.Site(from(addr)).String(); got != want {
+			t.Errorf("%s: got %s, want %s", addr, got, want)
+		}
+	}
+}
+
 func TestNoLimits(t *testing.T) {
 	l, err := access.NewLimiter(access.LimitConfig{})
 	if err != nil {
