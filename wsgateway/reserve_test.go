@@ -228,6 +228,11 @@ func TestStreamsThatAreLeftWaitNoLonger(t *testing.T) {
 				}
 				s.gateway.hubs.ctx, s.gateway.hubs.group = t.Context(), new(errgroup.Group)
 				s.fill()
+				defer func() {
+					s.out.kill()
+					s.gateway.sessions.Wait()
+					_ = far.Close()
+				}()
 				for range 10 {
 					begin(s)
 					synctest.Wait()
@@ -240,9 +245,6 @@ func TestStreamsThatAreLeftWaitNoLonger(t *testing.T) {
 						t.Fatal("a stream that was left waits on")
 					}
 				}
-				s.out.kill()
-				s.gateway.sessions.Wait()
-				_ = far.Close()
 			})
 		})
 	}
