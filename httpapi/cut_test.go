@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
@@ -330,5 +331,114 @@ func TestFewElementsOfCostlyListsAreReadAlone(t *testing.T) {
 				t.Error("the answer was not read alone")
 			}
 		})
+	}
+}
+
+// While Postgres answers nothing in time, or is away, fewer elements are served of what is
+// kept, be it the list or they alone; a list that was slow once is used again when it is there.
+func TestFewElementsAreServedOfWhatIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	withStream(w)
+	a, b := w.serve(), w.serve()
+	for _, s := range []*served{a, b} {
+		s.ladder.wholeTimeout = 20 * time.Millisecond
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	type ask = func(context.Context, *sql.Reader, *large) (answer, error)
+	answers := func(name string) ask {
+		return func(context.Context, *sql.Reader, *large) (answer, error) {
+			return answer{status: http.StatusOK, rows: 2, next: "x", body: fmt.Appendf(nil, `[{"of":%q},{}]`, name)}, nil
+		}
+	}
+	fails := func(err error) ask {
+		return func(context.Context, *sql.Reader, *large) (answer, error) { return answer{}, err }
+	}
+	late, away := fails(context.DeadlineExceeded), fails(&pgconn.PgError{Code: "08006"})
+	never := func(ctx context.Context, _ *sql.Reader, _ *large) (answer, error) {
+		select {
+		case <-ctx.Done():
+		case <-ended:
+		}
+		return answer{}, context.DeadlineExceeded
+	}
+	question := func(key string, limit int, ask ask) *read {
+		return &read{key: key, stream: "s", ttl: time.Minute, ask: ask, shared: key == "list", list: &list{
+			limit:  limit,
+			cursor: func(sql.Key) string { return "x" },
+			keyOf:  func([]byte) (sql.Key, bool) { return sql.Key{}, true },
+		}}
+	}
+	find := func(s *served, q *read) (from rung, body string) {
+		t.Helper()
+		d, from, done, err := s.ladder.find(t.Context(), q)
+		defer done()
+		if err != nil {
+			return from, err.Error()
+		}
+		return from, string(d.body.Bytes())
+	}
+	few := func(s *served, key string, ask ask, whole *read) (rung, string) {
+		t.Helper()
+		q := question(key, 1, ask)
+		q.whole = whole
+		return find(s, q)
+	}
+	expect := func(what string, from rung, body string, wantFrom rung, want string) {
+		t.Helper()
+		if from != wantFrom || body != want {
+			t.Errorf("%s: rung %d, %s; want %d, %s", what, from, body, wantFrom, want)
+		}
+	}
+	nothingHolds := func() {
+		t.Helper()
+		before := a.ladder.heads.known("s").Offset
+		w.publish(&event.Viewers{StreamID: "s"})
+		localtest.Eventually(t, "the event", func() bool { return a.ladder.heads.known("s").Offset > before })
+	}
+	const ofList, alone = `[{"of":"list"}]`, `[{"of":"alone"},{}]`
+
+	localtest.Eventually(t, "the list is kept", func() bool {
+		find(a, question("list", 2, answers("list")))
+		kept, err := b.ladder.cache.Get(t.Context(), b.ladder.cacheKey("list"))
+		return kept != nil && err == nil
+	})
+	nothingHolds()
+	for i := range 2 {
+		for name, s := range map[string]*served{"memory": a, "Redis": b} {
+			from, body := few(s, fmt.Sprint("few ", i), late, question("list", 2, never))
+			expect("nothing is answered in time, kept in "+name, from, body, stale, ofList)
+			if s.ladder.memory.isCostly("list") {
+				t.Error("the list is taken for slow while Postgres answers nothing")
+			}
+		}
+	}
+
+	from, body := few(a, "few", answers("alone"), question("list", 2, never))
+	expect("the list is slow", from, body, miss, alone)
+	nothingHolds()
+	from, body = few(a, "others", late, question("list", 2, never))
+	expect("of a list that was slow", from, body, stale, ofList)
+	from, body = few(a, "few", late, question("list", 2, never))
+	expect("of what is newer than the list", from, body, stale, alone)
+	tries := 0
+	localtest.Eventually(t, "the list is used again", func() bool {
+		tries++
+		find(a, question("list", 2, answers("again")))
+		from, body = few(a, fmt.Sprint("again ", tries), answers("alone"), question("list", 2, never))
+		return from == hit && body == `[{"of":"again"}]` && a.ladder.memory.isCostly("list")
+	})
+
+	// "another" is kept nowhere; "list" is, and older.
+	for _, key := range []string{"list", "another"} {
+		nothingHolds()
+		from, body = few(a, "few of "+key, answers("alone"), question(key, 2, never))
+		expect(key+" is slow", from, body, miss, alone)
+		a.ladder.memory.costly.Remove(key) // as a minute later
+		nothingHolds()
+		from, body = few(a, "few of "+key, away, question(key, 2, away))
+		expect("Postgres is away, beside "+key, from, body, stale, alone)
+		a.ladder.postgres.done(false)
 	}
 }

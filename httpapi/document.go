@@ -63,6 +63,15 @@ func newDocument(q *read, a answer, at event.ID, readAt time.Time) *document {
 	return d
 }
 
+// newer returns the one of two documents that was read later, of equals the second; each
+// may be nil.
+func newer(a, b *document) *document {
+	if b == nil || a != nil && a.readAt.After(b.readAt) {
+		return a
+	}
+	return b
+}
+
 // empty reports whether it is a list without elements.
 func (d *document) empty() bool { return d.list != nil && d.rows == 0 }
 

@@ -156,23 +156,40 @@ func (l *ladder) find(ctx context.Context, q *read) (d *document, from rung, don
 
 // look is find without its counters.
 func (l *ladder) look(ctx context.Context, q *read) (*document, rung, func(), error) {
-	if d := l.memory.get(q.key); d != nil && l.heads.fresh(d, time.Now()) {
+	if d := l.holding(q); d != nil {
 		return d, hit, func() {}, nil
 	}
+	late := false
 	if q.whole != nil {
-		if d, from, err := l.cut(ctx, q); d != nil || err != nil {
+		var d *document
+		var from rung
+		var err error
+		if d, from, late, err = l.cut(ctx, q); d != nil || err != nil {
 			return d, from, func() {}, err
 		}
 	}
-	return l.fly(ctx, q)
+	d, from, done, err := l.fly(ctx, q)
+	if late && err == nil && from != stale {
+		// Postgres answers, so it is the other question that is slow.
+		l.memory.noteCostly(q.whole.key)
+	}
+	return d, from, done, err
+}
+
+// holding returns the answer of process memory to a question if it holds, or nil.
+func (l *ladder) holding(q *read) *document {
+	if d := l.memory.get(q.key); d != nil && l.heads.fresh(d, time.Now()) {
+		return d
+	}
+	return nil
 }
 
 // cut finds the answer to a question in that of another one. No document and no error:
-// it cannot be cut, or the other one is large, or does not come soon; then it is left
-// alone for a while.
-func (l *ladder) cut(ctx context.Context, q *read) (*document, rung, error) {
-	if l.memory.isCostly(q.whole.key) {
-		return nil, miss, nil
+// it cannot be cut, or the other one is large, cannot be had, or does not come soon, which
+// is late. One that is large is left alone for a while.
+func (l *ladder) cut(ctx context.Context, q *read) (d *document, from rung, late bool, err error) {
+	if l.holding(q.whole) == nil && l.memory.isCostly(q.whole.key) {
+		return nil, miss, false, nil
 	}
 	bounded, cancel := context.WithTimeout(ctx, l.wholeTimeout)
 	defer cancel()
@@ -180,23 +197,24 @@ func (l *ladder) cut(ctx context.Context, q *read) (*document, rung, error) {
 	defer done()
 	switch {
 	case ctx.Err() != nil:
-		return nil, miss, context.Cause(ctx)
-	case bounded.Err() != nil && whole == nil, errors.Is(err, errCrowded), errors.Is(err, errSlow):
+		return nil, miss, false, context.Cause(ctx)
+	case errors.Is(err, errCrowded), whole != nil && whole.tooLarge:
 		l.memory.noteCostly(q.whole.key)
-		return nil, miss, nil
+		return nil, miss, false, nil
+	case bounded.Err() != nil && whole == nil, errors.Is(err, errSlow):
+		return nil, miss, true, nil
+	case errors.Is(err, errUnavailable), errors.Is(err, errRefused):
+		return nil, miss, false, nil // an answer to the question itself may be kept
 	case err != nil:
-		return nil, miss, err
-	case whole.tooLarge:
-		l.memory.noteCostly(q.whole.key)
-		return nil, miss, nil
+		return nil, miss, false, err
 	case whole.status != http.StatusOK:
-		return whole, from, nil
+		return whole, from, false, nil
 	}
-	d := whole.cut(q)
-	if d != nil {
+	if d = whole.cut(q); d != nil {
 		l.memory.put(d)
+		d = newer(l.memory.get(q.key), d)
 	}
-	return d, from, nil
+	return d, from, false, nil
 }
 
 // fly climbs for all who ask the same at the same time.
@@ -264,11 +282,16 @@ func (l *ladder) climb(ctx context.Context, q *read, large *large) (*document, r
 	if !errors.Is(err, errUnavailable) && !errors.Is(err, errSlow) && !errors.Is(err, errRefused) {
 		return nil, miss, err
 	}
+	// That Redis is away, too, is no news to the client.
 	if !looked {
-		kept, _ = l.kept(ctx, q) // that Redis is away, too, is no news to the client
+		kept, _ = l.kept(ctx, q)
 	}
-	if here != nil && (kept == nil || here.readAt.After(kept.readAt)) {
-		kept = here
+	kept = newer(here, kept)
+	if q.whole != nil {
+		whole, _ := l.kept(ctx, q.whole)
+		if whole = newer(l.memory.get(q.whole.key), whole); whole != nil {
+			kept = newer(kept, whole.cut(q))
+		}
 	}
 	if kept == nil || kept.status != http.StatusOK || time.Since(kept.readAt) > keepFor {
 		return nil, miss, err

@@ -28,7 +28,7 @@ type memory struct {
 	// keyOf finds the key of a question by the request target that put it.
 	keyOf *simplelru.LRU[string, string]
 	// costly are the questions whose answers were last found to be too large to be kept, or
-	// slow, and when.
+	// slow while Postgres answers others, and when.
 	costly *simplelru.LRU[string, time.Time]
 }
 
