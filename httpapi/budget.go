@@ -42,17 +42,22 @@ var (
 	errAddressFull = errors.New("answers to this address take as much memory as one address may have; read them first, or ask for less")
 )
 
-// budget bounds the bytes of the documents that are written to clients at a time: in all,
-// and for one address half of that. A document that is written to several clients counts
-// once, in all and for each address.
+// budget bounds the bytes of the documents that are written to clients at a time, and of
+// those that wait for that.
 type budget struct {
-	size, maxWaiting int64
-
 	mu      sync.Mutex
-	waiting int64                  // bytes of documents that wait for room
-	used    map[netip.Prefix]int64 // by address; by the zero one in all
-	writers map[share]int
+	writing shares
+	waiting shares
 	freed   chan struct{} // closed when something is given back
+}
+
+// shares are documents on their way to addresses, and bound their bytes: in all, and for one
+// address half of that. A document on its way to several clients counts once, in all and for
+// each address.
+type shares struct {
+	size    int64
+	used    map[netip.Prefix]int64 // by address; by the zero one in all
+	clients map[share]int
 }
 
 // share is a document as it counts for an address, or for the zero one in all.
@@ -61,11 +66,12 @@ type share struct {
 	document *document
 }
 
+func newShares(size int64) shares {
+	return shares{size: size, used: make(map[netip.Prefix]int64), clients: make(map[share]int)}
+}
+
 func newBudget(size, maxWaiting int64) *budget {
-	return &budget{
-		size: size, maxWaiting: maxWaiting,
-		used: make(map[netip.Prefix]int64), writers: make(map[share]int), freed: make(chan struct{}),
-	}
+	return &budget{writing: newShares(size), waiting: newShares(maxWaiting), freed: make(chan struct{})}
 }
 
 // reserve waits until a document may be written to an address, which may be the zero one.
@@ -74,25 +80,21 @@ func newBudget(size, maxWaiting int64) *budget {
 func (b *budget) reserve(ctx context.Context, to netip.Prefix, d *document) (release func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	size := int64(d.size())
-	err = b.fits(to, d, size)
-	if err != nil && b.waiting+size <= b.maxWaiting {
-		b.waiting += size
-		err = b.await(ctx, to, d, size)
-		b.waiting -= size
+	err = b.writing.fits(to, d)
+	if err != nil && b.waiting.fits(to, d) == nil {
+		b.waiting.add(to, d)
+		err = b.await(ctx, to, d)
+		b.waiting.remove(to, d)
 	}
 	if err != nil {
 		return nil, err
 	}
-	b.add(share{document: d}, size)
-	if to.IsValid() {
-		b.add(share{to, d}, size)
-	}
-	return func() { b.release(to, d, size) }, nil
+	b.writing.add(to, d)
+	return func() { b.release(to, d) }, nil
 }
 
 // await waits until a document fits. b.mu is held, and is not while it waits.
-func (b *budget) await(ctx context.Context, to netip.Prefix, d *document, size int64) error {
+func (b *budget) await(ctx context.Context, to netip.Prefix, d *document) error {
 	bounded, cancel := context.WithTimeout(ctx, roomTimeout)
 	defer cancel()
 	for {
@@ -103,7 +105,7 @@ func (b *budget) await(ctx context.Context, to netip.Prefix, d *document, size i
 		case <-bounded.Done():
 		}
 		b.mu.Lock()
-		err := b.fits(to, d, size)
+		err := b.writing.fits(to, d)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -113,44 +115,56 @@ func (b *budget) await(ctx context.Context, to netip.Prefix, d *document, size i
 	}
 }
 
-// fits returns why a document may not be written to an address now, or nil. b.mu is held.
-func (b *budget) fits(to netip.Prefix, d *document, size int64) error {
+func (b *budget) release(to netip.Prefix, d *document) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.writing.remove(to, d)
+	close(b.freed)
+	b.freed = make(chan struct{})
+}
+
+// fits returns why a document may not be on its way to an address now, or nil.
+func (s *shares) fits(to netip.Prefix, d *document) error {
+	size := int64(d.size())
 	switch {
-	case to.IsValid() && b.writers[share{to, d}] == 0 && b.used[to]+size > b.size/2:
+	case to.IsValid() && s.clients[share{to, d}] == 0 && s.used[to]+size > s.size/2:
 		return errAddressFull
-	case b.writers[share{document: d}] == 0 && b.used[netip.Prefix{}]+size > b.size:
+	case s.clients[share{document: d}] == 0 && s.used[netip.Prefix{}]+size > s.size:
 		return errFull
 	}
 	return nil
 }
 
-// add counts one more writer of a share. b.mu is held.
-func (b *budget) add(s share, size int64) {
-	if b.writers[s]++; b.writers[s] == 1 {
-		b.used[s.address] += size
-	}
-}
-
-// remove is add in reverse. b.mu is held.
-func (b *budget) remove(s share, size int64) {
-	if b.writers[s]--; b.writers[s] > 0 {
-		return
-	}
-	delete(b.writers, s)
-	if b.used[s.address] -= size; b.used[s.address] == 0 {
-		delete(b.used, s.address)
-	}
-}
-
-func (b *budget) release(to netip.Prefix, d *document, size int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.remove(share{document: d}, size)
+// add counts one more client that a document is on its way to.
+func (s *shares) add(to netip.Prefix, d *document) {
+	s.count(share{document: d}, 1)
 	if to.IsValid() {
-		b.remove(share{to, d}, size)
+		s.count(share{to, d}, 1)
 	}
-	close(b.freed)
-	b.freed = make(chan struct{})
+}
+
+// remove is add in reverse.
+func (s *shares) remove(to netip.Prefix, d *document) {
+	s.count(share{document: d}, -1)
+	if to.IsValid() {
+		s.count(share{to, d}, -1)
+	}
+}
+
+// count changes the number of a share's clients. The bytes count for the first one, until
+// the last one has gone.
+func (s *shares) count(of share, change int) {
+	before := s.clients[of]
+	s.clients[of] += change
+	switch size := int64(of.document.size()); {
+	case before == 0:
+		s.used[of.address] += size
+	case s.clients[of] == 0:
+		delete(s.clients, of)
+		if s.used[of.address] -= size; s.used[of.address] == 0 {
+			delete(s.used, of.address)
+		}
+	}
 }
 
 // write answers with a document. One that a slow client would keep in memory takes a part

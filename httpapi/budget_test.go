@@ -64,29 +64,44 @@ func TestBudget(t *testing.T) {
 		reserve(three, docs[4], errFull)
 		reserve(netip.Prefix{}, docs[4], errFull)
 		reserve(three, docs[3], nil)
-		if n := b.used[netip.Prefix{}]; n != 4*size {
+		if n := b.writing.used[netip.Prefix{}]; n != 4*size {
 			t.Errorf("%d bytes are in use, want %d", n, 4*size)
 		}
 
-		// Waiting takes memory, too: there is room for two.
+		// Waiting takes memory, too: there is room for two, and for an address for one.
 		ended := make(chan error)
-		wait := func(ctx context.Context, d *document) {
-			release, err := b.reserve(ctx, three, d)
+		wait := func(ctx context.Context, to netip.Prefix, d *document) {
+			release, err := b.reserve(ctx, to, d)
 			if err == nil {
 				release()
 			}
 			ended <- err
 		}
+		refused := func(to netip.Prefix, d *document, want error) {
+			t.Helper()
+			synctest.Wait()
+			began := time.Now()
+			if _, err := b.reserve(t.Context(), to, d); !errors.Is(err, want) || time.Since(began) != 0 {
+				t.Errorf("beside those that wait: %v after %s, want %v", err, time.Since(began), want)
+			}
+		}
 		ctx, giveUp := context.WithCancel(t.Context())
-		go wait(t.Context(), docs[4])
-		go wait(ctx, docs[5])
-		synctest.Wait()
-		if _, err := b.reserve(t.Context(), three, docs[6]); !errors.Is(err, errFull) || b.waiting != 2*size {
-			t.Errorf("beside those that wait: %v, %d bytes wait", err, b.waiting)
+		const alike = 3
+		for range alike {
+			go wait(ctx, one, docs[5])
+		}
+		refused(one, docs[6], errAddressFull)
+		go wait(t.Context(), three, docs[4])
+		refused(three, docs[6], errFull)
+		refused(netip.Prefix{}, docs[6], errFull)
+		if n := b.waiting.used[netip.Prefix{}]; n != 2*size {
+			t.Errorf("%d bytes wait, want %d", n, 2*size)
 		}
 		giveUp()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("a client that has gone: %v", err)
+		for range alike {
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("a client that has gone: %v", err)
+			}
 		}
 		for _, release := range releases {
 			release()
@@ -94,8 +109,10 @@ func TestBudget(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Errorf("there is room again: %v", err)
 		}
-		if len(b.used) != 0 || len(b.writers) != 0 || b.waiting != 0 {
-			t.Errorf("not given back: %v, %d writers, %d bytes wait", b.used, len(b.writers), b.waiting)
+		for name, s := range map[string]*shares{"writing": &b.writing, "waiting": &b.waiting} {
+			if len(s.used)+len(s.clients) != 0 {
+				t.Errorf("%s: not given back: %v, %v", name, s.used, s.clients)
+			}
 		}
 	})
 }
@@ -198,7 +215,7 @@ func TestSlowClientsAreBounded(t *testing.T) {
 	localtest.Eventually(t, "all is given back", func() bool {
 		a.ladder.written.mu.Lock()
 		defer a.ladder.written.mu.Unlock()
-		return len(a.ladder.written.used)+len(a.ladder.written.writers) == 0
+		return len(a.ladder.written.writing.used)+len(a.ladder.written.writing.clients) == 0
 	})
 }
 
