@@ -194,7 +194,10 @@ compose run --rm --no-deps -T listener doctor >"$dir/doctor" 2>&1 || { cat "$dir
 said "telemetra doctor, inside" "$(tail -1 "$dir/doctor")"
 
 # Whom strangers reach may read and nothing else.
-as_reader() { compose exec -T -e PGPASSWORD="$POSTGRES_READER_PASSWORD" postgres psql -h 127.0.0.1 -U telemetra_reader -d telemetra -Atqc "$1" 2>&1 || true; }
+as_reader() { # prints what came of a statement, errors included: compose's own stderr is a log
+  compose exec -T -e PGPASSWORD="$POSTGRES_READER_PASSWORD" -e STATEMENT="$1" postgres \
+    sh -c 'psql -h 127.0.0.1 -U telemetra_reader -d telemetra -Atqc "$STATEMENT" 2>&1' || true
+}
 roles=$(compose exec -T -e PGPASSWORD="$POSTGRES_PASSWORD" postgres psql -h 127.0.0.1 -U telemetra -d telemetra -Atqc \
   "SELECT string_agg(DISTINCT usename, ' ' ORDER BY usename) FROM pg_stat_activity WHERE application_name = 'telemetra'") || fail "roles"
 [ "$roles" = "telemetra telemetra_reader" ] || fail "the processes connect as $roles"
