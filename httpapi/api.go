@@ -96,7 +96,7 @@ func New(c Config, version string, db *sql.DB, redis *broker.Redis, tokens *acce
 			db:  db, redis: redis, cache: cache, heads: newHeads(redis, m), memory: memory, metrics: m,
 			large:   semaphore.NewWeighted(maxLargeAnswers),
 			written: newBudget(maxWritten, maxWaiting), largeWritten: newBudget(maxLargeAnswers, 0),
-			writeTimeout: writeTimeout, wholeTimeout: wholeTimeout,
+			writeTimeout: writeTimeout, answerTimeout: answerTimeout, postgresTimeout: postgresTimeout, wholeTimeout: wholeTimeout,
 			suspected: make(chan struct{}, 1),
 		},
 	}

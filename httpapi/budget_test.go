@@ -235,7 +235,7 @@ func testLargeAnswersOfOneAddressAreBounded(t *testing.T) {
 		w.exec(`INSERT INTO streams (stream_id) VALUES ($1)`, id)
 		withLargeMoments(w, id, 2, 3_900_000)
 	}
-	a := w.serve()
+	a := serveLarge(w)
 	began := make(chan int)
 	var slow sync.WaitGroup
 	var reads []chan struct{}
@@ -285,7 +285,7 @@ func testLargeAnswersWaitForRoom(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 2, 3_900_000)
-	a := w.serve()
+	a := serveLarge(w)
 	localtest.Eventually(t, "an answer after a wait", func() bool {
 		if !a.ladder.large.TryAcquire(maxLargeAnswers) {
 			return false // the answer before has not gone yet
@@ -304,7 +304,7 @@ func testClientsThatDoNotReadAreDropped(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 2, 3_900_000)
-	a := w.serve()
+	a := serveLarge(w)
 	const patience = 200 * time.Millisecond
 	a.ladder.writeTimeout = func(int) time.Duration { return patience }
 	u, err := url.Parse(a.url)

@@ -123,7 +123,7 @@ type ladder struct {
 	postgres     breaker
 	caching      breaker
 
-	wholeTimeout time.Duration
+	answerTimeout, postgresTimeout, wholeTimeout time.Duration
 
 	// loaded is called when rows were read and the answer is not stored yet; for
 	// tests, nil else.
@@ -224,7 +224,7 @@ func (l *ladder) fly(ctx context.Context, q *read) (*document, rung, func(), err
 	f, first := l.flights.join(q.key, head, func(d *document) bool { return l.heads.fresh(d, time.Now()) })
 	if first {
 		l.flying.Go(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.answerTimeout)
 			defer cancel()
 			large := &large{budget: l.large}
 			d, from, err := l.climbSafely(ctx, q, large)
@@ -307,7 +307,7 @@ func (l *ladder) ask(ctx context.Context, q *read, at event.ID, large *large) (*
 	if !l.postgres.allow() {
 		return nil, errUnavailable
 	}
-	ctx, cancel := context.WithTimeout(ctx, postgresTimeout)
+	ctx, cancel := context.WithTimeout(ctx, l.postgresTimeout)
 	defer cancel()
 	readAt := time.Now()
 	a, err := q.ask(ctx, l.db.Reader(l.place(ctx, at)), large)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -26,6 +27,15 @@ func withLargeMoments(w *world, stream string, n, size int) {
 	w.exec(`INSERT INTO moments (moment_id, stream_id, "timestamp", metadata)
 		SELECT $1 || n, $1, timestamptz '2026-01-01Z' + n * interval '1 second', jsonb_build_object('n', n, 'x', repeat('x', $3)) FROM generate_series(1, $2) AS n`, stream, n, size)
 	w.publish(&event.Stream{StreamID: stream})
+}
+
+// serveLarge starts an API whose reads may take as long as those of large rows do on a machine
+// that is busy.
+func serveLarge(w *world) *served {
+	w.tb.Helper()
+	a := w.serve()
+	a.ladder.postgresTimeout, a.ladder.answerTimeout = localtest.HangTimeout-5*time.Second, localtest.HangTimeout-time.Second
+	return a
 }
 
 // patiently asks until there is an answer: a machine may be slow.
@@ -56,7 +66,7 @@ func testLargeAnswersContinue(t *testing.T) {
 	withStream(w)
 	withLargeMoments(w, "s", 5, 3_000_000)
 	w.exec(`INSERT INTO moments (moment_id, stream_id, "timestamp", metadata) VALUES ('too large', 's', '2026-01-01 00:00:02.5Z', to_jsonb(repeat('x', 5000000)))`)
-	a := w.serve()
+	a := serveLarge(w)
 	for _, query := range []string{"?limit=200&since=2026-01-01T00:00:00Z", "?limit=1"} {
 		var got []string
 		for path, pages := momentsPath+query, 0; path != ""; pages++ {
@@ -98,7 +108,7 @@ func testLargeAnswersAreBounded(t *testing.T) {
 		withLargeMoments(w, id, 2, 3_900_000)
 	}
 	w.window(1)
-	a := w.serve()
+	a := serveLarge(w)
 	const budget = (streams - 2) * maxAnswer
 	a.ladder.large = semaphore.NewWeighted(budget)
 	u, err := url.Parse(a.url)
@@ -170,7 +180,7 @@ func testLargeAnswersInParallel(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 8, 3_900_000)
-	a := w.serve()
+	a := serveLarge(w)
 	whole := a.patiently(momentsPath)
 	var wg sync.WaitGroup
 	for i := range 8 {
