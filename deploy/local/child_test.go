@@ -27,7 +27,7 @@ func TestStopGoesOnToTheNextSignal(t *testing.T) {
 	drain.Go(func() { _, _ = io.Copy(io.Discard, lines) })
 	defer drain.Wait()
 	defer func() { _ = log.Close() }()
-	c.grace = 100 * time.Millisecond
+	c.grace = 3 * time.Second // for which it ignores the first signal, and in which the second ends it
 	if err := c.stop(); err != nil {
 		t.Error(err)
 	}
