@@ -182,6 +182,7 @@ func testLargeAnswersInParallel(t *testing.T) {
 	withLargeMoments(w, "s", 3, 3_900_000)
 	a := serveLarge(w)
 	whole := a.patiently(momentsPath)
+	a.ladder.postgresTimeout, a.ladder.answerTimeout = postgresTimeout, answerTimeout // they wait for each other
 	var wg sync.WaitGroup
 	for i := range 4 {
 		wg.Go(func() {
