@@ -227,6 +227,7 @@ func closed() <-chan struct{} {
 
 // One address has no more than half of what large answers may take.
 func testLargeAnswersOfOneAddressAreBounded(t *testing.T) {
+	t.Helper()
 	w := newWorld(t)
 	withStream(w)
 	const streams = 4
@@ -260,8 +261,13 @@ func testLargeAnswersOfOneAddressAreBounded(t *testing.T) {
 		from         string
 		stream, want int
 	}{
-		{"192.0.2.1:1", 0, 200}, {"192.0.2.1:1", 1, 200}, {"192.0.2.1:2", 2, 429}, {"192.0.2.1:1", 1, 200},
-		{"[2001:db8::1]:1", 2, 200}, {"[2001:db8::1]:1", 3, 200}, {"[2001:db8::2]:1", 1, 429},
+		{"192.0.2.1:1", 0, 200},
+		{"192.0.2.1:1", 1, 200},
+		{"192.0.2.1:2", 2, 429},
+		{"192.0.2.1:1", 1, 200},
+		{"[2001:db8::1]:1", 2, 200},
+		{"[2001:db8::1]:1", 3, 200},
+		{"[2001:db8::2]:1", 1, 429},
 	} {
 		if got := status(c.from, c.stream); got != c.want {
 			t.Errorf("stream %d to %s: %d, want %d", c.stream, c.from, got, c.want)
@@ -282,6 +288,7 @@ func testLargeAnswersOfOneAddressAreBounded(t *testing.T) {
 
 // A large answer for which there is no room is read when there is.
 func testLargeAnswersWaitForRoom(t *testing.T) {
+	t.Helper()
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 2, 3_900_000)
@@ -301,6 +308,7 @@ func testLargeAnswersWaitForRoom(t *testing.T) {
 
 // A client that does not read is dropped, after a time that grows with the answer.
 func testClientsThatDoNotReadAreDropped(t *testing.T) {
+	t.Helper()
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 2, 3_900_000)

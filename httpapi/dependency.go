@@ -25,7 +25,7 @@ func (d *dependency) watch(ctx context.Context, log zerolog.Logger) error {
 		err := d.ping(bounded)
 		cancel()
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the end is no fault of the server
+			return nil // the end is no fault of the server
 		}
 		switch before := d.away.Swap(err != nil); {
 		case err != nil && !before:

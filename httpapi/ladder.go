@@ -312,7 +312,7 @@ func (l *ladder) ask(ctx context.Context, q *read, at event.ID, large *large) (*
 	readAt := time.Now()
 	a, err := q.ask(ctx, l.db.Reader(l.place(ctx, at)), large)
 	_, noSession := errors.AsType[*sql.NoSessionError](err)
-	refused := sql.IsRefusal(err) && !(q.continues && sql.IsImpossibleValue(err)) // which is a cursor's fault
+	refused := sql.IsRefusal(err) && (!q.continues || !sql.IsImpossibleValue(err)) // which is a cursor's fault
 	if refused {
 		l.log.Error().Err(err).Str("read", q.key).Msg("postgres refuses a read")
 	}

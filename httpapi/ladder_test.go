@@ -313,9 +313,25 @@ func TestRefusedReadsAreStale(t *testing.T) {
 		code    string
 		mayHeal bool
 	}{
-		{"42501", true}, {"42P01", true}, {"42703", true}, {"42883", true}, {"28000", true}, {"28P01", true}, {"3D000", true}, {"55000", true},
-		{"57P03", true}, {"57P01", true}, {"53300", true}, {"08006", true}, {"58030", true}, {"XX001", true}, {"57014", true}, {"25006", true},
-		{"22003", false}, {"22P02", false}, {"42601", false},
+		{"42501", true},
+		{"42P01", true},
+		{"42703", true},
+		{"42883", true},
+		{"28000", true},
+		{"28P01", true},
+		{"3D000", true},
+		{"55000", true},
+		{"57P03", true},
+		{"57P01", true},
+		{"53300", true},
+		{"08006", true},
+		{"58030", true},
+		{"XX001", true},
+		{"57014", true},
+		{"25006", true},
+		{"22003", false},
+		{"22P02", false},
+		{"42601", false},
 	} {
 		code.Store(c.code)
 		a.ladder.postgres.done(false)

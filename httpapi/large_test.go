@@ -62,6 +62,7 @@ func TestLargeAnswers(t *testing.T) {
 // No answer is above 8 MiB; the cursor leads to the rest, and every row comes once and
 // whole.
 func testLargeAnswersContinue(t *testing.T) {
+	t.Helper()
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 4, 3_000_000)
@@ -99,6 +100,7 @@ func testLargeAnswersContinue(t *testing.T) {
 // Large answers have a budget of bytes: beyond it there is a 503, for large answers
 // alone, until those who take none of it are gone.
 func testLargeAnswersAreBounded(t *testing.T) {
+	t.Helper()
 	w := newWorld(t)
 	withStream(w)
 	const streams = 4
@@ -177,6 +179,7 @@ func testLargeAnswersAreBounded(t *testing.T) {
 
 // Many who ask for large answers at the same time get them, or are told to come back.
 func testLargeAnswersInParallel(t *testing.T) {
+	t.Helper()
 	w := newWorld(t)
 	withStream(w)
 	withLargeMoments(w, "s", 3, 3_900_000)

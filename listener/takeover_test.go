@@ -9,7 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/telemetra/telemetra/broker"
-	"github.com/telemetra/telemetra/deploy/local"
+	"github.com/telemetra/telemetra/deploy/local" //nolint:depguard // its servers
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/sql"
 )
@@ -100,8 +100,8 @@ func TestCopyAfterAFaultOfRedis(t *testing.T) {
 			t.Parallel()
 			c := setupCopy(t)
 			fault.begin(c)
-			time.Sleep(c.takeover + 2*time.Second)
-			if name != "out of memory" { // there production is heard all the time
+			time.Sleep(c.takeover + 2*time.Second) //nolint:forbidigo // an outage of this length
+			if name != "out of memory" {           // there production is heard all the time
 				c.proxy.Cut()
 			}
 			ended := time.Now().UnixMilli()
@@ -117,7 +117,7 @@ func TestCopyAfterAFaultOfRedis(t *testing.T) {
 				}
 				return false
 			})
-			time.Sleep(time.Second) // the copy looks twice each second
+			time.Sleep(time.Second) //nolint:forbidigo // the copy looks twice each second
 			c.proxy.Heal()
 			c.kept()
 			if name != "stopped" {

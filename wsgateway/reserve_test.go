@@ -53,7 +53,7 @@ func TestWaitingStreamsEndWithTheSocket(t *testing.T) {
 				before := time.Now()
 				end(s)
 				for range cap(ended) {
-					<-ended
+					t.Logf("ended: %v", <-ended) // there may be room now
 				}
 				if took := time.Since(before); took > 0 {
 					t.Errorf("they end %s after the socket", took)

@@ -50,7 +50,7 @@ const (
 // clients that come back waits for its first requests, so these get half of the files.
 func NewConnections(files uint64, reg prometheus.Registerer) *Connections {
 	const minWaiting, maxNext = 32, 4096
-	part := func(of uint64) int { return int(max(min(files/of, 1<<20), minWaiting)) } //nolint:gosec // at most 2^20
+	part := func(of uint64) int { return int(max(min(files/of, 1<<20), minWaiting)) }
 	c := &Connections{in: make(map[net.Conn]place), closed: promauto.With(reg).NewCounter(prometheus.CounterOpts{
 		Name: "telemetra_http_idle_connections_closed_total",
 		Help: "Connections without a request that were closed because there were too many.",

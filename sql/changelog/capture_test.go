@@ -278,7 +278,7 @@ ALTER TABLE moments DROP CONSTRAINT moments_stream_id_fkey`
 	conn := connect(t, localtest.Postgres(t, apply))
 	exec(t, conn, triggers)
 	seed := rand.Uint64()
-	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // of a test
+	r := rand.New(rand.NewPCG(seed, 0))
 	key := func() string { return "'" + string(rune('a'+r.IntN(4))) + "'" }
 	statement := func() string {
 		switch r.IntN(6) {
