@@ -136,7 +136,7 @@ func newHTTPServer(ctx context.Context, c *httpConfig, log zerolog.Logger, regis
 		Handler:           s.Router,
 		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ConnState: router.NewConnections(openFiles(), registry).Changed,
+		ConnState: router.NewConnections(openFiles(), access.Network, registry).Changed,
 		ErrorLog:  stdlog.New(&serverLog{log: log.With().Str("component", "http").Logger()}, "", 0),
 	}
 	s.Router.GET("/health", s.serveHealth)
@@ -155,8 +155,8 @@ func openFiles() uint64 {
 	return uint64(limit.Cur)
 }
 
-// serverLog logs what net/http has to say: broken handshakes, mostly, and that no connection
-// can be accepted, which is for operators, once in a while.
+// serverLog logs the lines of net/http: most are about broken handshakes. That no connection can be
+// accepted is a warning, every ten seconds at most.
 type serverLog struct {
 	log zerolog.Logger
 

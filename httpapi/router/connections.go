@@ -19,6 +19,7 @@ type Connections struct {
 	mu      sync.Mutex
 	waiting [2]waiting // for the first request, and for another one
 	in      map[net.Conn]place
+	network func(netip.Addr) netip.Prefix
 	closed  prometheus.Counter
 }
 
@@ -46,12 +47,13 @@ const (
 	forNext
 )
 
-// NewConnections returns the bounds of a process that may have so many files open. A storm of
-// clients that come back waits for its first requests, so these get half of the files.
-func NewConnections(files uint64, reg prometheus.Registerer) *Connections {
+// NewConnections returns the bounds of a process that may have so many files open; network is
+// what counts as one address. A storm of clients that come back waits for its first requests,
+// so these get half of the files.
+func NewConnections(files uint64, network func(netip.Addr) netip.Prefix, reg prometheus.Registerer) *Connections {
 	const minWaiting, maxNext = 32, 4096
 	part := func(of uint64) int { return int(max(min(files/of, 1<<20), minWaiting)) }
-	c := &Connections{in: make(map[net.Conn]place), closed: promauto.With(reg).NewCounter(prometheus.CounterOpts{
+	c := &Connections{in: make(map[net.Conn]place), network: network, closed: promauto.With(reg).NewCounter(prometheus.CounterOpts{
 		Name: "telemetra_http_idle_connections_closed_total",
 		Help: "Connections without a request that were closed because there were too many.",
 	})}
@@ -81,7 +83,10 @@ func (c *Connections) Changed(conn net.Conn, state http.ConnState) {
 
 // wait adds a connection, and returns the one that has to go for it, or nil. c.mu is held.
 func (c *Connections) wait(conn net.Conn, w *waiting) (tooMany net.Conn) {
-	address := addressOf(conn)
+	var address netip.Prefix
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		address = c.network(tcp.AddrPort().Addr().Unmap())
+	}
 	l := w.byAddress[address]
 	if l == nil {
 		l = list.New()
@@ -136,16 +141,4 @@ func closeNow(conn net.Conn) {
 		conn = over.NetConn()
 	}
 	_ = conn.Close() // the client may have gone
-}
-
-// addressOf is the address of a client; of IPv6 its /64 network.
-func addressOf(conn net.Conn) netip.Prefix {
-	tcp, ok := conn.RemoteAddr().(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
-	}
-	address := tcp.AddrPort().Addr().Unmap()
-	const network = 64
-	prefix, _ := address.WithZone("").Prefix(min(address.BitLen(), network)) // as long as that it may be
-	return prefix
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -64,7 +65,7 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 			<-goOn
 		}
 	}))
-	server.Config.ConnState = router.NewConnections(0, reg).Changed
+	server.Config.ConnState = router.NewConnections(0, func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }, reg).Changed
 	server.Start()
 	t.Cleanup(server.Close)
 	address := server.Listener.Addr().String()
