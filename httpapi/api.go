@@ -136,7 +136,7 @@ func (a *API) probe(ctx context.Context) error {
 	ticker := time.NewTicker(probeEvery)
 	defer ticker.Stop()
 	for {
-		bounded, cancel := context.WithTimeout(ctx, probeWithin)
+		bounded, cancel := context.WithTimeout(ctx, probeTimeout)
 		err := a.db.Ping(bounded)
 		cancel()
 		if ctx.Err() != nil {

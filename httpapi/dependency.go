@@ -21,7 +21,7 @@ func (d *dependency) watch(ctx context.Context, log zerolog.Logger) error {
 	ticker := time.NewTicker(probeEvery)
 	defer ticker.Stop()
 	for {
-		bounded, cancel := context.WithTimeout(ctx, 2*probeWithin)
+		bounded, cancel := context.WithTimeout(ctx, 2*probeTimeout)
 		err := d.ping(bounded)
 		cancel()
 		if ctx.Err() != nil {

@@ -33,13 +33,9 @@ type ListenerHealth struct {
 	PublishedAt *time.Time `json:"published_at" doc:"When a batch of events was last published."`
 }
 
-const (
-	// probeWithin bounds each question to a dependency.
-	probeWithin = time.Second
-	// healthFor is for how long an answer is given again: each open console asks, and the
-	// dependencies are to be asked once for all of them.
-	healthFor = time.Second
-)
+// healthFor is for how long an answer is given again: each open console asks, and the
+// dependencies are to be asked once for all of them.
+const healthFor = time.Second
 
 // lastHealth is the newest answer, and whose turn it is to find another.
 type lastHealth struct {
@@ -114,7 +110,7 @@ func (a *API) findHealth(ctx context.Context) Health {
 	})
 	g.Go(func() error {
 		defer a.panics.Recover("probe redis", func() { h.Redis = statusUnavailable })
-		ctx, cancel := context.WithTimeout(ctx, probeWithin)
+		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 		defer cancel()
 		h.Redis, h.Detail = redisHealth(a.redis.Ping(ctx), a.redis.State())
 		return nil
@@ -175,7 +171,7 @@ func listenerHealth(c broker.Control, heardAt time.Time) ListenerHealth {
 }
 
 func (a *API) pingPostgres(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeWithin)
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	return a.db.Ping(ctx)
 }

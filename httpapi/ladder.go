@@ -28,6 +28,8 @@ var (
 	// wholeTimeout bounds the wait for an answer with the default limit, from which one
 	// with fewer elements would be cut.
 	wholeTimeout = 400 * time.Millisecond
+	// probeTimeout bounds a question that finds out whether a dependency answers.
+	probeTimeout = time.Second
 )
 
 const (

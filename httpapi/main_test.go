@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	redisTimeout, postgresTimeout, answerTimeout, wholeTimeout = 2*time.Second, 6*time.Second, 9*time.Second, 9*time.Second
+	redisTimeout, postgresTimeout, answerTimeout, wholeTimeout, probeTimeout = 2*time.Second, 6*time.Second, 9*time.Second, 9*time.Second, 6*time.Second
 	localtest.Main(m)
 }
 
