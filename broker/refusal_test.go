@@ -98,15 +98,22 @@ func TestRefusedBatchLeavesNothing(t *testing.T) {
 	}
 }
 
+// withListener returns the rights of a listener, a client that may change them, and a listener that has
+// them and has published an epoch with three events of the stream s.
+func withListener(t *testing.T) (rules []string, admin, b *Redis, at Position) {
+	t.Helper()
+	rules = usersOf(t)["telemetra-listener"]
+	server := localtest.Redis(t)
+	admin = open(t, server.URL())
+	setUser(t, admin.reading, "l", rules)
+	b = open(t, strings.Replace(server.URL(), "redis://", "redis://l:p@", 1))
+	return rules, admin, b, publish(t, b, openEpoch(t, b, nil, 1), moments(t, "s", 3)...)
+}
+
 // A log that is there gets no entry when it could neither live on nor be taken back.
 func TestRefusedBatchOfALog(t *testing.T) {
 	t.Parallel()
-	rules := usersOf(t)["telemetra-listener"]
-	server := localtest.Redis(t)
-	admin := open(t, server.URL())
-	setUser(t, admin.reading, "l", rules)
-	b := open(t, strings.Replace(server.URL(), "redis://", "redis://l:p@", 1))
-	at := publish(t, b, openEpoch(t, b, nil, 1), moments(t, "s", 3)...)
+	rules, admin, b, at := withListener(t)
 	setUser(t, admin.reading, "l", withoutOne(rules, "+expire", "+del"))
 	before := dump(t, admin)
 	if _, err := b.Publish(t.Context(), at, moments(t, "s", 1), []byte("next")); ConditionOf(err) != ConditionUnauthorized {
@@ -161,12 +168,7 @@ func TestMutedBatchIsPublished(t *testing.T) {
 // An epoch that cannot be opened for want of a right leaves the old one as it was.
 func TestRefusedEpochLeavesTheOldOne(t *testing.T) {
 	t.Parallel()
-	rules := usersOf(t)["telemetra-listener"]
-	server := localtest.Redis(t)
-	admin := open(t, server.URL())
-	setUser(t, admin.reading, "l", rules)
-	b := open(t, strings.Replace(server.URL(), "redis://", "redis://l:p@", 1))
-	at := publish(t, b, openEpoch(t, b, nil, 1), moments(t, "s", 3)...)
+	rules, admin, b, at := withListener(t)
 	for _, taken := range []string{"+hset", "+expire", "+type", "+time", "+hmget"} {
 		setUser(t, admin.reading, "l", withoutOne(rules, taken))
 		before := dump(t, admin)

@@ -230,12 +230,7 @@ func testLargeAnswersOfOneAddressAreBounded(t *testing.T) {
 	t.Helper()
 	w := newWorld(t)
 	withStream(w)
-	const streams = 4
-	for i := range streams {
-		id := fmt.Sprint("s", i)
-		w.exec(`INSERT INTO streams (stream_id) VALUES ($1)`, id)
-		withLargeMoments(w, id, 2, 3_900_000)
-	}
+	withLargeStreams(w, 4)
 	a := serveLarge(w)
 	began := make(chan int)
 	var slow sync.WaitGroup

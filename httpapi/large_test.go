@@ -29,6 +29,15 @@ func withLargeMoments(w *world, stream string, n, size int) {
 	w.publish(&event.Stream{StreamID: stream})
 }
 
+// withLargeStreams writes streams from s0 on, each with an answer of 7.8 MB.
+func withLargeStreams(w *world, n int) {
+	for i := range n {
+		id := fmt.Sprint("s", i)
+		w.exec(`INSERT INTO streams (stream_id) VALUES ($1)`, id)
+		withLargeMoments(w, id, 2, 3_900_000)
+	}
+}
+
 // serveLarge starts an API whose reads may take as long as those of large rows do on a machine
 // that is busy.
 func serveLarge(w *world) *served {
@@ -104,11 +113,7 @@ func testLargeAnswersAreBounded(t *testing.T) {
 	w := newWorld(t)
 	withStream(w)
 	const streams = 4
-	for i := range streams {
-		id := fmt.Sprint("s", i)
-		w.exec(`INSERT INTO streams (stream_id) VALUES ($1)`, id)
-		withLargeMoments(w, id, 2, 3_900_000)
-	}
+	withLargeStreams(w, streams)
 	w.window(1)
 	a := serveLarge(w)
 	const budget = (streams - 2) * maxAnswer

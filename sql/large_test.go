@@ -143,16 +143,23 @@ func (s *slow) Add(m *event.Moment) bool {
 	return s.rowsOf.Add(m)
 }
 
-// Large reads take turns, and leave the others alone while they wait.
-func TestLargeReadsTakeTurns(t *testing.T) {
-	t.Parallel()
+// withLargeMoment returns a database in which a read of the moments of s is a large one; half of
+// the sessions of its pool may read at a time.
+func withLargeMoment(t *testing.T, sessions int32) *DB {
+	t.Helper()
 	url := localtest.Postgres(t, Migrate)
 	conn := connect(t, url)
 	withStream(t, conn)
 	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", metadata) VALUES ('s', now(), to_jsonb(repeat('x', 100000)))`)
 	c := config(url)
-	c.PoolMax = 6 // three reads at a time
-	db := open(t, c)
+	c.PoolMax = sessions
+	return open(t, c)
+}
+
+// Large reads take turns, and leave the others alone while they wait.
+func TestLargeReadsTakeTurns(t *testing.T) {
+	t.Parallel()
+	db := withLargeMoment(t, 6) // three reads at a time
 	came, wait := make(chan struct{}, 16), make(chan struct{})
 	ended := make(chan error, 16)
 	read := func(ctx context.Context) {
@@ -213,13 +220,7 @@ func (a *announced[R]) Add(R) bool {
 // up leaves its place to the next one.
 func TestLargeStatesGoFirst(t *testing.T) {
 	t.Parallel()
-	url := localtest.Postgres(t, Migrate)
-	conn := connect(t, url)
-	withStream(t, conn)
-	exec(t, conn, `INSERT INTO moments (stream_id, "timestamp", metadata) VALUES ('s', now(), to_jsonb(repeat('x', 100000)))`)
-	c := config(url)
-	c.PoolMax = 12 // six reads at a time
-	db := open(t, c)
+	db := withLargeMoment(t, 12) // six reads at a time
 	came, wait, waitState := make(chan string), make(chan struct{}), make(chan struct{})
 	ended := make(chan error, 16)
 	waiting := func(queue, n int) {

@@ -169,14 +169,21 @@ func idle(g *Gateway) *hub {
 	return g.hubs.idleSince(time.Now())
 }
 
+// left returns the hub of a stream whose one client has come and gone.
+func (w *world) left(streamID string) *hub {
+	w.tb.Helper()
+	c := w.connect(streamID)
+	c.connected("new")
+	_ = c.conn.Close()
+	h := w.gateway.hubs.get(streamID)
+	localtest.Eventually(w.tb, "the client has left", func() bool { return idle(w.gateway) == h })
+	return h
+}
+
 func TestHubLingersAndGoes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.connect("s")
-	c.connected("new")
-	_ = c.conn.Close()
-	h := w.gateway.hubs.get("s")
-	localtest.Eventually(t, "the client has left", func() bool { return idle(w.gateway) == h })
+	h := w.left("s")
 	w.gateway.hubs.sweep(time.Now().Add(-linger))
 	if w.gateway.hubs.get("s") != h {
 		t.Error("the hub did not linger")
@@ -199,11 +206,7 @@ func TestHubLingersAndGoes(t *testing.T) {
 func TestStreamThatIsNotCompletedAsksNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.connect("s")
-	c.connected("new")
-	_ = c.conn.Close()
-	h := w.gateway.hubs.get("s")
-	localtest.Eventually(t, "the client has left", func() bool { return idle(w.gateway) == h })
+	h := w.left("s")
 	h.mu.Lock()
 	h.state.partial = true
 	h.mu.Unlock()
