@@ -40,7 +40,7 @@ func (s *subscription) wait(ctx context.Context) (context.Context, context.Cance
 	return ctx, stop
 }
 
-// start makes the client one of those of the hub, which expects it.
+// start makes the client one of those of the hub.
 func (s *subscription) start() {
 	s.hub.gateway.lates.add(s, time.Now())
 	s.hub.join(s)

@@ -3,7 +3,7 @@
 -- triggers and nothing else. No role has the name of the schema, so that no "$user" in a
 -- search_path leads here.
 
--- Who owns the functions that run in the sessions of writers. They convert rows to JSON,
+-- The role that owns the functions which run in the sessions of writers. These convert rows to JSON,
 -- and a type's owner can define that conversion: it runs with the rights of this role, which
 -- may append to the log and do nothing else. A role that may not create roles owns
 -- the functions itself.

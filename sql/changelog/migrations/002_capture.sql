@@ -1,7 +1,6 @@
 ---- tern: disable-tx ----
--- What runs in the session of a writer. It must never fail, and needs no right of the
--- writer on anything of ours. It names no column of a table: what a trigger needs to know
--- stands in its arguments,
+-- Functions that run in the session of a writer. They never fail, need no right of the
+-- writer on anything of ours, and name no column of a table. The arguments of a trigger are:
 --
 --   0 OID of the captured table (of a partition or child, its root)
 --   1 table of the contract that it is captured as
