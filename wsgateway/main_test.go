@@ -377,8 +377,8 @@ type client struct {
 	tb     testing.TB
 	conn   net.Conn
 	in     *bufio.Reader
-	frames chan got
-	status chan got
+	frames chan *got
+	status chan *got
 	pings  chan []byte
 	pongs  chan []byte
 	closed chan int // the code of the close frame, or 0 when there was none
@@ -452,7 +452,7 @@ func (w *world) connect(stream string) *client {
 func (w *world) dial(path, extension string) *client {
 	w.tb.Helper()
 	c := &client{
-		tb: w.tb, frames: make(chan got, 1<<14), status: make(chan got, 1<<14), pings: make(chan []byte, 100), pongs: make(chan []byte, 100), closed: make(chan int, 1),
+		tb: w.tb, frames: make(chan *got, 1<<14), status: make(chan *got, 1<<8), pings: make(chan []byte, 100), pongs: make(chan []byte, 100), closed: make(chan int, 1),
 	}
 	c.conn, c.in = w.handshakeAt(w.tb, path, extension)
 	var wg sync.WaitGroup
@@ -471,8 +471,8 @@ func (c *client) read() {
 		}
 		switch gws.Opcode(op) {
 		case gws.OpcodeText:
-			g := got{text: string(payload)}
-			if err := json.Unmarshal(payload, &g); err != nil {
+			g := &got{text: string(payload)}
+			if err := json.Unmarshal(payload, g); err != nil {
 				c.tb.Errorf("not JSON: %q", payload)
 			}
 			if g.Type == "status" {
@@ -572,7 +572,7 @@ func receive[T any](tb testing.TB, what string, from <-chan T) T {
 // next is the next frame other than a status.
 func (c *client) next() got {
 	c.tb.Helper()
-	return receive(c.tb, "frame", c.frames)
+	return *receive(c.tb, "frame", c.frames)
 }
 
 // connected expects a connected frame.
