@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -27,7 +28,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(commandVar) != "" {
 		os.Exit(run(untilSignal(), os.Args[1:], os.Stdout, os.Stderr))
 	}
-	if err := os.Setenv(commandVar, "1"); err != nil { // for every process that is started from here on
+	// For every process that is started from here on. The race detector lets one sleep for a second at its end,
+	// for the sake of races that are being reported.
+	if err := errors.Join(os.Setenv(commandVar, "1"), os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -40,6 +43,17 @@ type telemetra struct {
 	addr string
 	log  *logTail
 	done chan struct{}
+}
+
+// turns are for tests that load a deployment: more than two at a time only wait for each other's processes,
+// until timeouts pass that are those of a deployment.
+var turns = make(chan struct{}, 2)
+
+// takeTurn waits until the test may load a deployment. A test does so once.
+func takeTurn(t *testing.T) {
+	t.Helper()
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
 }
 
 // startTelemetra starts a command on a free port and waits until it serves. Settings are
@@ -132,20 +146,26 @@ func (p *telemetra) stop(tb testing.TB) {
 // get asks the process for a path.
 func (p *telemetra) get(t *testing.T, path string) (status int, body string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+path, http.NoBody)
+	status, body, err := p.fetch(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return status, body
+}
+
+// fetch is get for goroutines of a test.
+func (p *telemetra) fetch(ctx context.Context, path string) (status int, body string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addr+path, http.NoBody)
+	if err != nil {
+		return 0, "", err
 	}
 	res, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res.StatusCode, string(b)
+	return res.StatusCode, string(b), err
 }
 
 // send sends a request with a header, and returns status and header of the answer.

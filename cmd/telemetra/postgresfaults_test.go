@@ -210,6 +210,7 @@ type pipeline struct {
 // startPipeline starts one, and returns when all clients have their state.
 func startPipeline(t *testing.T, databaseURL string, streams int) *pipeline {
 	t.Helper()
+	takeTurn(t)
 	p := &pipeline{
 		databaseURL: databaseURL, redis: localtest.Redis(t), streams: makeStreams(t, databaseURL, streams), clients: make(map[string]*record),
 	}

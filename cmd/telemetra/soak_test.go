@@ -5,9 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -16,47 +14,6 @@ import (
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/sql"
 )
-
-// faultGroups are all faults, in parts that take about as long.
-var faultGroups = [][]string{
-	{
-		"kill-listener", "pause-listener", "kill-gateway", "empty-redis", "flush-redis", "cut-listeners-redis", "cut-redis",
-		"crash-postgres", "end-sessions", "open-transaction", "cut-clients", "mute-notify",
-	},
-	{
-		"kill-listeners", "drain-gateway", "restart-redis", "pause-redis", "kill-subscriptions", "cut-gateways-redis", "hole-redis",
-		"crash-backend", "drip-clients", "reconnect-clients", "stick-clients",
-	},
-	{
-		"age-redis", "freeze-redis", "cut-postgres", "hole-postgres", "slow-network", "fail-over", "freeze-clients", "freeze-postgres",
-	},
-}
-
-// TestFaults is the design's table of failures, in a deployment of real processes that is
-// written to and followed meanwhile. How long a client waits is for the soak to measure and
-// to report: that depends on the machine, what arrives does not.
-func TestFaults(t *testing.T) {
-	t.Parallel()
-	all := strings.Split(soak.FaultNames(), ", ")
-	tested := append(slices.Concat(faultGroups...), "kill-at-random") // that is TestFaultsListenersKilledAtRandom
-	slices.Sort(all)
-	slices.Sort(tested)
-	if !slices.Equal(all, tested) {
-		t.Fatalf("tested are\n%s, there are\n%s", tested, all)
-	}
-	for i, group := range faultGroups {
-		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
-			t.Parallel()
-			report := runSoak(t, "--times="+strconv.Itoa(faultRounds), "--rate=100", "--clients=40", "--streams=20", "--faults="+strings.Join(group, ","))
-			for i := range report.Faults {
-				checkFault(t, &report.Faults[i], faultRounds)
-			}
-			if len(report.Faults) != len(group) {
-				t.Errorf("%d faults were injected, want %d", len(report.Faults), len(group))
-			}
-		})
-	}
-}
 
 // Any listener may die at any time, while the others publish.
 func TestFaultsListenersKilledAtRandom(t *testing.T) {
@@ -81,6 +38,7 @@ func checkFault(t *testing.T, f *soak.FaultOutcome, times int) {
 // runSoak soaks a private deployment, and fails the test when anything is lost.
 func runSoak(t *testing.T, flags ...string) *soak.Report {
 	t.Helper()
+	takeTurn(t)
 	var out, errs bytes.Buffer
 	code := run(t.Context(), append([]string{"soak", "--json"}, flags...), &out, &errs)
 	var report soak.Report

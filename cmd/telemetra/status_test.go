@@ -52,8 +52,23 @@ func TestStatus(t *testing.T) {
 	flows := func(rate *float64) bool { return rate != nil && *rate > 0 }
 	seen := make(map[string]bool)
 	var r *status.Report
+	defer func() {
+		if t.Failed() {
+			t.Logf("seen %v; the last report is %+v", seen, r)
+		}
+	}()
+	reads, stop := context.WithCancel(t.Context())
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for wait(reads, 100*time.Millisecond); reads.Err() == nil; wait(reads, 100*time.Millisecond) {
+			if _, _, err := api.fetch(reads, "/api/v1/streams/"+streams[0]); err != nil && reads.Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	defer reader.Wait()
+	defer stop()
 	localtest.Eventually(t, "traffic", func() bool {
-		api.get(t, "/api/v1/streams/"+streams[0])
 		r = report(t, env)
 		if len(r.Listeners) != 2 || len(r.Gateways) != 1 || len(r.APIs) != 1 || len(r.Streams) != 3 {
 			return false
