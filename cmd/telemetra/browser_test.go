@@ -34,15 +34,48 @@ var browserNames = []string{
 	"/Applications/Chromium.app/Contents/MacOS/Chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 }
 
-// browser is a headless Chromium with a profile of its own.
+// browser is a headless Chromium. Tests that run at the same time share it; each page has a storage of its own.
 type browser struct {
 	ctx context.Context //nolint:containedctx // chromedp keeps the process in it
 }
 
-// openBrowser starts a browser for the test. It reaches 127.0.0.1 and nothing else: a
+// shared is the browser that is open. Its first user starts it, which takes seconds of a processor, and its
+// last one closes it.
+var shared struct {
+	mu      sync.Mutex
+	users   int
+	browser *browser
+	close   func() error
+}
+
+// openBrowser returns a browser for the time of the test. It reaches 127.0.0.1 and nothing else: a
 // page that needs the network fails here, too.
 func openBrowser(t *testing.T) *browser {
 	t.Helper()
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.users == 0 {
+		b, end, err := startBrowser()
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.browser, shared.close = b, end
+	}
+	shared.users++
+	t.Cleanup(func() {
+		shared.mu.Lock()
+		defer shared.mu.Unlock()
+		if shared.users--; shared.users > 0 {
+			return
+		}
+		if err := shared.close(); err != nil {
+			t.Errorf("end the browser: %v", err)
+		}
+	})
+	return shared.browser
+}
+
+func startBrowser() (b *browser, end func() error, err error) {
 	path := ""
 	for _, name := range browserNames {
 		if found, err := exec.LookPath(name); err == nil {
@@ -51,15 +84,12 @@ func openBrowser(t *testing.T) *browser {
 		}
 	}
 	if path == "" {
-		t.Fatal("neither Chromium nor Chrome is here; deploy/bootstrap.sh tests installs it")
+		return nil, nil, errors.New("neither Chromium nor Chrome is here; deploy/bootstrap.sh tests installs it")
 	}
-	home, err := os.MkdirTemp("", "telemetra-browser-*") //nolint:usetesting // the sockets in it bear no long names, such as those of tests
+	home, err := os.MkdirTemp("", "telemetra-browser-*")
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
-	t.Cleanup(func() {
-		localtest.Eventually(t, "the removal of what the browser has written", func() bool { return os.RemoveAll(home) == nil })
-	})
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path),
 		chromedp.UserDataDir(filepath.Join(home, "profile")),
@@ -72,23 +102,26 @@ func openBrowser(t *testing.T) *browser {
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
 		chromedp.Flag("lang", "en-GB"),
 	)
-	allocator, stop := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
+	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, cancel := chromedp.NewContext(allocator)
-	t.Cleanup(func() {
+	end = func() error {
 		// Asked to end, it takes its children along. One that is killed may leave some that
 		// still write into their home.
-		end, enough := context.WithTimeout(ctx, browserPatience)
-		if err := chromedp.Cancel(end); err != nil {
-			t.Logf("end the browser: %v", err)
-		}
+		bounded, enough := context.WithTimeout(ctx, browserPatience)
+		err := chromedp.Cancel(bounded)
 		enough()
 		cancel()
 		stop()
-	})
-	if err := firstRun(ctx, cancel); err != nil {
-		t.Fatalf("start %s: %v", path, err)
+		for deadline := time.Now().Add(browserPatience); ; time.Sleep(10 * time.Millisecond) {
+			if failed := os.RemoveAll(home); failed == nil || time.Now().After(deadline) {
+				return errors.Join(err, failed)
+			}
+		}
 	}
-	return &browser{ctx: ctx}
+	if err := firstRun(ctx, cancel); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("start %s: %w", path, err), end())
+	}
+	return &browser{ctx: ctx}, end, nil
 }
 
 // firstRun starts the browser or tab of a context. It lives as long as the context that

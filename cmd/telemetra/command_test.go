@@ -19,7 +19,7 @@ func command(t *testing.T, env map[string]string, args ...string) (code int, std
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), localtest.HangTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = os.Environ()
 	for name, value := range env {
 		cmd.Env = append(cmd.Env, name+"="+value)

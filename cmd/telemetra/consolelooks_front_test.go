@@ -42,7 +42,7 @@ const overflowing = `document.documentElement.scrollWidth - document.documentEle
 func TestFrontConsoleLooks(t *testing.T) {
 	t.Parallel()
 	s := startConsole(t)
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "simulate")
+	cmd := exec.CommandContext(t.Context(), program, "simulate")
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	cmd.Env = append(os.Environ(), "DATABASE_URL="+s.databaseURL, "REDIS_URL="+s.redisURL)

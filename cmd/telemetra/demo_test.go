@@ -29,12 +29,12 @@ import (
 // TestDemoMovesAndLeavesNothing is what a newcomer sees, and then kills.
 func TestDemoMovesAndLeavesNothing(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "demo", "--port=0")
+	cmd := exec.CommandContext(t.Context(), program, "demo", "--port=0")
 	temp := localtest.OpenDir(t)
 	if err := os.Chmod(temp, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Env = append(os.Environ(), commandVar+"=1", "TMPDIR="+temp)
+	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func selfSigned(t *testing.T) (cert, key string) {
 func TestDemoTakesAccessSettings(t *testing.T) {
 	t.Parallel()
 	cert, key := selfSigned(t)
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "demo", "--port=0")
+	cmd := exec.CommandContext(t.Context(), program, "demo", "--port=0")
 	temp := localtest.OpenDir(t)
 	if err := os.Chmod(temp, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,13 +21,16 @@ import (
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
-// commandVar makes the test binary be telemetra, so that a SIGKILL hits a real
-// process, built with -race where the test is.
+// commandVar makes the test binary be telemetra, for what starts its own executable, as a soak does.
 const commandVar = "TELEMETRA_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(commandVar) != "" {
 		os.Exit(run(untilSignal(), os.Args[1:], os.Stdout, os.Stderr))
+	}
+	if err := buildProgram(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	// For every process that is started from here on. The race detector lets one sleep for a second at its end,
 	// for the sake of races that are being reported.
@@ -35,6 +39,28 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	localtest.Main(m)
+}
+
+// program is telemetra for tests that start it, so that a SIGKILL hits a real process: in make test it is
+// built as for users, in make test-faults it is this test binary, built with -race.
+var program = os.Args[0]
+
+// buildProgram builds the program, unless it is this test binary.
+func buildProgram() error {
+	if raced {
+		return nil
+	}
+	path, err := filepath.Abs("../../bin/test/telemetra")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", path, ".").CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	program = path
+	return nil
 }
 
 // telemetra is a running command.
@@ -87,7 +113,7 @@ func launch(databaseURL, redisURL, command string, settings ...string) (*telemet
 			env = append(env, s)
 		}
 	}
-	p.cmd = exec.Command(os.Args[0], args...) //nolint:noctx // this test binary; stop ends it
+	p.cmd = exec.Command(program, args...) //nolint:noctx // stop ends it
 	p.cmd.Env = env
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {

@@ -2,5 +2,9 @@
 
 package main
 
-// faultRounds: a fault meets another state each time.
-const faultRounds = 3
+const (
+	// faultRounds: a fault meets another state each time.
+	faultRounds = 3
+	// raced: processes of the tests are built with -race, as the tests are.
+	raced = true
+)

@@ -2,5 +2,9 @@
 
 package main
 
-// faultRounds is how often a test brings about each of its faults.
-const faultRounds = 1
+const (
+	// faultRounds is how often a test brings about each of its faults.
+	faultRounds = 1
+	// raced: processes of the tests are built with -race, as the tests are.
+	raced = false
+)

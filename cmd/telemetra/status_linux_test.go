@@ -55,7 +55,7 @@ func TestStatusOnATerminal(t *testing.T) {
 		t.Run(strings.Join(test.env, " "), func(t *testing.T) {
 			const width, height = 60, 20
 			here, there := terminal(t, width, height)
-			cmd := exec.Command(os.Args[0], "status", "--interval=200ms") //nolint:noctx // this test binary; a signal ends it
+			cmd := exec.Command(program, "status", "--interval=200ms") //nolint:noctx // a signal ends it
 			cmd.Env = append(os.Environ(), "DATABASE_URL=postgres://127.0.0.1:1/d", "REDIS_URL=redis://127.0.0.1:1", "NO_COLOR=")
 			cmd.Env = append(cmd.Env, test.env...)
 			cmd.Stdin, cmd.Stdout = there, there
