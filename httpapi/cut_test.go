@@ -440,6 +440,12 @@ func TestFewElementsAreServedOfWhatIsKept(t *testing.T) {
 		nothingHolds()
 		from, body = few(a, "few of "+key, away, question(key, 2, away))
 		expect("Postgres is away, beside "+key, from, body, stale, alone)
+		localtest.Eventually(t, "both have noted that Postgres is away", func() bool {
+			head := " " + a.ladder.heads.known("s").String()
+			a.ladder.flights.mu.Lock()
+			defer a.ladder.flights.mu.Unlock()
+			return a.ladder.flights.flying[key+head] == nil && a.ladder.flights.flying["few of "+key+head] == nil
+		})
 		a.ladder.postgres.done(false)
 	}
 }
