@@ -6,7 +6,7 @@ GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v
 VERSION = $(or $(shell git describe --always --dirty 2>/dev/null),dev)
 
 # Packages tested at the same time. Most of the time their tests wait: for servers, processes, timeouts.
-TEST_P ?= 4
+TEST_P ?= 3
 
 # The packages in the order in which go test begins them and prints what came of them: those that need
 # little compilation first, the one that needs all and takes longest last.
