@@ -112,7 +112,7 @@ func startBrowser() (b *browser, end func() error, err error) {
 		enough()
 		cancel()
 		stop()
-		for deadline := time.Now().Add(browserPatience); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(browserPatience); ; wait(context.Background(), 10*time.Millisecond) {
 			if failed := os.RemoveAll(home); failed == nil || time.Now().After(deadline) {
 				return errors.Join(err, failed)
 			}
