@@ -5,7 +5,7 @@ GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v
 # Empty when the tree is not a git checkout, for example a source archive: then the binary calls itself "dev".
 VERSION = $(or $(shell git describe --always --dirty 2>/dev/null),dev)
 
-# Packages tested at the same time. Most of the time their tests wait: for servers, processes, timeouts.
+# Packages tested at the same time, beside deploy/check. On 2 cores, more of them end no sooner and time out.
 TEST_P ?= 3
 
 # The packages in the order in which go test begins them and prints what came of them: those that need

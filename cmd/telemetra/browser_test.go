@@ -45,7 +45,7 @@ var shared struct {
 	mu      sync.Mutex
 	users   int
 	browser *browser
-	close   func() error
+	close   func(testing.TB)
 }
 
 // openBrowser returns a browser for the time of the test. It reaches 127.0.0.1 and nothing else: a
@@ -55,27 +55,22 @@ func openBrowser(t *testing.T) *browser {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.users == 0 {
-		b, end, err := startBrowser()
-		if err != nil {
-			t.Fatal(err)
-		}
-		shared.browser, shared.close = b, end
+		shared.browser, shared.close = startBrowser(t)
 	}
 	shared.users++
 	t.Cleanup(func() {
 		shared.mu.Lock()
 		defer shared.mu.Unlock()
-		if shared.users--; shared.users > 0 {
-			return
-		}
-		if err := shared.close(); err != nil {
-			t.Errorf("end the browser: %v", err)
+		if shared.users--; shared.users == 0 {
+			shared.close(t)
 		}
 	})
 	return shared.browser
 }
 
-func startBrowser() (b *browser, end func() error, err error) {
+// startBrowser starts a browser, which outlives the test; the last test that uses it ends it.
+func startBrowser(t *testing.T) (b *browser, end func(testing.TB)) {
+	t.Helper()
 	path := ""
 	for _, name := range browserNames {
 		if found, err := exec.LookPath(name); err == nil {
@@ -84,11 +79,11 @@ func startBrowser() (b *browser, end func() error, err error) {
 		}
 	}
 	if path == "" {
-		return nil, nil, errors.New("neither Chromium nor Chrome is here; deploy/bootstrap.sh tests installs it")
+		t.Fatal("neither Chromium nor Chrome is here; deploy/bootstrap.sh tests installs it")
 	}
-	home, err := os.MkdirTemp("", "telemetra-browser-*")
+	home, err := os.MkdirTemp("", "telemetra-browser-*") //nolint:usetesting // it outlives the test, and sockets in it bear no long names
 	if err != nil {
-		return nil, nil, err
+		t.Fatal(err)
 	}
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path),
@@ -102,26 +97,26 @@ func startBrowser() (b *browser, end func() error, err error) {
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
 		chromedp.Flag("lang", "en-GB"),
 	)
-	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	allocator, stop := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
 	ctx, cancel := chromedp.NewContext(allocator)
-	end = func() error {
+	end = func(tb testing.TB) {
+		tb.Helper()
 		// Asked to end, it takes its children along. One that is killed may leave some that
 		// still write into their home.
 		bounded, enough := context.WithTimeout(ctx, browserPatience)
-		err := chromedp.Cancel(bounded)
+		if err := chromedp.Cancel(bounded); err != nil {
+			tb.Logf("end the browser: %v", err)
+		}
 		enough()
 		cancel()
 		stop()
-		for deadline := time.Now().Add(browserPatience); ; wait(context.Background(), 10*time.Millisecond) {
-			if failed := os.RemoveAll(home); failed == nil || time.Now().After(deadline) {
-				return errors.Join(err, failed)
-			}
-		}
+		localtest.Eventually(tb, "the removal of what the browser has written", func() bool { return os.RemoveAll(home) == nil })
 	}
 	if err := firstRun(ctx, cancel); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("start %s: %w", path, err), end())
+		end(t)
+		t.Fatalf("start %s: %v", path, err)
 	}
-	return &browser{ctx: ctx}, end, nil
+	return &browser{ctx: ctx}, end
 }
 
 // firstRun starts the browser or tab of a context. It lives as long as the context that

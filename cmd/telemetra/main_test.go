@@ -21,7 +21,7 @@ import (
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 )
 
-// commandVar makes the test binary be telemetra, for what starts its own executable, as a soak does.
+// commandVar makes the test binary run as telemetra: a soak, which runs in it, starts its own executable.
 const commandVar = "TELEMETRA_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	// For every process that is started from here on. The race detector lets one sleep for a second at its end,
-	// for the sake of races that are being reported.
+	// Every process that is started from here on gets these. By default, the race detector keeps each process
+	// for another second at its end.
 	if err := errors.Join(os.Setenv(commandVar, "1"), os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -71,8 +71,8 @@ type telemetra struct {
 	done chan struct{}
 }
 
-// turns are for tests that load a deployment: more than two at a time only wait for each other's processes,
-// until timeouts pass that are those of a deployment.
+// turns bounds the tests that load a deployment at a time. On 2 cores, more of them starve each other's
+// processes until their timeouts pass.
 var turns = make(chan struct{}, 2)
 
 // takeTurn waits until the test may load a deployment. A test does so once.

@@ -83,6 +83,7 @@ func TestStatus(t *testing.T) {
 		}
 		return !slices.Contains(slices.Collect(maps.Values(seen)), false)
 	})
+	stop()
 	last := 0
 	for i := range r.Listeners {
 		l := &r.Listeners[i]
