@@ -330,20 +330,28 @@ func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
 		}
 		return place
 	}
-	expect := func(what string, atLeast LSN, title string, replica bool) {
+	primaryAnswers := func(what string, atLeast LSN, title string) {
 		t.Helper()
-		if got, by := answeredBy(atLeast); got != title || by != replica {
-			t.Errorf("%s: got %q, from the replica %t; want %q, %t", what, got, by, title, replica)
+		if got, by := answeredBy(atLeast); got != title || by {
+			t.Errorf("%s: got %q, from the replica %t; want %q, from the primary", what, got, by, title)
 		}
 	}
-	replicaHas := func(atLeast LSN) func() bool {
-		return func() bool { _, by := answeredBy(atLeast); return by }
+	// replicaAnswers waits for an answer of the replica: the primary answers for one that is slow.
+	replicaAnswers := func(what string, atLeast LSN, title string) {
+		t.Helper()
+		var got string
+		localtest.Eventually(t, what+": an answer of the replica", func() (by bool) {
+			got, by = answeredBy(atLeast)
+			return by
+		})
+		if got != title {
+			t.Errorf("%s: got %q, want %q", what, got, title)
+		}
 	}
 
 	first := update("first")
-	localtest.Eventually(t, "the replica answers", replicaHas(first))
-	expect("caught up", first, "first", true)
-	expect("nobody knows how far it must be", 0, "first", false)
+	replicaAnswers("caught up", first, "first")
+	primaryAnswers("nobody knows how far it must be", 0, "first")
 
 	// Only a fault of the server makes all readers leave it alone.
 	for _, c := range []struct {
@@ -386,10 +394,10 @@ func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
 		return one[string](t, replicaConn, `SELECT pg_get_wal_replay_pause_state()`) == "paused"
 	})
 	second := update("second")
-	expect("behind", second, "second", false)
-	expect("behind, and not for this", first, "first", true)
+	primaryAnswers("behind", second, "second")
+	replicaAnswers("behind, and not for this", first, "first")
 	exec(t, replicaConn, `SELECT pg_wal_replay_resume()`)
-	localtest.Eventually(t, "the replica has caught up", replicaHas(second))
+	replicaAnswers("caught up again", second, "second")
 
 	if err := replicaConn.Close(context.WithoutCancel(ctx)); err != nil {
 		t.Fatal(err)
@@ -397,11 +405,11 @@ func TestReplicaAnswersOnlyWhatItHas(t *testing.T) {
 	if err := standby.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	expect("gone", second, "second", false)
+	primaryAnswers("gone", second, "second")
 	if err := standby.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	localtest.Eventually(t, "the replica answers again", replicaHas(second))
+	replicaAnswers("there again", second, "second")
 }
 
 // What a writer may store and JSON may not reaches nobody as an error.

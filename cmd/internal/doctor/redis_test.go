@@ -3,11 +3,13 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/telemetra/telemetra/broker"
+	"github.com/telemetra/telemetra/deploy/local"
 	"github.com/telemetra/telemetra/deploy/local/localtest"
 	"github.com/telemetra/telemetra/sql"
 )
@@ -17,6 +19,10 @@ const unreachablePostgres = "postgres://u@127.0.0.1:1/d?sslmode=disable"
 
 func TestRedisAsItIsConfigured(t *testing.T) {
 	t.Parallel()
+	bus, err := local.FreePort() // of a cluster; by itself it takes the port 10000 above its own, which a client may have
+	if err != nil {
+		t.Fatal(err)
+	}
 	const limit = "--client-output-buffer-limit"
 	for _, test := range []struct {
 		args []string
@@ -41,7 +47,7 @@ func TestRedisAsItIsConfigured(t *testing.T) {
 		{[]string{"--rename-command", "INFO", ""}, want{redisCheck, OK, "answers in", ""}},
 		{[]string{"--requirepass", "hunter2"}, want{redisCheck, Failed, "wants a password (NOAUTH", "redis://user:password@host:port/db"}},
 		{[]string{"--replicaof", "127.0.0.1 1"}, want{"redis role", Failed, "replica of 127.0.0.1:1", "REPLICAOF NO ONE"}},
-		{[]string{"--cluster-enabled", "yes"}, want{"redis role", Warning, "Redis Cluster", "without cluster"}},
+		{[]string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus)}, want{"redis role", Warning, "Redis Cluster", "without cluster"}},
 	} {
 		t.Run(fmt.Sprint(test.args), func(t *testing.T) {
 			t.Parallel()
